@@ -1,0 +1,107 @@
+"""Every error that streamtask raises, in one tree.
+
+StreamtaskError
+    ConfigurationError          the program is wrong: an unknown URL scheme, two handlers for one event, a bad option
+    PublishError                unknown whether it is stored; publish again with the same `event_id`
+        EventRefusedError       refused before anything was sent: this event could not be read back
+        StoreFullError          the server is out of memory and refused the event; consumers go on draining
+    EnvelopeError               these bytes can never be handled: dead letter, no retry
+        EnvelopeTooLargeError   more bytes than the app allows
+    PayloadError                the envelope is sound, its payload does not fit the event class: dead letter, no retry
+    HandlerTimeoutError         the handler ran past its hard timeout
+    SoftTimeoutError            raised inside the handler at its soft timeout
+    WorkerLostError             the child process that ran the handler died
+    LeaseLostError              another consumer owns the entry now; the outcome was dropped
+    TransportError              the connection, not the event; retried by the worker
+    RetryLater                  raised by a handler: again after a delay, not counted as a failure
+    Reject                      raised by a handler: dead-letter now
+"""
+
+from __future__ import annotations
+
+
+class StreamtaskError(Exception):
+    """Base of every error this package raises."""
+
+
+class ConfigurationError(StreamtaskError):
+    """The program or its settings are wrong; nothing was read or written."""
+
+
+class PublishError(StreamtaskError):
+    """Nothing is known about the event: it may or may not be stored.
+
+    Publishing again with `event_id=error.event_id` stores it once.
+    """
+
+    def __init__(self, message: str, *, event_id: str) -> None:
+        super().__init__(message)
+        self.event_id = event_id
+
+
+class EventRefusedError(PublishError):
+    """The event could not be read back by a consumer, so it was not sent."""
+
+
+class StoreFullError(PublishError):
+    """The server is out of memory and refused the event; nothing was stored."""
+
+
+class EnvelopeError(StreamtaskError):
+    """These bytes are not an envelope and never will be."""
+
+
+class EnvelopeTooLargeError(EnvelopeError):
+    """The envelope is larger than the app allows."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the envelope has {size} bytes or more; the limit is {limit}")
+        self.size = size
+        self.limit = limit
+
+
+class PayloadError(StreamtaskError):
+    """The payload does not fit the event class (or an upcaster failed on it)."""
+
+
+class HandlerTimeoutError(StreamtaskError):
+    """The handler ran longer than its hard timeout."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"timeout: the handler ran longer than {seconds:g} s")
+        self.seconds = seconds
+
+
+class SoftTimeoutError(StreamtaskError):
+    """Raised inside a handler that ran longer than its soft timeout; time to tidy up and end."""
+
+
+class WorkerLostError(StreamtaskError):
+    """The child process that ran the handler died before it could answer."""
+
+
+class LeaseLostError(StreamtaskError):
+    """Another consumer owns the entry now."""
+
+    def __init__(self, entry_id: str, owner: str) -> None:
+        super().__init__(f"the lease of {owner} on {entry_id} has passed to another consumer")
+        self.entry_id = entry_id
+        self.owner = owner
+
+
+class TransportError(StreamtaskError):
+    """The connection or the server failed, not the event. Workers retry it by themselves."""
+
+
+class RetryLater(StreamtaskError):  # noqa: N818 - a handler raises it as a request, it is no error of the program
+    """Raised by a handler to run again after `delay` seconds, without counting as a failure."""
+
+    def __init__(self, reason: str = "", *, delay: float) -> None:
+        if delay < 0:
+            raise ValueError(f"delay is in seconds and cannot be negative, got {delay}")
+        super().__init__(reason or f"again in {delay:g} s")
+        self.delay = delay
+
+
+class Reject(StreamtaskError):  # noqa: N818 - as above
+    """Raised by a handler to dead-letter the event at once, with the reason given."""

@@ -1,0 +1,520 @@
+"""The transport port: what the rest of streamtask asks of an engine (Redis, memory, later NATS and Kafka).
+
+It speaks of streams (short names, `orders` and not `stream:orders`), groups, owners, entry ids and bytes; never of
+handlers and never of pydantic. Every verb takes a batch. Times are seconds at this seam and always differences: the
+engine's clock, not the caller's, decides when something is due.
+
+The executable definition of all this is `tests/conformance`, which every engine passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from streamtask.errors import TransportError
+
+#: A type and a version of it, as in an envelope: ("OrderPlaced", "v1").
+TypeVersion = tuple[str, str]
+
+
+# ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """One event on its way into a stream."""
+
+    stream: str
+    body: bytes
+    event_id: str
+    content_type: str | None = None
+    content_encoding: str | None = None
+    #: Seconds from now (the engine's now); None: at once.
+    delay: float | None = None
+    #: A moment; None: at once. Not together with `delay`.
+    at: datetime | None = None
+    #: Stored once per key and stream within `dedup_window` seconds.
+    dedup_key: str | None = None
+    dedup_window: float = 600.0
+    #: An earlier publish of this event id may have succeeded: look for it before storing.
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """A group's reading of one stream by one worker."""
+
+    stream: str
+    group: str
+    #: Where the group begins if it does not exist yet: "earliest", "latest" or a moment.
+    start: str | datetime = "earliest"
+    #: The types and versions that this worker handles; they join the group's durable set.
+    handles: frozenset[TypeVersion] = frozenset()
+
+
+# ── what comes out ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Delivery:
+    """One handing-over of one entry to one owner. (owner, deliveries) is the fence of everything done with it."""
+
+    __slots__ = ("deliveries", "entry_id", "failures", "fields", "group", "owner", "stream", "uncharged")
+
+    def __init__(
+        self,
+        stream: str,
+        group: str,
+        entry_id: str,
+        owner: str,
+        fields: Sequence[bytes],
+        *,
+        deliveries: int = 1,
+        failures: int = 0,
+        uncharged: int = 0,
+    ) -> None:
+        self.stream = stream
+        self.group = group
+        self.entry_id = entry_id
+        self.owner = owner
+        #: The entry as it stands in the stream: name, value, name, value...
+        self.fields = fields
+        #: The engine's delivery count, from 1. Never lowered.
+        self.deliveries = deliveries
+        #: How often the handler failed on this entry.
+        self.failures = failures
+        #: Deliveries that were nobody's fault: hand-backs, parks.
+        self.uncharged = uncharged
+
+    @property
+    def attempt(self) -> int:
+        """1 + the failures so far."""
+        return 1 + self.failures
+
+    @property
+    def crashes(self) -> int:
+        """Deliveries after which the process died while it may have been running this entry."""
+        return max(0, self.deliveries - 1 - self.failures - self.uncharged)
+
+    @property
+    def body(self) -> bytes | None:
+        """The bytes of the field `envelope`, or None where the entry has no such field."""
+        fields = self.fields
+        if len(fields) == 2 and fields[0] == b"envelope":
+            return fields[1]
+        return self.field(b"envelope")
+
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a field of the entry."""
+        fields = self.fields
+        for index in range(0, len(fields) - 1, 2):
+            if fields[index] == name:
+                return fields[index + 1]
+        return None
+
+    @property
+    def only(self) -> str | None:
+        """The one group this entry is meant for (a replay), or None."""
+        if len(self.fields) == 2:
+            return None
+        value = self.field(b"only")
+        return None if value is None else value.decode("utf-8", "replace")
+
+    @property
+    def replay(self) -> str:
+        """The replay generation of this entry; empty for an original."""
+        if len(self.fields) == 2:
+            return ""
+        return (self.field(b"replay") or b"").decode("utf-8", "replace")
+
+    def __repr__(self) -> str:
+        return f"Delivery({self.stream}/{self.group}/{self.entry_id} to {self.owner}, deliveries={self.deliveries})"
+
+
+# ── what becomes of a delivery ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The de-duplication mark that a delivery's effects leave: one set of effects per name, group and stream."""
+
+    #: Event type and value, e.g. "OrderPlaced:17".
+    name: str
+    #: Seconds for which the mark stands.
+    window: float
+    #: A replay: ignore a mark that stands already and set it anew.
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Handled: commit the effects and ack, in one atomic step."""
+
+    emits: tuple[Outgoing, ...] = ()
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Run again in this group only, `delay` seconds from now. `failed` says whether it counts as a failure."""
+
+    delay: float
+    failed: bool = True
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """Keep the whole entry in the dead-letter stream with the evidence, and ack it."""
+
+    reason: str
+    error: str = ""
+    traceback: str = ""
+    attempts: int = 1
+    event_id: str = ""
+    event_type: str = ""
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Hand back, uncharged: not a failure, not a crash."""
+
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Not for this group: ack. `event_type`, if given, is a type outside the group's set; its first id is noted."""
+
+    event_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A type or version that only other workers of this group handle: keep it for them, at most `timeout` seconds."""
+
+    type: str
+    version: str
+    timeout: float
+
+
+Outcome = Done | Retry | Dead | Release | Skip | Wait
+
+
+class Verdict(Enum):
+    """What the engine made of one outcome."""
+
+    SETTLED = "settled"
+    #: The fence refused it: another owner, or a later delivery. Nothing was changed.
+    LOST = "lost"
+    #: A mark of this name stands already: acked, effects dropped.
+    DUPLICATE = "duplicate"
+
+
+# ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What the connected server can do; decided at connect, shown by `streamtask doctor`."""
+
+    engine: str
+    version: str = ""
+    #: Entries survive a restart of the process that holds them.
+    durable: bool = True
+    #: Emits, mark and ack are one atomic step.
+    atomic: bool = True
+    #: Newer commands found on this server, e.g. {"XACKDEL", "XNACK"}.
+    commands: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """What was found when a group's reading was prepared."""
+
+    #: The group's durable set of (type, version), this worker's included.
+    interest: frozenset[TypeVersion] = frozenset()
+    #: Types that just joined the set and of which earlier entries had been skipped: type -> first skipped entry id.
+    skipped_before: Mapping[str, str] = field(default_factory=dict)
+    #: The group did not exist and was made.
+    created: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """What a claim brought."""
+
+    deliveries: Sequence[Delivery] = ()
+    #: Ids that stood pending but whose entries are gone from the stream: data was lost outside streamtask.
+    gone: Sequence[str] = ()
+    #: Waiting entries past their deadline (now owned by the caller, to be dead-lettered).
+    expired: Sequence[Delivery] = ()
+    #: Seconds until the next parked entry is due; 0: more are due now; None: none is parked.
+    next_due: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStats:
+    """One group's reading of one stream. What the engine cannot tell is None, never an invented 0."""
+
+    stream: str
+    group: str
+    consumers: int
+    pending: int
+    lag: int | None
+    lag_seconds: float | None
+    oldest_pending: float | None
+    dead: int
+
+
+# ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Transport(Protocol):
+    """An engine. One instance belongs to one event loop; `connect` before anything else, `close` at the end.
+
+    Every method raises `TransportError` for trouble of the connection or the server; it may be called again.
+    """
+
+    capabilities: Capabilities
+    recovery: Recovery
+    schedule: Schedule | None
+    retention: Retention | None
+    dead_letters: DeadLetters | None
+    inspection: Inspection | None
+
+    async def connect(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def register(self, subscription: Subscription) -> Registered:
+        """Make sure that stream and group exist; grow the group's durable set of types. Idempotent.
+
+        A group that vanished is made again where it was last known to be, loudly; at 0 where nothing is known.
+        """
+
+    async def publish(self, items: Sequence[Outgoing]) -> list[str | Exception]:
+        """Store each item; per item, in order: the entry id (for delayed ones the event id), or what went wrong.
+
+        Never sent twice by the transport: after an error it is unknown whether the item is stored.
+        """
+
+    async def fetch(
+        self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float
+    ) -> list[Delivery]:
+        """New entries, at most `count` a stream; waits up to `wait` seconds for the first. Safe to cancel.
+
+        What had been handed over by the server when the caller was cancelled, or when the connection broke, stays
+        owned by `owner`: `recovery.hand_back(..., keep=held)` gives it back.
+        """
+
+    async def settle(self, settlements: Sequence[tuple[Delivery, Outcome]]) -> list[Verdict | TransportError]:
+        """Commit outcomes, each atomic and fenced by (owner, deliveries). A TransportError in the list: that one was
+        not committed and stays pending; settle it again. A raised TransportError: unknown for all of them."""
+
+    async def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
+        """Renew the lease of what is held; returns those that are lost. All of one owner."""
+
+    async def marked(self, group: str, names: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether a mark stands, for each (stream, mark name)."""
+
+    async def interest(self, stream: str, group: str) -> frozenset[TypeVersion]:
+        """The group's durable set of types and versions."""
+
+    async def stats(self, stream: str, group: str | None = None) -> list[GroupStats]:
+        """The groups of a stream (or the one named). Cheap enough to be asked every few seconds."""
+
+    async def read(
+        self, stream: str, *, after: str | datetime, count: int, wait: float
+    ) -> list[Delivery]:
+        """Entries after an id ("0", "$" or an entry id) or from a moment on; no group, nothing is owned or changed."""
+
+
+class Recovery(Protocol):
+    """Who lives, and what the dead left behind."""
+
+    async def beat(self, owner: str, info: bytes, *, ttl: float) -> str:
+        """Say that the owner lives, for `ttl` seconds; `info` is a JSON object for `inspect workers`.
+
+        Returns the identity of the server process (its run id), which changes when it restarts.
+        """
+
+    async def retire(self, owner: str, subscriptions: Sequence[Subscription]) -> None:
+        """The owner ends in order: remove its beat, and its consumers where they hold nothing."""
+
+    async def claim(self, subscription: Subscription, owner: str, *, count: int) -> Claimed:
+        """Take up to `count` parked entries that are due, and waiting entries of the types this worker handles.
+
+        Adds 1 to their delivery count. Also takes waiting entries past their deadline, as `expired`.
+        """
+
+    async def lost_owners(self, stream: str, group: str, *, lease: float) -> dict[str, str]:
+        """Owners that hold entries and should not: owner -> "dead" (no beat) or "stale" (beats, but holds an entry
+        not renewed for `lease` seconds). Reserved owners are never named."""
+
+    async def hand_back(
+        self,
+        stream: str,
+        group: str,
+        owner: str,
+        *,
+        started: Collection[str] | None = None,
+        keep: Collection[str] = (),
+        idle: float = 0.0,
+    ) -> int:
+        """Park, due now, what `owner` holds in the group and is not in `keep`; returns how many.
+
+        `started`: ids that had been started; they are charged (as a crash), all others are not. None: all are charged.
+        `idle`: only entries not renewed for this many seconds.
+        """
+
+    async def mend(self, stream: str, group: str) -> int:
+        """Rebuild the indexes of parked and waiting entries from the pending list; returns how many were missing."""
+
+
+class Schedule(Protocol):
+    """Events that are not due yet."""
+
+    async def promote(self, streams: Sequence[str]) -> float | None:
+        """Append what is due; returns seconds until the next one, or None."""
+
+    async def scheduled(self, stream: str, *, limit: int) -> list[Mapping[str, object]]:
+        """`event_id, event_type, due_in_ms` of what waits, soonest first."""
+
+
+class Retention(Protocol):
+    """Bounds on what is kept."""
+
+    async def trim(self, stream: str, *, max_age: float, max_entries: int) -> int:
+        """Remove entries that every group has finished and that are older than `max_age` seconds or beyond the newest
+        `max_entries`; checkpoint the groups' positions. Returns how many were removed."""
+
+    async def sweep_consumers(self, stream: str, group: str, *, idle: float) -> int:
+        """Remove consumers without a beat, without pending entries and idle for longer than this."""
+
+
+class DeadLetters(Protocol):
+    """Dead letters of a stream. An id here is the entry id in the dead-letter stream."""
+
+    async def count(self, stream: str) -> int: ...
+
+    async def page(self, stream: str, *, after: str, limit: int) -> list[DeadLetter]:
+        """Oldest first, ids greater than `after` ("" from the start)."""
+
+    async def get(self, stream: str, dead_id: str) -> DeadLetter | None: ...
+
+    async def replay(self, stream: str, dead_id: str) -> str | None:
+        """Append the original entry again for the group that failed only, and remove the dead letter: one atomic step.
+        Returns the new entry id, or None if there is no such dead letter (any more)."""
+
+    async def purge(self, stream: str, dead_ids: Sequence[str]) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """An entry that was given up, whole, with the evidence."""
+
+    dead_id: str
+    stream: str
+    group: str
+    entry_id: str
+    event_id: str
+    event_type: str
+    reason: str
+    error: str
+    traceback: str
+    attempts: int
+    deliveries: int
+    worker: str
+    first_seen: datetime
+    dead_at: datetime
+    fields: Sequence[bytes]
+
+    @property
+    def id(self) -> str:
+        """`stream/group/entry-id`, as the command line takes it."""
+        return f"{self.stream}/{self.group}/{self.dead_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingEntry:
+    """One entry that is delivered and not acked."""
+
+    stream: str
+    group: str
+    entry_id: str
+    consumer: str
+    idle_ms: int
+    deliveries: int
+    #: For a parked entry: milliseconds until due (0: due). None: not parked.
+    due_in_ms: int | None
+    #: True where the consumer is alive (or the entry is parked or waiting).
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamInfo:
+    """One stream."""
+
+    stream: str
+    length: int
+    groups: int
+    dead: int
+    scheduled: int
+    first_id: str
+    last_id: str
+    bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerInfo:
+    """One consumer of one group."""
+
+    stream: str
+    group: str
+    consumer: str
+    pending: int
+    idle_ms: int
+    alive: bool
+
+
+class Inspection(Protocol):
+    """Read-only questions. Nothing here changes anything."""
+
+    async def streams(self) -> list[str]:
+        """Every stream that a publisher or worker has named."""
+
+    async def stream(self, stream: str) -> StreamInfo: ...
+
+    async def pending(self, stream: str, group: str, *, limit: int, after: str = "") -> list[PendingEntry]: ...
+
+    async def consumers(self, stream: str, group: str) -> list[ConsumerInfo]: ...
+
+    async def workers(self) -> list[Mapping[str, object]]:
+        """The `info` of every living owner, with `worker` (the owner) and `last_beat_ms` added."""
+
+    async def groups(self, stream: str) -> list[Mapping[str, object]]:
+        """`stream, group, interest (["Type:v1"...]), skipped ({type: {first_id, count}}), last_seen_ms (or None)`."""
+
+    async def drop_group(self, stream: str, group: str) -> bool:
+        """Remove a group that is gone for good, with all that belongs to it. (The only verb here that changes.)"""
+
+    async def entry(self, stream: str, entry_id: str) -> Sequence[bytes] | None:
+        """One entry's fields."""
+
+    async def state(self, stream: str, group: str, entry_id: str) -> Mapping[str, object]:
+        """`state` (waiting, running, retrying, abandoned, done, unread), `consumer, deliveries, failures, due_in_ms`
+        as far as known."""
+
+    async def replay_history(
+        self, stream: str, group: str, *, since: str | datetime, generation: str
+    ) -> int:
+        """Hand history to a group again: a new group is made at `since`; an existing one gets copies that it alone
+        handles. Returns how many entries the group will see."""
+
+    async def settings(self) -> Mapping[str, str]:
+        """The server's configuration and state as far as `doctor` asks for it."""
