@@ -1,0 +1,229 @@
+"""What the in-memory engine keeps: streams, what stands beside each group, signs of life, who waits for entries.
+
+It is the "server": any number of transports, event loops and threads may share one. Everything in it is touched with
+`lock` held, and nothing awaits while holding it, so that each verb of a transport is one atomic step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from streamtask.errors import TransportError
+from streamtask.transport.memory.log import EntryId, Group, Log, id_text
+from streamtask.transport.port import DeadLetter, Outgoing, TypeVersion
+
+#: Owns entries whose retry or hand-back is not taken up yet.
+PARKED = "~parked"
+#: Owns entries of types that only other workers handle.
+WAITING = "~waiting"
+RESERVED = frozenset({PARKED, WAITING})
+
+_Value = TypeVar("_Value")
+
+
+class Expiring(Generic[_Value]):
+    """Values that stand until a moment."""
+
+    def __init__(self) -> None:
+        self._items: dict[str, tuple[float, _Value]] = {}
+
+    def get(self, key: str, now: float) -> _Value | None:
+        """The value, if its moment has not come."""
+        until, value = self._items.get(key, (now, None))
+        return value if until > now else None
+
+    def put(self, key: str, value: _Value, until: float, now: float) -> None:
+        """Set a value; forget expired ones that were set before it."""
+        self._items.pop(key, None)
+        self._items[key] = (until, value)
+        while self._items:
+            oldest = next(iter(self._items))
+            if self._items[oldest][0] > now:
+                break
+            del self._items[oldest]
+
+    def drop(self, key: str) -> None:
+        """Forget a value at once."""
+        self._items.pop(key, None)
+
+    def items(self, now: float) -> list[tuple[str, _Value]]:
+        """Everything that stands."""
+        return [(key, value) for key, (until, value) in self._items.items() if until > now]
+
+
+@dataclass(slots=True)
+class Counts:
+    """Why an entry was delivered more than once, as far as it was no crash."""
+
+    failures: int = 0
+    uncharged: int = 0
+
+
+@dataclass(slots=True)
+class Skipped:
+    """Entries of a type outside the group's set."""
+
+    first_id: EntryId
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What is kept beside a group; it outlives the group itself, so that a vanished one can be made again."""
+
+    interest: set[TypeVersion] = field(default_factory=set)
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    #: The group's position when it was last looked at; None: never.
+    checkpoint: EntryId | None = None
+    seen_at: float | None = None
+    counts: dict[EntryId, Counts] = field(default_factory=dict)
+    #: Index of what `~parked` owns: id -> due.
+    parked: dict[EntryId, float] = field(default_factory=dict)
+    #: Index of what `~waiting` owns: type and version -> id -> deadline.
+    waiting: dict[TypeVersion, dict[EntryId, float]] = field(default_factory=dict)
+    #: De-duplication marks.
+    marks: Expiring[bool] = field(default_factory=Expiring)
+
+    def counts_of(self, entry_id: EntryId) -> Counts:
+        """The counts of an entry, to be changed."""
+        return self.counts.setdefault(entry_id, Counts())
+
+
+@dataclass(slots=True)
+class Delayed:
+    """An event that is not due yet."""
+
+    due: float
+    item: Outgoing
+
+
+@dataclass(slots=True)
+class StreamState:
+    """One stream and all that belongs to it."""
+
+    log: Log = field(default_factory=Log)
+    ledgers: dict[str, Ledger] = field(default_factory=dict)
+    #: Event id -> the event.
+    delayed: dict[str, Delayed] = field(default_factory=dict)
+    #: Publish de-duplication: key -> entry id (or event id, where it is delayed).
+    published: Expiring[str] = field(default_factory=Expiring)
+    #: Dead letters by id, ascending.
+    dead: dict[EntryId, DeadLetter] = field(default_factory=dict)
+    last_dead_id: EntryId = (0, 0)
+
+    def ledger(self, group: str) -> Ledger:
+        """What stands beside a group, to be changed."""
+        return self.ledgers.setdefault(group, Ledger())
+
+    def known(self, group: str) -> Ledger:
+        """What stands beside a group, to be read: an empty one, not kept, where there is none."""
+        return self.ledgers.get(group) or Ledger()
+
+    def ack(self, group: str, entry_id: EntryId) -> None:
+        """The group is done with the entry."""
+        self.log.groups[group].pending.pop(entry_id, None)
+        self.ledger(group).counts.pop(entry_id, None)
+
+    def park(self, group: str, entry_id: EntryId, due: float, now: float) -> None:
+        """Nobody's until it is due."""
+        self.log.groups[group].give(entry_id, PARKED, now)
+        self.ledger(group).parked[entry_id] = due
+
+
+class MemoryStore:
+    """Streams in memory, shared by the transports that are given it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        #: Stands for the identity of a server process.
+        self.run_id = uuid.uuid4().hex
+        self.streams: dict[str, StreamState] = {}
+        #: Owner -> (its info, when it was said).
+        self.beats: Expiring[tuple[bytes, float]] = Expiring()
+        self._listeners: set[_Listener] = set()
+
+    def stream(self, name: str) -> StreamState:
+        """A stream's state; made when it is first named for writing."""
+        return self.streams.setdefault(name, StreamState())
+
+    def find(self, name: str) -> StreamState:
+        """A stream's state for reading: an empty one, not kept, where there is none."""
+        return self.streams.get(name) or StreamState()
+
+    def group(self, stream: str, group: str) -> Group:
+        """A group, which must exist."""
+        found = self.find(stream).log.groups.get(group)
+        if found is None:
+            raise TransportError(f"no group {group!r} on stream {stream!r}: register it (again)")
+        return found
+
+    def alive(self, owner: str, now: float) -> bool:
+        """Whether an owner has said lately that it lives."""
+        return self.beats.get(owner, now) is not None
+
+    def publish(self, item: Outgoing, now: float) -> str:
+        """Store an event, or find it stored already; the entry id, or the event id of a delayed one."""
+        state = self.stream(item.stream)
+        known = state.published.get(item.dedup_key, now) if item.dedup_key is not None else None
+        if known is not None:
+            return known
+        stored = state.log.find_event(item.event_id) if item.again else None
+        if stored is not None:
+            return id_text(stored)
+        if item.delay is None and item.at is None:
+            result = id_text(self.append(item, now))
+        else:
+            due = item.at.timestamp() if item.at else now + (item.delay or 0.0)
+            state.delayed.setdefault(item.event_id, Delayed(due, item))
+            result = item.event_id
+        if item.dedup_key is not None:
+            state.published.put(item.dedup_key, result, now + item.dedup_window, now)
+        return result
+
+    def append(self, item: Outgoing, now: float) -> EntryId:
+        """Put an event into its stream."""
+        fields = [b"envelope", item.body]
+        if item.content_type is not None:
+            fields += [b"content_type", item.content_type.encode()]
+        if item.content_encoding is not None:
+            fields += [b"content_encoding", item.content_encoding.encode()]
+        return self.append_fields(item.stream, fields, item.event_id, now)
+
+    def append_fields(self, stream: str, fields: Sequence[bytes], event_id: str, now: float) -> EntryId:
+        """Put an entry as it is into a stream, and wake who waits for one."""
+        entry_id = self.stream(stream).log.add(fields, event_id, now)
+        self.wake(stream)
+        return entry_id
+
+    def wake(self, stream: str) -> None:
+        """Let everybody who waits on a stream look again."""
+        for listener in self._listeners:
+            if stream in listener.streams:
+                # A loop that was torn down with its reader still waiting: nobody is there to be woken.
+                with suppress(RuntimeError):
+                    listener.loop.call_soon_threadsafe(listener.event.set)
+
+    @contextmanager
+    def listening(self, streams: Sequence[str]) -> Iterator[asyncio.Event]:
+        """An event of the running loop that is set whenever one of the streams is worth looking at again."""
+        listener = _Listener(frozenset(streams), asyncio.get_running_loop(), asyncio.Event())
+        with self.lock:
+            self._listeners.add(listener)
+        try:
+            yield listener.event
+        finally:
+            with self.lock:
+                self._listeners.discard(listener)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Listener:
+    streams: frozenset[str]
+    loop: asyncio.AbstractEventLoop
+    event: asyncio.Event

@@ -1,0 +1,33 @@
+"""What the connected server can do: asked, not guessed from a version (Valkey reports Redis 7.2.4)."""
+
+from __future__ import annotations
+
+from streamtask.errors import ConfigurationError
+from streamtask.transport.port import Capabilities
+from streamtask.transport.redis.client import Wire
+
+_NEWER_COMMANDS = ("XACKDEL", "XNACK", "XCFGSET", "WAITAOF")
+
+
+def parse_info(text: bytes) -> dict[str, str]:
+    """The reply of INFO as a dict."""
+    lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+async def probe(wire: Wire) -> Capabilities:
+    """Ask the server what it is and has.
+
+    Raises:
+        ConfigurationError: it is older than Redis 6.2, which cannot list pending entries by idle time.
+    """
+    info = parse_info(await wire.call("INFO", "server"))
+    known = await wire.call("COMMAND", "INFO", *_NEWER_COMMANDS)
+    version = info.get("valkey_version") or info.get("redis_version", "0")
+    if tuple(int(part) for part in info.get("redis_version", "0").split(".")[:2]) < (6, 2):
+        raise ConfigurationError(f"the server is Redis {version}; streamtask needs Redis 6.2 or newer, or Valkey")
+    return Capabilities(
+        engine="valkey" if "valkey_version" in info else "redis",
+        version=version,
+        commands=frozenset(name for name, found in zip(_NEWER_COMMANDS, known, strict=True) if found),
+    )

@@ -1,0 +1,225 @@
+"""One connection to Redis: send commands, read replies, translate errors. Knows no streams and never retries.
+
+It stands on redis-py's connection layer (address, TLS, AUTH, SELECT, Sentinel, parser) and leaves its client layer
+out: that one retries writes by itself, which doubles entries, and costs three times the CPU of a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import redis.asyncio.connection as redis_connection
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from streamtask.errors import ConfigurationError, TransportError
+from streamtask.redact import mask_url
+
+Argument = str | bytes | int | float
+#: Builds a connection that is not connected yet.
+ConnectionFactory = Callable[[], Any]
+
+#: Seconds for a command that does not block on purpose, connecting included.
+COMMAND_TIMEOUT = 5.0
+#: After one of these the server will not take our commands on this connection: resolve and connect anew.
+_RECONNECT = ("READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH")
+
+
+class DisconnectedError(TransportError):
+    """No reply: whether the command ran is unknown."""
+
+
+class ServerError(TransportError):
+    """The server replied with an error."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        #: First word of the reply: "NOGROUP", "OOM", "NOSCRIPT", "ERR"...
+        self.code = message.split(" ", 1)[0].rstrip(":")
+
+
+class Script:
+    """A Lua script from `scripts/`, with the shared head before it."""
+
+    def __init__(self, name: str) -> None:
+        folder = files(__package__) / "scripts"
+        self.name = name
+        self.text = (folder / "head.lua").read_text() + (folder / f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+    def command(self, keys: Sequence[str], args: Sequence[Argument]) -> list[Argument]:
+        """The EVALSHA command for these keys and arguments."""
+        return ["EVALSHA", self.sha, len(keys), *keys, *args]
+
+
+def connection_factory(url: str) -> ConnectionFactory:
+    """A factory of connections for a URL: redis, rediss, unix, valkey, valkeys or redis+sentinel."""
+    try:
+        if url.startswith("redis+sentinel://"):
+            return _sentinel_factory(url)
+        plain = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
+        options: dict[str, Any] = dict(redis_connection.parse_url(plain))
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"the broker URL {mask_url(url)} cannot be read: {error}") from error
+    make = options.pop("connection_class", redis_connection.Connection)
+    options.pop("max_connections", None)
+    options = {**_defaults(), **options}
+    return lambda: make(**options)
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        "protocol": 2,
+        # No time limit inside redis-py: `Wire` holds one for the whole exchange, which costs a tenth.
+        "socket_timeout": None,
+        "socket_connect_timeout": COMMAND_TIMEOUT,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+def _sentinel_factory(url: str) -> ConnectionFactory:
+    """redis+sentinel://[user:password@]host:port,host:port/service[/db]; connects to the master of the service."""
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = credentials.partition(":")
+    service, _, database = parts.path.strip("/").partition("/")
+    if not service or not hosts:
+        raise ValueError("expected redis+sentinel://host:port,host:port/service")
+    addresses = []
+    for address in hosts.split(","):
+        host, _, port = address.partition(":")
+        addresses.append((host, int(port or 26379)))
+    options = _defaults() | {"db": int(database or 0)} | dict(parse_qsl(parts.query))
+    if password:
+        options |= {"username": unquote(user) or None, "password": unquote(password)}
+    options.pop("socket_keepalive")
+    sentinel = Sentinel(addresses, sentinel_kwargs={"socket_timeout": COMMAND_TIMEOUT})
+    pool = SentinelConnectionPool(service, sentinel, **options)
+    # The connection refers to its pool weakly; the closure keeps the pool alive.
+    return lambda: pool.make_connection()
+
+
+class Wire:
+    """One connection, used by one command or pipeline at a time; connects when needed."""
+
+    def __init__(self, make: ConnectionFactory) -> None:
+        self._make = make
+        self._connection: Any = None
+        self._lock = asyncio.Lock()
+        #: Grows with every new connection.
+        self.generation = 0
+
+    async def call(self, *command: Argument, timeout: float = COMMAND_TIMEOUT) -> Any:
+        """One command, one reply.
+
+        Raises:
+            ServerError: the server said no.
+            DisconnectedError: no reply came; unknown whether it ran.
+        """
+        [reply] = await self._exchange([command], timeout)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def many(self, commands: Sequence[Sequence[Argument]], *, timeout: float = COMMAND_TIMEOUT) -> list[Any]:
+        """A pipeline; a reply each, in order. A command that the server refused gives its ServerError in the list."""
+        return await self._exchange(commands, timeout) if commands else []
+
+    async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
+        """Run a script, loading it where the server does not have it (any more)."""
+        [reply] = await self.run_many([(script, keys, args)])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def run_many(self, calls: Sequence[tuple[Script, Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """Scripts in one pipeline; replies as from `many`."""
+        replies = await self.many([script.command(keys, args) for script, keys, args in calls])
+        missing = [i for i, reply in enumerate(replies) if isinstance(reply, ServerError) and reply.code == "NOSCRIPT"]
+        if missing:
+            # A script that was not found has not run: sending it again cannot double anything.
+            again = [["EVAL", calls[i][0].text, len(calls[i][1]), *calls[i][1], *calls[i][2]] for i in missing]
+            for index, reply in zip(missing, await self.many(again), strict=True):
+                replies[index] = reply
+        return replies
+
+    async def close(self) -> None:
+        """Drop the connection. The wire can be used again: it connects anew."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    async def _exchange(self, commands: Sequence[Sequence[Argument]], timeout: float) -> list[Any]:
+        async with self._lock:
+            try:
+                async with asyncio.timeout(timeout):
+                    connection = self._connection or await self._connect()
+                    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                    replies = [await self._reply(connection) for _ in commands]
+            except (RedisError, OSError, TimeoutError) as error:
+                await self.close()
+                raise _translate(error) from error
+            except BaseException:
+                # Cancelled in the middle: the next reply on this connection would be somebody else's.
+                await self.close()
+                raise
+            if any(isinstance(reply, ServerError) and reply.code in _RECONNECT for reply in replies):
+                await self.close()
+            return replies
+
+    async def _connect(self) -> Any:
+        connection = self._make()
+        try:
+            await connection.connect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self.generation += 1
+        self._connection = connection
+        return connection
+
+    @staticmethod
+    async def _reply(connection: Any) -> Any:
+        try:
+            return await connection.read_response()
+        except ResponseError as error:
+            return ServerError(_message(error))
+
+
+#: redis-py cuts the code off the errors it has a class for.
+_CODES = {
+    "NoScriptError": "NOSCRIPT",
+    "OutOfMemoryError": "OOM",
+    "NoPermissionError": "NOPERM",
+    "ReadOnlyError": "READONLY",
+    "MasterDownError": "MASTERDOWN",
+    "ClusterDownError": "CLUSTERDOWN",
+}
+
+
+def _message(error: ResponseError) -> str:
+    """The server's words, with their code in front."""
+    code = _CODES.get(type(error).__name__, "")
+    return f"{code} {error}".strip()
+
+
+def _translate(error: Exception) -> TransportError:
+    if isinstance(error, AuthenticationError):
+        return ServerError(f"NOAUTH {error}")
+    if isinstance(error, TimeoutError) and not isinstance(error, RedisError):
+        return DisconnectedError("no reply in time")
+    if isinstance(error, ResponseError):
+        return ServerError(_message(error))
+    if isinstance(error, RedisConnectionError | OSError):
+        return DisconnectedError(str(error) or type(error).__name__)
+    return DisconnectedError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,118 @@
+"""The port's values as words of Redis commands, and back. Pure functions; the scripts' headers give the order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from streamtask.errors import EventRefusedError, PublishError, StoreFullError
+from streamtask.transport.port import Dead, Delivery, Done, Outcome, Outgoing, Release, Retry, Skip, Wait
+from streamtask.transport.redis.client import Argument, ServerError
+
+#: KEYS of the settle script before the streams that are emitted to.
+_SETTLE_KEYS = 7
+
+
+def start_id(start: str | datetime) -> str:
+    """Where a new group begins, as an id for XGROUP CREATE."""
+    if isinstance(start, datetime):
+        return before_moment(start)
+    return {"earliest": "0", "latest": "$"}[start]
+
+
+def before_moment(moment: datetime) -> str:
+    """The id before the first one of a moment: reading after it gives the moment's own entries."""
+    ms = round(moment.timestamp() * 1000)
+    return f"{ms - 1}-18446744073709551615" if ms > 0 else "0-0"
+
+
+def age(entry_id: bytes, now_ms: int) -> float:
+    """Seconds since an entry was appended."""
+    return max(0, now_ms - int(entry_id.partition(b"-")[0])) / 1000
+
+
+def entry(item: Outgoing) -> list[Argument]:
+    """The entry's fields and values."""
+    words: list[Argument] = ["envelope", item.body]
+    if item.content_type is not None:
+        words += ["content_type", item.content_type]
+    if item.content_encoding is not None:
+        # Compressed bytes do not show their event id, and publishing again looks for it.
+        words += ["content_encoding", item.content_encoding, "event_id", item.event_id]
+    return words
+
+
+def published(item: Outgoing, reply: Any) -> str | Exception:
+    """What became of one published item."""
+    if isinstance(reply, ServerError):
+        if reply.code == "OOM":
+            return StoreFullError(
+                f"Redis is out of memory and refused the event; nothing was stored ({reply}). "
+                "Consumers go on; publish again when memory is free.",
+                event_id=item.event_id,
+            )
+        if reply.code == "WRONGTYPE":
+            return EventRefusedError(
+                f"the key stream:{item.stream} exists and is not a stream; nothing was stored", event_id=item.event_id
+            )
+        return PublishError(f"Redis refused the event: {reply}", event_id=item.event_id)
+    return str(reply.decode())
+
+
+def is_plain(settlement: tuple[Delivery, Outcome]) -> bool:
+    """Done without effects, and without a history that would have to be cleared."""
+    delivery, result = settlement
+    return type(result) is Done and not result.emits and result.mark is None and delivery.deliveries == 1
+
+
+def outcome(delivery: Delivery, result: Outcome, targets: dict[str, int]) -> Sequence[Argument]:
+    """One outcome for the settle script; `targets` collects the streams emitted to, with their place in KEYS."""
+    head = (delivery.entry_id, delivery.deliveries)
+    match result:
+        case Done():
+            return ("done", *head, *_effects(result, targets))
+        case Retry():
+            return ("retry", *head, round(result.delay * 1000), int(result.failed), result.error)
+        case Release():
+            return ("release", *head, round(result.delay * 1000))
+        case Dead():
+            words = _letter(delivery, result)
+            return ("dead", *head, len(words), *words)
+        case Skip():
+            return ("skip", *head, result.event_type)
+        case Wait():
+            return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
+
+
+def _effects(done: Done, targets: dict[str, int]) -> list[Argument]:
+    mark = done.mark
+    words: list[Argument] = (
+        ["", 0, 0] if mark is None else [mark.name, max(1, round(mark.window * 1000)), int(mark.replace)]
+    )
+    words.append(len(done.emits))
+    for emit in done.emits:
+        place = targets.setdefault(emit.stream, _SETTLE_KEYS + 1 + len(targets))
+        fields = entry(emit)
+        delay = "" if emit.delay is None else round(emit.delay * 1000)
+        words += [place, delay, emit.event_id, len(fields), *fields]
+    return words
+
+
+def _letter(delivery: Delivery, dead: Dead) -> list[Argument]:
+    """The dead letter: evidence, then the original entry field by field."""
+    words: list[Argument] = [
+        "group", delivery.group,
+        "entry_id", delivery.entry_id,
+        "event_id", dead.event_id,
+        "event_type", dead.event_type,
+        "reason", dead.reason,
+        "error", dead.error,
+        "traceback", dead.traceback,
+        "attempts", dead.attempts,
+        "deliveries", delivery.deliveries,
+        "worker", dead.worker or delivery.owner,
+    ]  # fmt: skip
+    for index in range(0, len(delivery.fields) - 1, 2):
+        words += [b"field:" + delivery.fields[index], delivery.fields[index + 1]]
+    return words

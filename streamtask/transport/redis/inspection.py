@@ -1,0 +1,247 @@
+"""Read-only questions about streams, groups, consumers and workers. Only `drop_group` and `replay_history` change
+anything, and only because an operator asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from streamtask.transport.port import ConsumerInfo, PendingEntry, StreamInfo
+from streamtask.transport.redis import commands, keys
+from streamtask.transport.redis.capabilities import parse_info
+from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
+
+_COPIED = 500
+
+
+class RedisInspection:
+    """`Inspection` on Redis."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._register = Script("register")
+
+    async def streams(self) -> list[str]:
+        """See `Inspection.streams`."""
+        return sorted(name.decode() for name in await self._wire.call("SMEMBERS", keys.STREAMS))
+
+    async def stream(self, stream: str) -> StreamInfo:
+        """See `Inspection.stream`."""
+        key = keys.stream(stream)
+        info, dead, scheduled, size = await self._wire.many(
+            [["XINFO", "STREAM", key], ["XLEN", keys.dead(stream)], ["ZCARD", keys.delayed(stream)],
+             ["MEMORY", "USAGE", key]]
+        )  # fmt: skip
+        found: dict[str, Any] = {}
+        if not isinstance(info, ServerError):
+            found = {info[i].decode(): info[i + 1] for i in range(0, len(info), 2)}
+        first = found.get("first-entry")
+        return StreamInfo(
+            stream=stream,
+            length=found.get("length", 0),
+            groups=found.get("groups", 0),
+            dead=dead,
+            scheduled=scheduled,
+            first_id=first[0].decode() if first else "",
+            last_id=found.get("last-generated-id", b"0-0").decode(),
+            bytes=None if isinstance(size, ServerError) else size,
+        )
+
+    async def pending(self, stream: str, group: str, *, limit: int, after: str = "") -> list[PendingEntry]:
+        """See `Inspection.pending`."""
+        page = await self._wire.call(
+            "XPENDING", keys.stream(stream), group, f"({after}" if after else "-", "+", limit
+        )
+        if not page:
+            return []
+        ids = [entry_id for entry_id, *_ in page]
+        owners = sorted({owner.decode() for _, owner, *_ in page} - keys.RESERVED)
+        now, due, *beats = await self._wire.many(
+            [["TIME"], ["ZMSCORE", keys.retry(stream, group), *ids]]
+            + [["EXISTS", keys.beat(owner)] for owner in owners]
+        )
+        alive = dict(zip(owners, beats, strict=True))
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        found = []
+        for (entry_id, owner, idle, deliveries), score in zip(page, due, strict=True):
+            name = owner.decode()
+            parked = name == keys.PARKED
+            due_ms = max(0, round(float(score)) - now_ms) if score is not None else 0
+            found.append(
+                PendingEntry(
+                    stream=stream,
+                    group=group,
+                    entry_id=entry_id.decode(),
+                    consumer=name,
+                    idle_ms=idle,
+                    deliveries=deliveries,
+                    due_in_ms=due_ms if parked else None,
+                    alive=name in keys.RESERVED or bool(alive[name]),
+                )
+            )
+        return found
+
+    async def consumers(self, stream: str, group: str) -> list[ConsumerInfo]:
+        """See `Inspection.consumers`."""
+        reply = await self._wire.call("XINFO", "CONSUMERS", keys.stream(stream), group)
+        found = [{flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)} for flat in reply]
+        beats = await self._wire.many([["EXISTS", keys.beat(info["name"].decode())] for info in found])
+        return [
+            ConsumerInfo(
+                stream=stream,
+                group=group,
+                consumer=info["name"].decode(),
+                pending=info["pending"],
+                idle_ms=info["idle"],
+                alive=bool(alive) or info["name"].decode() in keys.RESERVED,
+            )
+            for info, alive in zip(found, beats, strict=True)
+        ]
+
+    async def workers(self) -> list[Mapping[str, object]]:
+        """See `Inspection.workers`."""
+        now, listed = await self._wire.many([["TIME"], ["ZRANGE", keys.WORKERS, 0, -1, "WITHSCORES"]])
+        owners = [owner.decode() for owner in listed[::2]]
+        if not owners:
+            return []
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        infos = await self._wire.call("MGET", *map(keys.beat, owners))
+        return [
+            {"worker": owner, **msgspec.json.decode(info), "last_beat_ms": max(0, now_ms - round(float(last)))}
+            for owner, last, info in zip(owners, listed[1::2], infos, strict=True)
+            if info is not None
+        ]
+
+    async def groups(self, stream: str) -> list[Mapping[str, object]]:
+        """See `Inspection.groups`."""
+        reply, seen, now = await self._wire.many(
+            [["XINFO", "GROUPS", keys.stream(stream)], ["HGETALL", keys.seen(stream)], ["TIME"]]
+        )
+        if isinstance(reply, ServerError):
+            return []
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        last = {seen[i].decode(): int(seen[i + 1]) for i in range(0, len(seen), 2)}
+        found: list[Mapping[str, object]] = []
+        for flat in reply:
+            name = flat[flat.index(b"name") + 1].decode()
+            types, skipped = await self._wire.many(
+                [["SMEMBERS", keys.types(stream, name)], ["HGETALL", keys.skipped(stream, name)]]
+            )
+            found.append(
+                {
+                    "stream": stream,
+                    "group": name,
+                    "interest": sorted(":".join(keys.unpair(member.decode())) for member in types),
+                    "skipped": _skipped(skipped),
+                    "last_seen_ms": now_ms - last[name] if name in last else None,
+                }
+            )
+        return found
+
+    async def drop_group(self, stream: str, group: str) -> bool:
+        """See `Inspection.drop_group`. Its dead letters are kept."""
+        waits = [keys.unpair(pair.decode()) for pair in await self._wire.call("SMEMBERS", keys.waits(stream, group))]
+        dropped, *_ = await self._wire.many(
+            [
+                ["XGROUP", "DESTROY", keys.stream(stream), group],
+                ["DEL", keys.retry(stream, group), keys.history(stream, group), keys.waits(stream, group),
+                 keys.types(stream, group), keys.skipped(stream, group),
+                 *(keys.wait(stream, group, *pair) for pair in waits)],
+                ["HDEL", keys.floors(stream), group],
+                ["HDEL", keys.seen(stream), group],
+            ]
+        )  # fmt: skip
+        return dropped == 1
+
+    async def entry(self, stream: str, entry_id: str) -> Sequence[bytes] | None:
+        """See `Inspection.entry`."""
+        reply = await self._wire.call("XRANGE", keys.stream(stream), entry_id, entry_id)
+        return reply[0][1] if reply else None
+
+    async def state(self, stream: str, group: str, entry_id: str) -> Mapping[str, object]:
+        """See `Inspection.state`."""
+        pending = await self._wire.call("XPENDING", keys.stream(stream), group, entry_id, entry_id, 1)
+        if not pending:
+            reply = await self._wire.call("XINFO", "GROUPS", keys.stream(stream))
+            for flat in reply:
+                info = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+                if info["name"].decode() == group:
+                    passed = _order(entry_id) <= _order(info["last-delivered-id"].decode())
+                    return {"state": "done" if passed else "unread"}
+            return {"state": "unknown"}
+        _, owner, _, deliveries = pending[0]
+        name = owner.decode()
+        failures, error, score, now, beats = await self._wire.many(
+            [
+                ["HGET", keys.history(stream, group), f"{entry_id}:f"],
+                ["HGET", keys.history(stream, group), f"{entry_id}:e"],
+                ["ZSCORE", keys.retry(stream, group), entry_id],
+                ["TIME"],
+                ["EXISTS", keys.beat(name)],
+            ]
+        )
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        states = {keys.PARKED: "retrying", keys.WAITING: "waiting"}
+        return {
+            "state": states.get(name, "running" if beats else "abandoned"),
+            "consumer": name,
+            "deliveries": deliveries,
+            "failures": int(failures or 0),
+            "error": (error or b"").decode("utf-8", "replace"),
+            "due_in_ms": max(0, round(float(score)) - now_ms) if score is not None else None,
+        }
+
+    async def replay_history(self, stream: str, group: str, *, since: str | datetime, generation: str) -> int:
+        """See `Inspection.replay_history`."""
+        key = keys.stream(stream)
+        start = since if isinstance(since, str) else commands.before_moment(since)
+        reply = await self._wire.call("XINFO", "GROUPS", key)
+        known = {flat[flat.index(b"name") + 1].decode() for flat in reply}
+        if group not in known:
+            names = [key, keys.types(stream, group), keys.skipped(stream, group), keys.floors(stream),
+                     keys.seen(stream)]  # fmt: skip
+            await self._wire.run(self._register, names, [group, start])
+            return await self._originals(stream, start, copy=None)
+        return await self._originals(stream, start, copy=[b"only", group, b"replay", generation])
+
+    async def _originals(self, stream: str, start: str, *, copy: list[Argument] | None) -> int:
+        """Go through the originals behind `start` up to now; append a copy of each with the extra fields, if given."""
+        key, count = keys.stream(stream), 0
+        last = (await self.stream(stream)).last_id
+        low = f"({start}"
+        while True:
+            page = await self._wire.call("XRANGE", key, low, last, "COUNT", _COPIED)
+            originals = [words for _, words in page if b"only" not in words[::2]]
+            count += len(originals)
+            if copy is not None:
+                for reply in await self._wire.many([["XADD", key, "*", *copy, *words] for words in originals]):
+                    if isinstance(reply, ServerError):
+                        raise reply
+            if len(page) < _COPIED:
+                return count
+            low = f"({page[-1][0].decode()}"
+
+    async def settings(self) -> Mapping[str, str]:
+        """See `Inspection.settings`: INFO, and CONFIG where the server lets us ask."""
+        info, config = await self._wire.many([["INFO"], ["CONFIG", "GET", "*"]])
+        found = parse_info(info)
+        if not isinstance(config, ServerError):
+            found |= {config[i].decode(): config[i + 1].decode() for i in range(0, len(config), 2)}
+        return found
+
+
+def _skipped(flat: Sequence[bytes]) -> dict[str, dict[str, object]]:
+    values = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+    return {
+        type_: {"first_id": first, "count": int(values.get(f"{type_}\tn", "0"))}
+        for type_, first in values.items()
+        if not type_.endswith("\tn")
+    }
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    ms, _, sequence = entry_id.partition("-")
+    return int(ms), int(sequence or 0)

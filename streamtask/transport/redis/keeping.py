@@ -1,0 +1,181 @@
+"""What is kept in Redis beside the flow: events that are not due yet, history within its bounds, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from streamtask.transport.port import DeadLetter
+from streamtask.transport.redis import keys
+from streamtask.transport.redis.client import Script, ServerError, Wire
+
+#: Events that one call moves from the schedule into a stream.
+_PROMOTED = 500
+#: Entries that one call of the trim script may read: about a millisecond of the server's time.
+_TRIMMED = 1000
+
+
+class RedisSchedule:
+    """`Schedule` on Redis: a ZSET of due times and a HASH of events beside each stream."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._promote = Script("promote")
+
+    async def promote(self, streams: Sequence[str]) -> float | None:
+        """See `Schedule.promote`."""
+        calls = [
+            (self._promote, [keys.stream(name), keys.delayed(name), keys.delayed_bodies(name)], [_PROMOTED])
+            for name in streams
+        ]
+        waits = []
+        for reply in await self._wire.run_many(calls):
+            if isinstance(reply, ServerError):
+                raise reply
+            if reply >= 0:
+                waits.append(reply / 1000)
+        return min(waits, default=None)
+
+    async def scheduled(self, stream: str, *, limit: int) -> list[Mapping[str, object]]:
+        """See `Schedule.scheduled`."""
+        now, due = await self._wire.many(
+            [["TIME"], ["ZRANGE", keys.delayed(stream), 0, limit - 1, "WITHSCORES"]]
+        )
+        ids = due[::2]
+        if not ids:
+            return []
+        bodies = await self._wire.call("HMGET", keys.delayed_bodies(stream), *ids)
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        return [
+            {
+                "event_id": event_id.decode(),
+                "event_type": _event_type(body),
+                "due_in_ms": max(0, round(float(score)) - now_ms),
+            }
+            for event_id, score, body in zip(ids, due[1::2], bodies, strict=True)
+        ]
+
+
+def _event_type(packed: bytes | None) -> str:
+    """The event type in a packed entry; empty where it is encoded or gone."""
+    try:
+        words = msgspec.msgpack.decode(packed or b"\x90", strict=False)
+        envelope = msgspec.json.decode(words[words.index(b"envelope" if b"envelope" in words else "envelope") + 1])
+        return str(envelope["event_type"])
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, KeyError, TypeError, IndexError):
+        return ""
+
+
+class RedisRetention:
+    """`Retention` on Redis."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._trim = Script("trim")
+        self._delete_consumer = Script("delete_consumer")
+
+    async def trim(self, stream: str, *, max_age: float, max_entries: int) -> int:
+        """See `Retention.trim`. Works through what is too much in bites, so that no call blocks the server for long."""
+        removed = 0
+        for _ in range(100):
+            reply = await self._wire.run(
+                self._trim,
+                [keys.stream(stream), keys.floors(stream)],
+                [round(max_age * 1000), max_entries, _TRIMMED],
+            )
+            removed += reply
+            if reply < _TRIMMED:
+                break
+        return removed
+
+    async def sweep_consumers(self, stream: str, group: str, *, idle: float) -> int:
+        """See `Retention.sweep_consumers`."""
+        key = keys.stream(stream)
+        reply = await self._wire.call("XINFO", "CONSUMERS", key, group)
+        found = [{flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)} for flat in reply]
+        names = [
+            info["name"].decode()
+            for info in found
+            if info["pending"] == 0 and info["idle"] > idle * 1000 and info["name"].decode() not in keys.RESERVED
+        ]
+        if not names:
+            return 0
+        beats = await self._wire.many([["EXISTS", keys.beat(name)] for name in names])
+        dead = [name for name, alive in zip(names, beats, strict=True) if not alive]
+        replies = await self._wire.run_many([(self._delete_consumer, [key], [group, name]) for name in dead])
+        return sum(1 for reply in replies if reply == 1)
+
+
+class RedisDeadLetters:
+    """`DeadLetters` on Redis: one stream of them beside each stream."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._replay = Script("replay_dead")
+        self._purge = Script("purge_dead")
+
+    async def count(self, stream: str) -> int:
+        """How many there are, of all groups."""
+        return int(await self._wire.call("XLEN", keys.dead(stream)))
+
+    async def page(self, stream: str, *, after: str, limit: int) -> list[DeadLetter]:
+        """See `DeadLetters.page`."""
+        reply = await self._wire.call(
+            "XRANGE", keys.dead(stream), f"({after}" if after else "-", "+", "COUNT", limit
+        )
+        return [_letter(stream, dead_id.decode(), words) for dead_id, words in reply]
+
+    async def get(self, stream: str, dead_id: str) -> DeadLetter | None:
+        """One dead letter, or None."""
+        reply = await self._wire.call("XRANGE", keys.dead(stream), dead_id, dead_id)
+        return _letter(stream, dead_id, reply[0][1]) if reply else None
+
+    async def replay(self, stream: str, dead_id: str) -> str | None:
+        """See `DeadLetters.replay`."""
+        names = [keys.dead(stream), keys.stream(stream), keys.dead_counts(stream)]
+        entry_id = await self._wire.run(self._replay, names, [dead_id])
+        return None if entry_id is None else entry_id.decode()
+
+    async def purge(self, stream: str, dead_ids: Sequence[str]) -> int:
+        """Remove dead letters for good; returns how many were there."""
+        removed = 0
+        for start in range(0, len(dead_ids), 500):
+            removed += await self._wire.run(
+                self._purge, [keys.dead(stream), keys.dead_counts(stream)], list(dead_ids[start : start + 500])
+            )
+        return removed
+
+
+def _letter(stream: str, dead_id: str, words: Sequence[bytes]) -> DeadLetter:
+    evidence: dict[str, Any] = {}
+    fields: list[bytes] = []
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        if name.startswith(b"field:"):
+            fields += [name[6:], value]
+        else:
+            evidence[name.decode()] = value.decode("utf-8", "replace")
+    entry_id = evidence["entry_id"]
+    return DeadLetter(
+        dead_id=dead_id,
+        stream=stream,
+        group=evidence["group"],
+        entry_id=entry_id,
+        event_id=evidence["event_id"],
+        event_type=evidence["event_type"],
+        reason=evidence["reason"],
+        error=evidence["error"],
+        traceback=evidence["traceback"],
+        attempts=int(evidence["attempts"]),
+        deliveries=int(evidence["deliveries"]),
+        worker=evidence["worker"],
+        first_seen=_moment(int(entry_id.partition("-")[0])),
+        dead_at=_moment(int(evidence["dead_at"])),
+        fields=fields,
+    )
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,129 @@
+"""The name of every key that streamtask keeps in Redis. No other module spells one.
+
+T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that all keys of a stream share its slot.
+
+    stream:NAME              STREAM  entries: `envelope` [, content_type, content_encoding, event_id, only, replay]
+    T:retry:G                ZSET    parked entry id -> due, ms        (index of what `~parked` owns in group G)
+    T:waits:G                SET     "TYPE<tab>VERSION" that some entry waits for
+    T:wait:G:TYPE:VERSION    ZSET    waiting entry id -> deadline, ms  (index of what `~waiting` owns)
+    T:history:G              HASH    "ID:f" failures, "ID:u" uncharged deliveries, "ID:e" last error
+    T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
+    T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
+    T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
+    T:dead                   STREAM  dead letters of all groups
+    T:dead:counts            HASH    group -> dead letters
+    T:floors                 HASH    group -> id before everything it has not finished; "~sweep:" -> cursor
+    T:seen                   HASH    group -> last registration, ms
+    T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
+    T:pub:KEY                STRING  publish de-duplication            (expires with the window)
+    streamtask:streams       SET     every stream name that was registered or published to
+    streamtask:workers       ZSET    owner -> last beat, ms
+    streamtask:beat:OWNER    STRING  JSON about a living owner         (expires in seconds)
+"""
+
+from __future__ import annotations
+
+#: Owns entries whose retry or hand-back is not taken up yet.
+PARKED = "~parked"
+#: Owns entries of types that only other workers handle.
+WAITING = "~waiting"
+RESERVED = frozenset({PARKED, WAITING})
+
+STREAMS = "streamtask:streams"
+WORKERS = "streamtask:workers"
+
+
+def stream(name: str) -> str:
+    """The stream itself."""
+    return f"stream:{name}"
+
+
+def tag(name: str) -> str:
+    """What every other key of the stream begins with."""
+    return "{stream:" + name + "}"
+
+
+def retry(name: str, group: str) -> str:
+    """Index of parked entries."""
+    return f"{tag(name)}:retry:{group}"
+
+
+def waits(name: str, group: str) -> str:
+    """Types and versions that entries wait for."""
+    return f"{tag(name)}:waits:{group}"
+
+
+def wait(name: str, group: str, type_: str, version: str) -> str:
+    """Index of entries waiting for a worker that handles this type and version."""
+    return f"{tag(name)}:wait:{group}:{type_}:{version}"
+
+
+def history(name: str, group: str) -> str:
+    """Failures and uncharged deliveries of entries that have any."""
+    return f"{tag(name)}:history:{group}"
+
+
+def done(name: str, group: str, mark: str) -> str:
+    """A de-duplication mark."""
+    return f"{tag(name)}:done:{group}:{mark}"
+
+
+def types(name: str, group: str) -> str:
+    """The durable set of types and versions of a group."""
+    return f"{tag(name)}:types:{group}"
+
+
+def skipped(name: str, group: str) -> str:
+    """First skipped id and count, by type."""
+    return f"{tag(name)}:skipped:{group}"
+
+
+def dead(name: str) -> str:
+    """The dead-letter stream."""
+    return f"{tag(name)}:dead"
+
+
+def dead_counts(name: str) -> str:
+    """Dead letters by group."""
+    return f"{tag(name)}:dead:counts"
+
+
+def floors(name: str) -> str:
+    """Checkpointed positions of the groups."""
+    return f"{tag(name)}:floors"
+
+
+def seen(name: str) -> str:
+    """When each group was last registered."""
+    return f"{tag(name)}:seen"
+
+
+def delayed(name: str) -> str:
+    """Index of events that are not due yet."""
+    return f"{tag(name)}:delayed"
+
+
+def delayed_bodies(name: str) -> str:
+    """Events that are not due yet."""
+    return f"{tag(name)}:delayed:body"
+
+
+def published(name: str, dedup_key: str) -> str:
+    """Publish de-duplication."""
+    return f"{tag(name)}:pub:{dedup_key}"
+
+
+def beat(owner: str) -> str:
+    """The sign of life of an owner."""
+    return f"streamtask:beat:{owner}"
+
+
+def pair(type_: str, version: str) -> str:
+    """A type and a version as one member of a set."""
+    return f"{type_}\t{version}"
+
+
+def unpair(member: str) -> tuple[str, str]:
+    """The inverse of `pair`."""
+    type_, _, version = member.rpartition("\t")
+    return type_, version

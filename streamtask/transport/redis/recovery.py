@@ -1,0 +1,135 @@
+"""Who lives, and what the dead left behind: beats, claims of what is due, hand-backs. Never touches a live owner's work
+on its own: it reports and parks, the reclaimer decides when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from streamtask.transport.port import Claimed, Delivery, Subscription
+from streamtask.transport.redis import keys
+from streamtask.transport.redis.capabilities import parse_info
+from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
+
+
+class RedisRecovery:
+    """`Recovery` on Redis."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._beat = Script("beat")
+        self._claim = Script("claim")
+        self._hand_back = Script("hand_back")
+        self._delete_consumer = Script("delete_consumer")
+        self._mend = Script("mend")
+        self._run_id = ""
+        self._run_id_of = -1
+
+    async def beat(self, owner: str, info: bytes, *, ttl: float) -> str:
+        """See `Recovery.beat`."""
+        await self._wire.run(self._beat, [keys.beat(owner), keys.WORKERS], [owner, round(ttl * 1000), info])
+        if self._run_id_of != self._wire.generation:
+            # A restart breaks the connection: the run id can only change with it.
+            generation = self._wire.generation
+            self._run_id = parse_info(await self._wire.call("INFO", "server"))["run_id"]
+            self._run_id_of = generation
+        return self._run_id
+
+    async def retire(self, owner: str, subscriptions: Sequence[Subscription]) -> None:
+        """See `Recovery.retire`."""
+        await self._wire.many([["DEL", keys.beat(owner)], ["ZREM", keys.WORKERS, owner]])
+        await self._wire.run_many(
+            [(self._delete_consumer, [keys.stream(sub.stream)], [sub.group, owner]) for sub in subscriptions]
+        )
+
+    async def claim(self, subscription: Subscription, owner: str, *, count: int) -> Claimed:
+        """See `Recovery.claim`."""
+        stream, group = subscription.stream, subscription.group
+        names = [
+            keys.stream(stream),
+            keys.retry(stream, group),
+            keys.history(stream, group),
+            keys.waits(stream, group),
+        ]
+        handled = [keys.pair(*pair) for pair in subscription.handles]
+        taken, expired, gone, due = await self._wire.run(
+            self._claim, names, [group, owner, count, f"{keys.tag(stream)}:wait:{group}:", *handled]
+        )
+        return Claimed(
+            deliveries=[_delivery(stream, group, owner, found) for found in taken],
+            expired=[_delivery(stream, group, owner, found) for found in expired],
+            gone=[entry_id.decode() for entry_id in gone],
+            next_due=None if due < 0 else due / 1000,
+        )
+
+    async def lost_owners(self, stream: str, group: str, *, lease: float) -> dict[str, str]:
+        """See `Recovery.lost_owners`."""
+        key = keys.stream(stream)
+        summary = await self._wire.call("XPENDING", key, group)
+        owners = [name.decode() for name, _ in summary[3] or () if name.decode() not in keys.RESERVED]
+        if not owners:
+            return {}
+        asked: list[list[Argument]] = []
+        for owner in owners:
+            asked.append(["EXISTS", keys.beat(owner)])
+            asked.append(["XPENDING", key, group, "IDLE", round(lease * 1000), "-", "+", 1, owner])
+        replies = await self._wire.many(asked)
+        lost: dict[str, str] = {}
+        for owner, beats, stale in zip(owners, replies[::2], replies[1::2], strict=True):
+            if isinstance(stale, ServerError):
+                raise stale
+            if not beats:
+                lost[owner] = "dead"
+            elif stale:
+                lost[owner] = "stale"
+        return lost
+
+    async def hand_back(
+        self,
+        stream: str,
+        group: str,
+        owner: str,
+        *,
+        started: Collection[str] | None = None,
+        keep: Collection[str] = (),
+        idle: float = 0.0,
+    ) -> int:
+        """See `Recovery.hand_back`."""
+        names = [keys.stream(stream), keys.retry(stream, group), keys.history(stream, group)]
+        total, first = 0, "-"
+        while True:
+            args: list[Argument] = [group, owner, first, round(idle * 1000), int(started is None)]
+            parked, last = await self._wire.run(
+                self._hand_back, names, [*args, len(keep), *keep, *(started or ())]
+            )
+            total += parked
+            if not last:
+                return total
+            first = f"({last.decode()}"
+
+    async def mend(self, stream: str, group: str) -> int:
+        """See `Recovery.mend`."""
+        names = [keys.stream(stream), keys.retry(stream, group), keys.waits(stream, group)]
+        total = 0
+        for owner in sorted(keys.RESERVED):
+            first = "-"
+            while first:
+                args = [group, f"{keys.tag(stream)}:wait:{group}:", owner, first]
+                mended, last = await self._wire.run(self._mend, names, args)
+                total += mended
+                first = f"({last.decode()}" if last else ""
+        return total
+
+
+def _delivery(stream: str, group: str, owner: str, found: Sequence[Any]) -> Delivery:
+    entry_id, fields, deliveries, failures, uncharged = found
+    return Delivery(
+        stream,
+        group,
+        entry_id.decode(),
+        owner,
+        fields,
+        deliveries=deliveries,
+        failures=failures,
+        uncharged=uncharged,
+    )

@@ -1,0 +1,58 @@
+-- Shared by every script: the server's clock, the order of ids, the fence. Put before each script when it is loaded.
+local function now_ms()
+    local t = redis.call('TIME')
+    return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- Ids are `ms-seq` without leading zeros: of equal length they sort as text.
+local function before(a, b)
+    if #a == #b then return a < b end
+    local a_ms, a_seq = string.match(a, '(%d+)-(%d+)')
+    local b_ms, b_seq = string.match(b, '(%d+)-(%d+)')
+    a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
+    if a_ms ~= b_ms then return a_ms < b_ms end
+    return tonumber(a_seq) < tonumber(b_seq)
+end
+
+local function after(id)
+    local ms, seq = string.match(id, '(%d+)-(%d+)')
+    return ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)
+end
+
+local function fields_of(flat)
+    local map = {}
+    for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
+    return map
+end
+
+-- The fence: id -> delivery count of those ids that `owner` holds. One range from the lowest id to the highest; an id
+-- that the range did not show is asked for singly, so that nothing is called lost that is not.
+local function held(stream, group, owner, ids)
+    local counts = {}
+    if #ids == 0 then return counts end
+    local low, high = ids[1], ids[1]
+    for i = 2, #ids do
+        local id = ids[i]
+        if before(id, low) then low = id elseif before(high, id) then high = id end
+    end
+    for _, p in ipairs(redis.call('XPENDING', stream, group, low, high, #ids * 2 + 32, owner)) do
+        counts[p[1]] = p[4]
+    end
+    for _, id in ipairs(ids) do
+        if not counts[id] then
+            local p = redis.call('XPENDING', stream, group, id, id, 1, owner)[1]
+            if p then counts[id] = p[4] end
+        end
+    end
+    return counts
+end
+
+local function is_type(key, wanted)
+    local kind = redis.call('TYPE', key)['ok']
+    return kind == wanted or kind == 'none'
+end
+
+-- Give an entry to a reserved owner. JUSTID: the delivery count is not ours to change.
+local function give(stream, group, owner, id)
+    redis.call('XCLAIM', stream, group, owner, 0, id, 'JUSTID')
+end

@@ -1,0 +1,46 @@
+-- publish: append one event, or schedule it; at most once for its dedup key or, when tried again, for its event id.
+-- KEYS[1] stream  [2] dedup mark  [3] delayed index  [4] delayed bodies
+-- ARGV event id, due: '' now, 'in:MS' or 'at:MS', dedup window ms (0: none), again (0 or 1), then the entry's words
+-- -> entry id, or the event id when it is scheduled
+-- Atomic so that of two publishers with one key only one stores. `again` looks through the last ten minutes: the id
+-- of an event stands in its bytes, so nothing needs to be kept for the common case.
+local stream, mark, delayed, bodies = unpack(KEYS)
+local event_id, due, window, again = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+
+local function stored_already()
+    if redis.call('HEXISTS', bodies, event_id) == 1 then return event_id end
+    local oldest, highest, looked = string.format('%.0f-0', now_ms() - 600000), '+', 0
+    while looked < 50000 do
+        local page = redis.call('XREVRANGE', stream, highest, oldest, 'COUNT', 500)
+        for _, entry in ipairs(page) do
+            for i = 2, #entry[2], 2 do
+                if string.find(entry[2][i], event_id, 1, true) then return entry[1] end
+            end
+        end
+        if #page < 500 then return nil end
+        looked = looked + 500
+        highest = '(' .. page[500][1]
+    end
+    return nil
+end
+
+if window > 0 then
+    local earlier = redis.call('GET', mark)
+    if earlier then return earlier end
+end
+if again then
+    local earlier = stored_already()
+    if earlier then return earlier end
+end
+local stored
+if due == '' then
+    stored = redis.call('XADD', stream, '*', unpack(ARGV, 5))
+else
+    local way, ms = string.match(due, '^(%a+):(-?%d+)$')
+    local moment = tonumber(ms) + (way == 'in' and now_ms() or 0)
+    redis.call('HSET', bodies, event_id, cmsgpack.pack({ unpack(ARGV, 5) }))
+    redis.call('ZADD', delayed, moment, event_id)
+    stored = event_id
+end
+if window > 0 then redis.call('SET', mark, stored, 'PX', window) end
+return stored

@@ -1,0 +1,36 @@
+-- register: make stream and group where they are missing, and grow the group's set of types.
+-- KEYS[1] stream  [2] types of the group  [3] skipped  [4] floors  [5] seen
+-- ARGV group, where a new group begins, then each "TYPE<tab>VERSION"
+-- -> { created: 0 no, 1 new, 2 made again at its floor, the set, { type, first skipped id, ... } }
+-- Atomic so that of two workers that find the group missing, one decides where it begins.
+local stream, types, skipped, floors, seen = unpack(KEYS)
+local group, start = ARGV[1], ARGV[2]
+local created = 0
+local floor = redis.call('HGET', floors, group)
+if not is_type(stream, 'stream') then return redis.error_reply('WRONGTYPE ' .. stream .. ' is not a stream') end
+if floor and redis.call('XLEN', stream) == 0 then floor = '0' end
+local reply = redis.pcall('XGROUP', 'CREATE', stream, group, floor or start, 'MKSTREAM')
+if reply['err'] then
+    if not string.find(reply['err'], 'BUSYGROUP', 1, true) then return reply end
+else
+    created = floor and 2 or 1
+    if not floor then
+        local first = start
+        if start == '$' then first = fields_of(redis.call('XINFO', 'STREAM', stream))['last-generated-id'] end
+        redis.call('HSET', floors, group, first)
+    end
+end
+redis.call('HSET', seen, group, string.format('%.0f', now_ms()))
+local before_now = {}
+for i = 3, #ARGV do
+    if redis.call('SADD', types, ARGV[i]) == 1 then
+        local kind = string.match(ARGV[i], '^(.*)\t')
+        local first = redis.call('HGET', skipped, kind)
+        if first then
+            before_now[#before_now + 1] = kind
+            before_now[#before_now + 1] = first
+            redis.call('HDEL', skipped, kind, kind .. '\tn')
+        end
+    end
+end
+return { created, redis.call('SMEMBERS', types), before_now }

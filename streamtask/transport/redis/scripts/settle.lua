@@ -1,0 +1,195 @@
+-- settle: commit a batch of outcomes of one owner in one group; each is fenced and atomic by itself.
+-- KEYS[1] stream  [2] retry index  [3] history  [4] dead letters  [5] dead-letter counts  [6] skipped  [7] waits
+--     [8..] streams that are emitted to
+-- ARGV group, owner, prefix of marks, prefix of wait indexes, number of outcomes, then for each: verb, id, delivery
+--     count and
+--     done     mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index in KEYS, delay ms
+--              ('' for none), event id, number of field words, the words
+--     retry    delay ms, failed (0 or 1), error
+--     release  delay ms
+--     dead     number of field words, the words
+--     skip     type ('' if not to be noted)
+--     wait     type, version, timeout ms
+-- -> for each: 'ok', 'lost', 'duplicate', or 'failed: ' and why (nothing was changed, the entry stays pending)
+--
+-- Redis does not roll a script back. So, for each outcome: the fence; a renewal, which is a write that OOM never
+-- refuses and which lets the later writes of the script pass; new entries, taken back if one of them fails; the ack last.
+local stream, retry, history, dead, counts_key, skipped, waits = unpack(KEYS, 1, 7)
+local group, owner, mark_prefix, wait_prefix = unpack(ARGV, 1, 4)
+local at = 6
+
+local function word()
+    local value = ARGV[at]
+    at = at + 1
+    return value
+end
+
+local function words(n)
+    local list = {}
+    for i = 1, n do list[i] = ARGV[at + i - 1] end
+    at = at + n
+    return list
+end
+
+local function parse()
+    local o = { verb = word(), id = word(), count = tonumber(word()) }
+    if o.verb == 'done' then
+        o.mark, o.window, o.replace, o.emits = word(), word(), word(), {}
+        for i = 1, tonumber(word()) do
+            local key = KEYS[tonumber(word())]
+            o.emits[i] = { key = key, delay = word(), event_id = word(), fields = words(tonumber(word())) }
+        end
+    elseif o.verb == 'retry' then
+        o.delay, o.failed, o.error = tonumber(word()), word(), word()
+    elseif o.verb == 'release' then
+        o.delay = tonumber(word())
+    elseif o.verb == 'dead' then
+        o.fields = words(tonumber(word()))
+    elseif o.verb == 'skip' then
+        o.type = word()
+    elseif o.verb == 'wait' then
+        o.type, o.version, o.timeout = word(), word(), tonumber(word())
+    else
+        error('unknown verb ' .. tostring(o.verb))
+    end
+    return o
+end
+
+local outcomes, ids = {}, {}
+for i = 1, tonumber(ARGV[5]) do
+    outcomes[i] = parse()
+    ids[i] = outcomes[i].id
+end
+local counts = held(stream, group, owner, ids)
+
+local function forget(id)
+    redis.call('HDEL', history, id .. ':f', id .. ':u', id .. ':e')
+end
+
+local function ack(id)
+    forget(id)
+    redis.call('XACK', stream, group, id)
+    return 'ok'
+end
+
+local function failed(reply)
+    return 'failed: ' .. tostring(reply['err'])
+end
+
+-- Append or schedule one entry -> an error reply, or nil and how to take it back.
+local function store(entry)
+    if entry.delay == '' then
+        local id = redis.pcall('XADD', entry.key, '*', unpack(entry.fields))
+        if type(id) == 'table' then return id end
+        return nil, { { 'XDEL', entry.key, id } }
+    end
+    local delayed, bodies = '{' .. entry.key .. '}:delayed', '{' .. entry.key .. '}:delayed:body'
+    local reply = redis.pcall('HSET', bodies, entry.event_id, cmsgpack.pack(entry.fields))
+    if type(reply) == 'table' then return reply end
+    local undo = { { 'HDEL', bodies, entry.event_id }, { 'ZREM', delayed, entry.event_id } }
+    reply = redis.pcall('ZADD', delayed, now_ms() + tonumber(entry.delay), entry.event_id)
+    if type(reply) ~= 'table' then return nil, undo end
+    redis.call(unpack(undo[1]))
+    return reply
+end
+
+-- Store several entries, or none.
+local function append(entries)
+    local undos = {}
+    for _, entry in ipairs(entries) do
+        local refused, undo = store(entry)
+        if refused then
+            for _, command in ipairs(undos) do redis.call(unpack(command)) end
+            return refused
+        end
+        for _, command in ipairs(undo) do undos[#undos + 1] = command end
+    end
+    return nil
+end
+
+local function park(id, delay, counter)
+    if not is_type(retry, 'zset') or not is_type(history, 'hash') then
+        return 'failed: WRONGTYPE ' .. retry .. ' or ' .. history
+    end
+    give(stream, group, '~parked', id)
+    local reply = redis.pcall('ZADD', retry, now_ms() + delay, id)
+    if type(reply) == 'table' then
+        give(stream, group, owner, id)
+        return failed(reply)
+    end
+    redis.pcall('HINCRBY', history, id .. counter, 1)
+    return 'ok'
+end
+
+local verbs = {}
+
+function verbs.done(o)
+    for _, emit in ipairs(o.emits) do
+        if not is_type(emit.key, 'stream') then return 'failed: WRONGTYPE ' .. emit.key end
+    end
+    local mark = mark_prefix .. o.mark
+    if o.mark ~= '' and o.replace == '0' and redis.call('EXISTS', mark) == 1 then
+        ack(o.id)
+        return 'duplicate'
+    end
+    if #o.emits > 0 or o.mark ~= '' then give(stream, group, owner, o.id) end
+    local refused = append(o.emits)
+    if refused then return failed(refused) end
+    if o.mark ~= '' then redis.call('SET', mark, o.id, 'PX', o.window) end
+    return ack(o.id)
+end
+
+function verbs.retry(o)
+    local verdict = park(o.id, o.delay, o.failed == '1' and ':f' or ':u')
+    if verdict == 'ok' and o.error ~= '' then redis.pcall('HSET', history, o.id .. ':e', o.error) end
+    return verdict
+end
+
+function verbs.release(o)
+    return park(o.id, o.delay, ':u')
+end
+
+function verbs.dead(o)
+    if not is_type(dead, 'stream') or not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. dead end
+    give(stream, group, owner, o.id)
+    o.fields[#o.fields + 1] = 'dead_at'
+    o.fields[#o.fields + 1] = string.format('%.0f', now_ms())
+    local reply = redis.pcall('XADD', dead, '*', unpack(o.fields))
+    if type(reply) == 'table' then return failed(reply) end
+    redis.pcall('HINCRBY', counts_key, group, 1)
+    return ack(o.id)
+end
+
+function verbs.skip(o)
+    if o.type ~= '' then
+        redis.pcall('HSETNX', skipped, o.type, o.id)
+        redis.pcall('HINCRBY', skipped, o.type .. '\tn', 1)
+    end
+    return ack(o.id)
+end
+
+function verbs.wait(o)
+    local index = wait_prefix .. o.type .. ':' .. o.version
+    if not is_type(index, 'zset') or not is_type(waits, 'set') then return 'failed: WRONGTYPE ' .. index end
+    give(stream, group, '~waiting', o.id)
+    local reply = redis.pcall('ZADD', index, now_ms() + o.timeout, o.id)
+    if type(reply) ~= 'table' then reply = redis.pcall('SADD', waits, o.type .. '\t' .. o.version) end
+    if type(reply) == 'table' then
+        give(stream, group, owner, o.id)
+        return failed(reply)
+    end
+    redis.pcall('HINCRBY', history, o.id .. ':u', 1)
+    return 'ok'
+end
+
+local verdicts = {}
+for i, o in ipairs(outcomes) do
+    if counts[o.id] == o.count then
+        verdicts[i] = verbs[o.verb](o)
+        -- An id named twice in one batch is ours only once.
+        if verdicts[i] == 'ok' or verdicts[i] == 'duplicate' then counts[o.id] = nil end
+    else
+        verdicts[i] = 'lost'
+    end
+end
+return verdicts

@@ -1,0 +1,65 @@
+-- trim: remove entries that every group has finished and that are too old or too many; checkpoint the groups.
+-- KEYS[1] stream  [2] floors   ARGV longest age ms, most entries, most to look at in this call   -> removed
+-- Atomic so that no group can be made, or rewound, between the look at the groups and the cut.
+local stream, floors = KEYS[1], KEYS[2]
+local max_age, max_entries, batch = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function previous(id)
+    local ms, seq = string.match(id, '(%d+)-(%d+)')
+    if seq ~= '0' then return ms .. '-' .. string.format('%.0f', tonumber(seq) - 1) end
+    if ms == '0' then return '0-0' end
+    return string.format('%.0f', tonumber(ms) - 1) .. '-18446744073709551615'
+end
+
+if redis.call('EXISTS', stream) == 0 then return 0 end
+local groups, floor, passed = {}, nil, nil
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local g = fields_of(flat)
+    local low = after(g['last-delivered-id'])
+    if g['pending'] > 0 then
+        local first = redis.call('XPENDING', stream, g['name'])[2]
+        if before(first, low) then low = first end
+    end
+    groups[#groups + 1] = g
+    if not floor or before(low, floor) then floor = low end
+    if not passed or before(g['last-delivered-id'], passed) then passed = g['last-delivered-id'] end
+    redis.call('HSET', floors, g['name'], previous(low))
+end
+
+-- `wanted`: everything below it is too old, or more than we keep.
+local wanted = string.format('%.0f-0', math.max(0, now_ms() - max_age))
+local excess = redis.call('XLEN', stream) - max_entries
+if excess > 0 then
+    local page = redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(excess, batch))
+    local bound = after(page[#page][1])
+    if before(wanted, bound) then wanted = bound end
+end
+local bound = wanted
+if floor and before(floor, wanted) then bound = floor end
+local removed = redis.call('XTRIM', stream, 'MINID', '=', bound)
+if bound == wanted or not passed then return removed end
+
+-- An entry that is pending for long holds the floor. Above it, take out singly what every group has acked.
+local cursor = redis.call('HGET', floors, '~sweep:') or bound
+if before(cursor, bound) then cursor = bound end
+local last = before(passed, wanted) and passed or wanted
+if not before(cursor, last) then
+    redis.call('HDEL', floors, '~sweep:')
+    return removed
+end
+local page = redis.call('XRANGE', stream, cursor, last, 'COUNT', batch)
+if #page == 0 then
+    redis.call('HDEL', floors, '~sweep:')
+    return removed
+end
+local low, high, busy = page[1][1], page[#page][1], {}
+for _, g in ipairs(groups) do
+    if g['pending'] > 0 then
+        for _, p in ipairs(redis.call('XPENDING', stream, g['name'], low, high, #page)) do busy[p[1]] = true end
+    end
+end
+for _, entry in ipairs(page) do
+    if not busy[entry[1]] then removed = removed + redis.call('XDEL', stream, entry[1]) end
+end
+redis.call('HSET', floors, '~sweep:', after(high))
+return removed

@@ -1,0 +1,303 @@
+"""The Redis transport: the five batch verbs on streams and consumer groups, each one script or one pipeline.
+
+It commits what the broker decided and decides nothing itself. What the dead left behind is `recovery.py`, dead
+letters, schedule and retention are `keeping.py`, read-only questions are `inspection.py`; the key names are in `keys.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from streamtask.errors import TransportError
+from streamtask.transport.port import (
+    Capabilities,
+    Delivery,
+    GroupStats,
+    Outcome,
+    Outgoing,
+    Registered,
+    Subscription,
+    TypeVersion,
+    Verdict,
+)
+from streamtask.transport.redis import commands, keys
+from streamtask.transport.redis.capabilities import probe
+from streamtask.transport.redis.client import Argument, Script, ServerError, Wire, connection_factory
+from streamtask.transport.redis.inspection import RedisInspection
+from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
+from streamtask.transport.redis.recovery import RedisRecovery
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a reply to a blocking read may come late.
+_BLOCK_MARGIN = 2.0
+#: Counting a backlog by hand stops here; beyond it the lag is None.
+_COUNTED = 10_000
+_VERDICTS = {b"ok": Verdict.SETTLED, b"lost": Verdict.LOST, b"duplicate": Verdict.DUPLICATE}
+
+
+class RedisTransport:
+    """streamtask on Redis 6.2 or newer, or Valkey. One instance belongs to one event loop."""
+
+    def __init__(self, url: str) -> None:
+        factory = connection_factory(url)
+        self._factory = factory
+        #: Settling, and everything short. Publishing has its own, so that neither waits for the other.
+        self._wire = Wire(factory)
+        self._publisher = Wire(factory)
+        #: Blocking reads: a connection for each group.
+        self._readers: dict[str, Wire] = defaultdict(lambda: Wire(factory))
+        self._known: set[str] = set()
+        self._ack = Script("ack")
+        self._settle = Script("settle")
+        self._renew = Script("renew")
+        self._register = Script("register")
+        self._publish = Script("publish")
+        self._lag = Script("lag")
+        self.capabilities = Capabilities(engine="redis")
+        self.recovery = RedisRecovery(self._wire)
+        self.schedule = RedisSchedule(self._wire)
+        self.retention = RedisRetention(self._wire)
+        self.dead_letters = RedisDeadLetters(self._wire)
+        self.inspection = RedisInspection(self._wire)
+
+    async def connect(self) -> None:
+        """Connect and find out what the server can do."""
+        self.capabilities = await probe(self._wire)
+
+    async def close(self) -> None:
+        """Drop every connection."""
+        for wire in (self._wire, self._publisher, *self._readers.values()):
+            await wire.close()
+        # The sockets close in callbacks; let them run, so that nothing is left behind for the garbage collector.
+        await asyncio.sleep(0)
+
+    # ── groups ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def register(self, subscription: Subscription) -> Registered:
+        """See `Transport.register`."""
+        stream, group = subscription.stream, subscription.group
+        names = [
+            keys.stream(stream),
+            keys.types(stream, group),
+            keys.skipped(stream, group),
+            keys.floors(stream),
+            keys.seen(stream),
+        ]
+        pairs = [keys.pair(*handled) for handled in sorted(subscription.handles)]
+        created, interest, skipped = await self._wire.run(
+            self._register, names, [group, commands.start_id(subscription.start), *pairs]
+        )
+        await self._wire.call("SADD", keys.STREAMS, stream)
+        if created == 2:
+            log.error("group.vanished", extra={"stream": stream, "group": group, "made_again_at": "its checkpoint"})
+        return Registered(
+            interest=frozenset(keys.unpair(member.decode()) for member in interest),
+            skipped_before={
+                skipped[i].decode(): skipped[i + 1].decode() for i in range(0, len(skipped), 2)
+            },
+            created=created > 0,
+        )
+
+    async def interest(self, stream: str, group: str) -> frozenset[TypeVersion]:
+        """See `Transport.interest`."""
+        members = await self._wire.call("SMEMBERS", keys.types(stream, group))
+        return frozenset(keys.unpair(member.decode()) for member in members)
+
+    # ── publish ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def publish(self, items: Sequence[Outgoing]) -> list[str | Exception]:
+        """See `Transport.publish`. One pipeline; a plain event is a plain XADD."""
+        packed = [self._publish_command(item) for item in items]
+        new = {item.stream for item in items} - self._known
+        replies = await self._publisher.many([*packed, *(["SADD", keys.STREAMS, name] for name in sorted(new))])
+        self._known |= new
+        replies = replies[: len(items)]
+        for index, reply in enumerate(replies):
+            if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
+                try:
+                    replies[index] = await self._publisher.run(self._publish, *self._publish_call(items[index]))
+                except ServerError as error:
+                    replies[index] = error
+        return [commands.published(item, reply) for item, reply in zip(items, replies, strict=True)]
+
+    def _publish_command(self, item: Outgoing) -> Sequence[Argument]:
+        if item.delay is None and item.at is None and item.dedup_key is None and not item.again:
+            return ["XADD", keys.stream(item.stream), "*", *commands.entry(item)]
+        return self._publish.command(*self._publish_call(item))
+
+    def _publish_call(self, item: Outgoing) -> tuple[list[str], list[Argument]]:
+        due = ""
+        if item.delay is not None:
+            due = f"in:{round(item.delay * 1000)}"
+        elif item.at is not None:
+            due = f"at:{round(item.at.timestamp() * 1000)}"
+        window = round(item.dedup_window * 1000) if item.dedup_key is not None else 0
+        names = [
+            keys.stream(item.stream),
+            keys.published(item.stream, item.dedup_key or ""),
+            keys.delayed(item.stream),
+            keys.delayed_bodies(item.stream),
+        ]
+        return names, [item.event_id, due, window, int(item.again), *commands.entry(item)]
+
+    # ── fetch ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def fetch(
+        self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float
+    ) -> list[Delivery]:
+        """See `Transport.fetch`. One XREADGROUP for all streams of the group."""
+        block = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
+        reply = await self._readers[group].call(
+            "XREADGROUP", "GROUP", group, owner, "COUNT", count, *block,
+            "STREAMS", *(keys.stream(name) for name in streams), *(">" for _ in streams),
+            timeout=wait + _BLOCK_MARGIN,
+        )  # fmt: skip
+        if not reply:
+            return []
+        return [
+            Delivery(stream, group, entry_id.decode(), owner, fields)
+            for key, entries in reply
+            for stream in [key[7:].decode()]
+            for entry_id, fields in entries
+            if fields is not None
+        ]
+
+    async def read(self, stream: str, *, after: str | datetime, count: int, wait: float) -> list[Delivery]:
+        """See `Transport.read`."""
+        position = after if isinstance(after, str) else f"{round(after.timestamp() * 1000) - 1}-18446744073709551615"
+        block = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
+        reply = await self._readers[""].call(
+            "XREAD", "COUNT", count, *block, "STREAMS", keys.stream(stream), position, timeout=wait + _BLOCK_MARGIN
+        )
+        if not reply:
+            return []
+        return [Delivery(stream, "", entry_id.decode(), "", fields) for entry_id, fields in reply[0][1] if fields]
+
+    # ── settle ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def settle(self, settlements: Sequence[tuple[Delivery, Outcome]]) -> list[Verdict | TransportError]:
+        """See `Transport.settle`. One script for each (stream, group, owner) among them."""
+        verdicts: list[Verdict | TransportError] = [Verdict.SETTLED] * len(settlements)
+        places: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+        for index, (delivery, _) in enumerate(settlements):
+            places[delivery.stream, delivery.group, delivery.owner].append(index)
+        batches = [[settlements[i] for i in indexes] for indexes in places.values()]
+        plain = [all(map(commands.is_plain, batch)) for batch in batches]
+        calls = [
+            self._ack_call(batch) if simple else self._settle_call(batch)
+            for batch, simple in zip(batches, plain, strict=True)
+        ]
+        replies = await self._wire.run_many(calls)
+        for indexes, simple, reply in zip(places.values(), plain, replies, strict=True):
+            if isinstance(reply, ServerError):
+                # The group is gone, and with it all that was held.
+                verdict = Verdict.LOST if reply.code == "NOGROUP" or "NOGROUP" in str(reply) else reply
+                for index in indexes:
+                    verdicts[index] = verdict
+            elif simple:
+                for lost in reply:
+                    verdicts[indexes[lost]] = Verdict.LOST
+            else:
+                for index, word in zip(indexes, reply, strict=True):
+                    verdicts[index] = _VERDICTS.get(word) or ServerError(word.decode("utf-8", "replace"))
+        return verdicts
+
+    def _ack_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
+        first = batch[0][0]
+        args: list[Argument] = [first.group, first.owner]
+        for delivery, _ in batch:
+            args += (delivery.entry_id, delivery.deliveries)
+        return self._ack, [keys.stream(first.stream)], args
+
+    def _settle_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
+        stream, group, owner = batch[0][0].stream, batch[0][0].group, batch[0][0].owner
+        names = [
+            keys.stream(stream),
+            keys.retry(stream, group),
+            keys.history(stream, group),
+            keys.dead(stream),
+            keys.dead_counts(stream),
+            keys.skipped(stream, group),
+            keys.waits(stream, group),
+        ]
+        targets: dict[str, int] = {}
+        args: list[Argument] = [
+            group, owner, keys.done(stream, group, ""), f"{keys.tag(stream)}:wait:{group}:", len(batch),
+        ]  # fmt: skip
+        for delivery, outcome in batch:
+            args += commands.outcome(delivery, outcome, targets)
+        return self._settle, [*names, *map(keys.stream, targets)], args
+
+    # ── leases and marks ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
+        """See `Transport.renew`."""
+        places: dict[tuple[str, str, str], list[Delivery]] = defaultdict(list)
+        for delivery in held:
+            places[delivery.stream, delivery.group, delivery.owner].append(delivery)
+        calls = []
+        for (stream, group, owner), deliveries in places.items():
+            args: list[Argument] = [group, owner]
+            for delivery in deliveries:
+                args += (delivery.entry_id, delivery.deliveries)
+            calls.append((self._renew, [keys.stream(stream)], args))
+        lost: list[Delivery] = []
+        for deliveries, reply in zip(places.values(), await self._wire.run_many(calls), strict=True):
+            if isinstance(reply, ServerError):
+                if "NOGROUP" not in str(reply):
+                    raise reply
+                lost += deliveries
+            else:
+                lost += [deliveries[index] for index in reply]
+        return lost
+
+    async def marked(self, group: str, names: Sequence[tuple[str, str]]) -> list[bool]:
+        """See `Transport.marked`."""
+        marks = [keys.done(stream, group, name) for stream, name in names]
+        return [value is not None for value in await self._wire.call("MGET", *marks)]
+
+    # ── stats ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def stats(self, stream: str, group: str | None = None) -> list[GroupStats]:
+        """See `Transport.stats`."""
+        key = keys.stream(stream)
+        groups, counts, now = await self._wire.many(
+            [["XINFO", "GROUPS", key], ["HGETALL", keys.dead_counts(stream)], ["TIME"]]
+        )
+        if isinstance(groups, ServerError):
+            return []
+        dead = {counts[i].decode(): int(counts[i + 1]) for i in range(0, len(counts), 2)}
+        now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+        found = []
+        for flat in groups:
+            info = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+            name = info["name"].decode()
+            if group in (None, name):
+                found.append(await self._group_stats(stream, name, info, dead.get(name, 0), now_ms))
+        return found
+
+    async def _group_stats(self, stream: str, group: str, info: dict[str, Any], dead: int, now_ms: int) -> GroupStats:
+        key = keys.stream(stream)
+        # The server's own lag where it knows it; else it is counted, and None beyond what we are ready to count.
+        lag = info.get("lag")
+        most = _COUNTED if lag is None else 1
+        counted, first = await self._wire.run(self._lag, [key], [info["last-delivered-id"], most])
+        if lag is None and counted >= 0:
+            lag = counted
+        summary = await self._wire.call("XPENDING", key, group)
+        return GroupStats(
+            stream=stream,
+            group=group,
+            consumers=sum(1 for name, _ in summary[3] or () if name.decode() not in keys.RESERVED),
+            pending=summary[0],
+            lag=lag,
+            lag_seconds=commands.age(first, now_ms) if first else 0.0,
+            oldest_pending=commands.age(summary[1], now_ms) if summary[0] else None,
+            dead=dead,
+        )
