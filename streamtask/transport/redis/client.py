@@ -72,6 +72,8 @@ def connection_factory(url: str) -> ConnectionFactory:
     make = options.pop("connection_class", redis_connection.Connection)
     options.pop("max_connections", None)
     options = {**_defaults(), **options}
+    if make is redis_connection.UnixDomainSocketConnection:
+        del options["socket_keepalive"]
     return lambda: make(**options)
 
 

@@ -1,0 +1,273 @@
+"""Sandboxes: child processes that can be killed, for `pool="process"` handlers and for suspects.
+
+A child serves one request at a time, stays warm between requests and is replaced when it dies. Children are started by
+exec, never by a fork that goes on: a fork copies locks and GPU contexts that only break later. Each leads a session of
+its own, so that a kill takes what the handler started along with it. Requests and replies are bytes; nothing is pickled,
+and nothing is retried here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Mapping
+from typing import Final, Self
+
+from streamtask.errors import ConfigurationError, HandlerTimeoutError, StreamtaskError, WorkerLostError
+from streamtask.worker.sandbox_child import ERROR, HEADER, REPLY, REQUEST, SETUP
+
+#: Run by -c, so that the path of this process comes before the first import of ours; -P keeps the current folder out.
+_BOOTSTRAP: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    "from streamtask.worker.sandbox_child import main; main(*map(int, sys.argv[1:]))"
+)
+#: Seconds that a child which has been told to end by itself may take.
+_FAREWELL: Final = 5.0
+#: Seconds for the last bytes of a child that has died.
+_LAST_WORDS: Final = 1.0
+#: Standard output of a child: the standard error of this process, since output may be somebody's data.
+_STANDARD_ERROR: Final = 2
+
+
+class Sandbox:
+    """At most `size` children that run `entry`, a function named "module:function" that takes and returns bytes.
+
+    Once a child, before the first request, `prepare(arguments)` of the entry's module is called, if there is one.
+    Belongs to one event loop, whose thread has to live as long as the children do (the parent-death signal is bound to
+    it). `start_timeout`: seconds that an import and `prepare` may take.
+    """
+
+    def __init__(
+        self, entry: str, *, size: int, arguments: Mapping[str, str] | None = None, start_timeout: float = 600.0
+    ) -> None:
+        if not all(entry.partition(":")):
+            raise ConfigurationError(f'an entry is named "module:function", got {entry!r}')
+        if size < 1:
+            raise ConfigurationError(f"a sandbox has at least 1 child, got {size}")
+        self._entry = entry
+        self._arguments = dict(arguments or {})
+        self._start_timeout = start_timeout
+        self._free = asyncio.Semaphore(size)
+        self._idle: list[_Child] = []
+        self._running: set[_Child] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """Process ids of the children that are idle or running."""
+        return frozenset(child.pid for child in (*self._idle, *self._running))
+
+    async def warm(self) -> None:
+        """Start a child now: raises `ConfigurationError` where that is impossible, before any event depends on it."""
+        async with self._free:
+            self._idle.append(await self._take(alone=False))
+
+    async def run(
+        self, request: bytes, *, soft: float | None = None, hard: float | None = None, alone: bool = False
+    ) -> bytes:
+        """Have a child answer the request; waits for a free one first.
+
+        `soft`: seconds after which `SoftTimeoutError` is raised inside the entry. `hard`: seconds after which the child
+        and all that it started are killed and `HandlerTimeoutError` is raised. `alone`: in a child that has run and will
+        run nothing else, so that its death is this request's doing. Cancelling kills the child.
+
+        Raises `WorkerLostError` where the child died, `ConfigurationError` where it could not start, and
+        `StreamtaskError` with the traceback where the entry raised.
+        """
+        async with self._free:
+            child = await self._take(alone=alone)
+            self._running.add(child)
+            try:
+                async with asyncio.timeout(hard):
+                    kind, reply = await child.ask(request, soft)
+            except TimeoutError:
+                child.kill()
+                raise HandlerTimeoutError(hard or 0.0) from None
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                self._running.discard(child)
+                self._put_back(child, alone=alone)
+        if kind == ERROR:
+            raise StreamtaskError(f"the entry of the child process raised: {reply.decode('utf-8', 'replace')}")
+        return reply
+
+    async def close(self, *, grace: float) -> None:
+        """Let what runs end within `grace` seconds, then kill it (its `run` raises `WorkerLostError`)."""
+        self._closed = True
+        while self._idle:
+            self._end(self._idle.pop())
+        deadline = asyncio.get_running_loop().time() + grace
+        while self._running and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.01)
+        for child in self._running:
+            child.kill()
+        while self._running or self._ending:
+            await asyncio.sleep(0.001)
+
+    async def _take(self, *, alone: bool) -> _Child:
+        """A child of ours that is idle, or a new one."""
+        if self._closed:
+            raise WorkerLostError("the sandbox is closed")
+        while self._idle and not alone:
+            child = self._idle.pop()
+            if child.alive:
+                return child
+            self._end(child)
+        if alone and self._idle:
+            # Never more than `size` processes: an idle one makes room.
+            self._end(self._idle.pop(0))
+        child = await _Child.spawn()
+        try:
+            async with asyncio.timeout(self._start_timeout):
+                await child.set_up(self._entry, self._arguments)
+        except BaseException as error:
+            child.kill()
+            self._end(child)
+            if isinstance(error, TimeoutError):
+                raise ConfigurationError(f"{self._entry} took longer than {self._start_timeout:g} s to start") from None
+            raise
+        return child
+
+    def _put_back(self, child: _Child, *, alone: bool) -> None:
+        if child.alive and not alone and not self._closed:
+            self._idle.append(child)
+        else:
+            self._end(child)
+
+    def _end(self, child: _Child) -> None:
+        task = asyncio.get_running_loop().create_task(child.end(), name=f"end-sandbox-child-{child.pid}")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+class _Child:
+    """One child process and the two descriptors that lead to it."""
+
+    def __init__(
+        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lifeline: int
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._lifeline = lifeline
+        self._killed = False
+        self.pid = process.pid
+        self._watch = asyncio.get_running_loop().create_task(self._bury(), name=f"watch-sandbox-child-{self.pid}")
+
+    @classmethod
+    async def spawn(cls) -> Self:
+        """Start a process; it waits to be set up."""
+        ours, theirs = socket.socketpair()
+        read_end, write_end = os.pipe()
+        process = None
+        try:
+            # Spawned from the loop's own thread: the parent-death signal is bound to it.
+            process = await asyncio.create_subprocess_exec(
+                *_command(theirs.fileno(), read_end),
+                stdin=DEVNULL,
+                stdout=_STANDARD_ERROR,
+                pass_fds=(theirs.fileno(), read_end),
+                start_new_session=True,
+            )
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            os.close(write_end)
+            if process is not None:
+                _kill_group(process.pid)
+                await process.wait()
+            raise
+        finally:
+            theirs.close()
+            os.close(read_end)
+        return cls(process, reader, writer, write_end)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be sent a request."""
+        return not self._killed and not self._watch.done() and not self._reader.at_eof()
+
+    async def set_up(self, entry: str, arguments: Mapping[str, str]) -> None:
+        """Have it import and prepare the entry."""
+        kind, answer = await self._exchange(SETUP, 0.0, json.dumps({"entry": entry, "arguments": arguments}).encode())
+        if kind == ERROR:
+            raise ConfigurationError(f"{entry} cannot start in a child process: {answer.decode('utf-8', 'replace')}")
+
+    async def ask(self, request: bytes, soft: float | None) -> tuple[bytes, bytes]:
+        """Send a request; the kind of its answer and the answer."""
+        # 0 stands for "none" on the wire.
+        return await self._exchange(REQUEST, 0.0 if soft is None else max(soft, 1e-6), request)
+
+    def kill(self) -> None:
+        """Kill it and all that it started, at once."""
+        if not self._killed and not self._watch.done():
+            self._killed = True
+            _kill_group(self.pid)
+
+    async def end(self) -> None:
+        """Hang up, so that it ends by itself; kill it where it does not. Returns when it is gone."""
+        self._writer.close()
+        done, _ = await asyncio.wait({self._watch}, timeout=_FAREWELL)
+        if not done:
+            self.kill()
+            await self._watch
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+    async def _exchange(self, kind: bytes, soft: float, body: bytes) -> tuple[bytes, bytes]:
+        try:
+            self._writer.write(HEADER.pack(kind, soft, len(body)))
+            self._writer.write(body)
+            await self._writer.drain()
+            answer_kind, _, length = HEADER.unpack(await self._reader.readexactly(HEADER.size))
+            return answer_kind, await self._reader.readexactly(length)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            await asyncio.wait({self._watch}, timeout=_LAST_WORDS)
+            raise WorkerLostError(f"the child process {self.pid} {self._fate()}") from None
+
+    async def _bury(self) -> None:
+        """Wait for its death; then nothing that it started may live on or keep the channel open."""
+        await self._process.wait()
+        _kill_group(self.pid)
+        os.close(self._lifeline)
+        for _ in range(100):
+            if self._reader.at_eof() or self._reader.exception() is not None:
+                return
+            await asyncio.sleep(_LAST_WORDS / 100)
+        self._reader.feed_eof()
+
+    def _fate(self) -> str:
+        code = self._process.returncode
+        if code is None:
+            return "closed its channel"
+        if code >= 0:
+            return f"exited with code {code} before it had answered"
+        return f"was killed by {_signal_name(-code)} before it had answered"
+
+
+def _command(channel_fd: int, lifeline_fd: int) -> list[str]:
+    warnings = [f"-W{option}" for option in sys.warnoptions]
+    path = json.dumps([os.path.abspath(folder) for folder in sys.path])
+    numbers = [str(number) for number in (channel_fd, lifeline_fd, os.getpid())]
+    return [sys.executable, "-P", *warnings, "-c", _BOOTSTRAP, path, *numbers]
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,134 @@
+"""Events that are not due yet."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from tests.conformance.engines import Engine, order
+
+
+async def test_a_delayed_event_is_answered_with_its_event_id_and_not_stored_yet(engine: Engine) -> None:
+    consumer = await engine.consumer()
+
+    assert await consumer.publish(order("1", event_id="e-1", delay=60)) == ["e-1"]
+
+    assert await consumer.schedule.promote(["orders"]) is not None
+    assert await consumer.fetch() == []
+
+
+async def test_a_delayed_event_is_appended_when_it_is_due(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    item = order("1", delay=0.05)
+    await consumer.publish(item)
+    await engine.let_pass(0.1)
+
+    assert await consumer.schedule.promote(["orders"]) is None
+
+    assert list((await consumer.fetch_one()).fields) == [b"envelope", item.body]
+    await consumer.schedule.promote(["orders"])
+    assert await consumer.fetch() == []
+
+
+async def test_an_event_for_a_moment_is_appended_after_it(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    now = datetime.now(UTC)
+    await consumer.publish(order("past", at=now - timedelta(hours=1)), order("future", at=now + timedelta(hours=1)))
+
+    next_due = await consumer.schedule.promote(["orders"])
+
+    assert await consumer.texts() == ["past"]
+    assert next_due is not None
+    assert 3500 < next_due <= 3600
+
+
+async def test_due_events_are_appended_soonest_first(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("3", delay=0.03), order("1", delay=0.01), order("2", delay=0.02))
+    await engine.let_pass(0.1)
+
+    await consumer.schedule.promote(["orders"])
+
+    assert await consumer.texts() == ["1", "2", "3"]
+
+
+async def test_promoting_wakes_who_waits(engine: Engine) -> None:
+    consumer, timekeeper = await engine.consumer(), await engine.consumer("timekeeper")
+    await consumer.publish(order("1", delay=0.01))
+    await engine.let_pass(0.05)
+
+    fetch = asyncio.create_task(consumer.fetch(wait=30))
+    await asyncio.sleep(0.02)
+    await timekeeper.schedule.promote(["orders"])
+
+    async with asyncio.timeout(5):
+        assert len(await fetch) == 1
+
+
+async def test_two_timekeepers_append_an_event_once(engine: Engine) -> None:
+    a, b = await engine.consumer("a"), await engine.consumer("b")
+    await a.publish(*(order(f"{n}", delay=0.01) for n in range(20)))
+    await engine.let_pass(0.05)
+
+    await asyncio.gather(*(one.schedule.promote(["orders"]) for one in (a, b, a, b)))
+
+    assert sorted(await a.texts(), key=int) == [f"{n}" for n in range(20)]
+
+
+async def test_promoting_looks_at_every_stream_that_is_named(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order(delay=1000), order(stream="bills", delay=60))
+
+    next_due = await consumer.schedule.promote(["orders", "bills", "nothing"])
+
+    assert next_due is not None
+    assert 50 < next_due <= 60
+    assert await consumer.schedule.promote([]) is None
+
+
+async def test_what_is_scheduled_is_listed_soonest_first(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order(event_id="late", delay=600), order(event_id="soon", delay=60))
+
+    listed = await consumer.schedule.scheduled("orders", limit=10)
+
+    assert [(entry["event_id"], entry["event_type"]) for entry in listed] == [
+        ("soon", "OrderPlaced"),
+        ("late", "OrderPlaced"),
+    ]
+    assert [50_000 < int(str(entry["due_in_ms"])) <= 600_000 for entry in listed] == [True, True]
+    assert len(await consumer.schedule.scheduled("orders", limit=1)) == 1
+    assert await consumer.schedule.scheduled("bills", limit=10) == []
+
+
+async def test_a_delayed_event_published_again_is_scheduled_once(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order(event_id="e-1", delay=60))
+
+    assert await consumer.publish(order(event_id="e-1", delay=60, again=True)) == ["e-1"]
+
+    assert len(await consumer.schedule.scheduled("orders", limit=10)) == 1
+
+
+async def test_a_delayed_event_published_again_after_its_time_is_not_doubled(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("1", event_id="e-1", delay=0.01))
+    await engine.let_pass(0.05)
+    await consumer.schedule.promote(["orders"])
+
+    await consumer.publish(order("1", event_id="e-1", delay=0.01, again=True))
+    await engine.let_pass(0.05)
+    await consumer.schedule.promote(["orders"])
+
+    assert await consumer.texts() == ["1"]
+
+
+async def test_a_dedup_key_counts_for_delayed_events_too(engine: Engine) -> None:
+    consumer = await engine.consumer()
+
+    first, second = await consumer.publish(
+        order(event_id="e-1", delay=60, dedup_key="k"), order(event_id="e-2", delay=60, dedup_key="k")
+    )
+
+    assert first == second == "e-1"
+    assert len(await consumer.schedule.scheduled("orders", limit=10)) == 1

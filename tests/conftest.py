@@ -1,0 +1,118 @@
+"""Fixtures for every test: real servers, and a check that no test leaves a thread, child process or task behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import RedisServer, ServerBinary, available_servers
+
+#: Seconds that what a test has started may take to end after it.
+_PATIENCE = 5.0
+_SERVERS = available_servers()
+
+
+class ServerPool:
+    """One running server for each program, shared by the tests of a session."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, RedisServer] = {}
+
+    def get(self, binary: ServerBinary) -> RedisServer:
+        """The server of this program, running and empty."""
+        if binary.name not in self._running:
+            server = RedisServer(binary)
+            self._running[binary.name] = server
+            server.start()
+        self._running[binary.name].flush()
+        return self._running[binary.name]
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes that outlive a test on purpose."""
+        return {server.pid for server in self._running.values()}
+
+    def close(self) -> None:
+        """Stop them all."""
+        for server in self._running.values():
+            server.close()
+
+
+@pytest.fixture(scope="session")
+def server_pool() -> Iterator[ServerPool]:
+    """The servers of this session; asked for by fixtures."""
+    pool = ServerPool()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(params=_SERVERS, ids=lambda binary: binary.name)
+def server_binary(request: pytest.FixtureRequest) -> ServerBinary:
+    """Each server program in turn."""
+    binary: ServerBinary = request.param
+    return binary
+
+
+@pytest.fixture
+def redis_server(server_binary: ServerBinary, server_pool: ServerPool) -> Iterator[RedisServer]:
+    """An empty server. Its process is shared with other tests: do not kill, pause or configure it."""
+    server = server_pool.get(server_binary)
+    yield server
+    server.flush()
+
+
+@pytest.fixture
+def private_redis(server_binary: ServerBinary) -> Iterator[RedisServer]:
+    """A server of the test's own with an append-only file, to be killed, paused and configured."""
+    server = RedisServer(server_binary, appendfsync="always")
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(server_pool: ServerPool) -> Iterator[None]:
+    """Fail a test that leaves a thread or a child process behind."""
+    threads, children = set(threading.enumerate()), _children()
+    yield
+    _wait_until(lambda: not _left_threads(threads) and not _left_children(children, server_pool))
+    left = [thread.name for thread in _left_threads(threads)]
+    left += [f"process {pid}" for pid in _left_children(children, server_pool)]
+    assert not left, f"the test left behind: {left}"
+
+
+@pytest.fixture(autouse=True)
+async def no_task_left(nothing_left_running: None) -> AsyncIterator[None]:
+    """Fail a test that leaves an asyncio task behind."""
+    before = asyncio.all_tasks()
+    yield
+    deadline = time.monotonic() + _PATIENCE
+    while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+        if time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.01)
+    assert not left, f"the test left behind: {left}"
+
+
+def _left_threads(before: set[threading.Thread]) -> set[threading.Thread]:
+    return set(threading.enumerate()) - before
+
+
+def _left_children(before: set[int], pool: ServerPool) -> set[int]:
+    return _children() - before - pool.pids
+
+
+def _children() -> set[int]:
+    """Process ids of our children, zombies included (they should have been waited for)."""
+    return {int(pid) for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()}
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
