@@ -1,9 +1,11 @@
 """Ending with the parent: a child process never outlives the process that watches it, not even by kill -9.
 
-Three lines of defence, since each has a hole. The pipe: the parent alone holds the writing end, so its end is the
-parent's; on Linux the kernel itself then kills our whole process group, even while a C extension holds the interpreter.
-The parent-death signal, for when a forked copy of the parent keeps that pipe open. A watching thread, where the system
-has neither. This module imports the standard library only and is used by workers and sandbox children alike.
+The parent alone holds the writing end of a pipe, so the pipe's end is the parent's end. On Linux the kernel itself
+answers it with SIGKILL to our whole process group, even while a C extension holds the interpreter; elsewhere a thread
+does. The parent-death signal comes first and *stops* us: were it SIGKILL, it would often be faster than the pipe (5 of 8
+times, where the parent has threads), and with us would go the pipe's address of those that we have started; they would
+live on. So a child that is orphaned while a forked copy of its parent keeps the pipe open does nothing more, and ends
+with that copy. This module imports the standard library only; workers and sandbox children use it.
 """
 
 from __future__ import annotations
@@ -38,10 +40,11 @@ def die_with_parent(parent_pid: int, lifeline: int) -> None:
     the parent that started this process: that thread has to live as long as the parent does.
     """
     os.set_inheritable(lifeline, False)
+    watched = _let_the_kernel_watch(lifeline)
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        _let_the_kernel_watch(lifeline)
-    else:
+        orphaned = signal.SIGSTOP if watched else signal.SIGKILL
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, orphaned, 0, 0, 0)
+    if not watched:
         threading.Thread(target=watch, args=(lifeline,), name="streamtask-lifeline", daemon=True).start()
     if os.getppid() != parent_pid or _ended(lifeline):
         os._exit(ORPHANED)
@@ -60,12 +63,21 @@ def _kill_group() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _let_the_kernel_watch(lifeline: int) -> None:
-    """Have the end of the pipe answered with SIGKILL to the group (to this process, where it leads none)."""
+def _let_the_kernel_watch(lifeline: int) -> bool:
+    """Have the end of the pipe answered with SIGKILL to this group (to this process, where it leads none).
+
+    False where the system cannot do that.
+    """
+    if not hasattr(fcntl, "F_SETSIG"):
+        return False
     leads = os.getpgrp() == os.getpid()
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid() if leads else os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    try:
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid() if leads else os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    except OSError:
+        return False
+    return True
 
 
 def _ended(lifeline: int) -> bool:

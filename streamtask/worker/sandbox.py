@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Final, Self
 
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, StreamtaskError, WorkerLostError
-from streamtask.worker.sandbox_child import ERROR, HEADER, REPLY, REQUEST, SETUP
+from streamtask.worker.sandbox_child import ERROR, HEADER, REQUEST, SETUP
 
 #: Run by -c, so that the path of this process comes before the first import of ours; -P keeps the current folder out.
 _BOOTSTRAP: Final = (
@@ -53,6 +53,7 @@ class Sandbox:
         self._entry = entry
         self._arguments = dict(arguments or {})
         self._start_timeout = start_timeout
+        self._size = size
         self._free = asyncio.Semaphore(size)
         self._idle: list[_Child] = []
         self._running: set[_Child] = set()
@@ -81,6 +82,8 @@ class Sandbox:
         Raises `WorkerLostError` where the child died, `ConfigurationError` where it could not start, and
         `StreamtaskError` with the traceback where the entry raised.
         """
+        if self._closed:
+            raise StreamtaskError("the sandbox is closed")
         async with self._free:
             child = await self._take(alone=alone)
             self._running.add(child)
@@ -105,18 +108,24 @@ class Sandbox:
         self._closed = True
         while self._idle:
             self._end(self._idle.pop())
-        deadline = asyncio.get_running_loop().time() + grace
-        while self._running and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
+        taken = 0
+        # Whoever holds all the places knows that nothing runs; those who wait for one are turned away on the way.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while taken < self._size:
+                    await self._free.acquire()
+                    taken += 1
         for child in self._running:
             child.kill()
-        while self._running or self._ending:
-            await asyncio.sleep(0.001)
+        while taken < self._size:
+            await self._free.acquire()
+            taken += 1
+        await asyncio.gather(*self._ending)
 
     async def _take(self, *, alone: bool) -> _Child:
         """A child of ours that is idle, or a new one."""
         if self._closed:
-            raise WorkerLostError("the sandbox is closed")
+            raise StreamtaskError("the sandbox is closed")
         while self._idle and not alone:
             child = self._idle.pop()
             if child.alive:
@@ -225,8 +234,7 @@ class _Child:
 
     async def _exchange(self, kind: bytes, soft: float, body: bytes) -> tuple[bytes, bytes]:
         try:
-            self._writer.write(HEADER.pack(kind, soft, len(body)))
-            self._writer.write(body)
+            self._writer.writelines((HEADER.pack(kind, soft, len(body)), body))
             await self._writer.drain()
             answer_kind, _, length = HEADER.unpack(await self._reader.readexactly(HEADER.size))
             return answer_kind, await self._reader.readexactly(length)
@@ -237,6 +245,7 @@ class _Child:
     async def _bury(self) -> None:
         """Wait for its death; then nothing that it started may live on or keep the channel open."""
         await self._process.wait()
+        # Its id is not given to anyone else while a member of its group lives; where none does, there is nothing to kill.
         _kill_group(self.pid)
         os.close(self._lifeline)
         for _ in range(100):

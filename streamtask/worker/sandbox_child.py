@@ -11,7 +11,6 @@ import contextlib
 import faulthandler
 import importlib.util
 import json
-import os
 import signal
 import socket
 import struct
@@ -38,6 +37,9 @@ ERROR: Final = b"e"
 
 #: The name under which a script that is the parent's `__main__` is loaded here.
 MAIN_ALIAS: Final = "__mp_main__"
+
+#: Frames of fewer bytes are copied together, so that the parent wakes up once.
+_ONE_WRITE: Final = 65_536
 
 Entry = Callable[[bytes], bytes]
 
@@ -174,8 +176,11 @@ def _leave_it_to_the_worker(number: int, frame: FrameType | None) -> None:
 
 
 def _send(channel: socket.socket, kind: bytes, body: bytes) -> None:
-    channel.sendall(HEADER.pack(kind, 0.0, len(body)))
-    if body:
+    header = HEADER.pack(kind, 0.0, len(body))
+    if len(body) < _ONE_WRITE:
+        channel.sendall(header + body)
+    else:
+        channel.sendall(header)
         channel.sendall(body)
 
 

@@ -1,0 +1,336 @@
+"""Event types → streams and groups, and what becomes of a delivery: the only place that decides. Does no I/O."""
+
+from __future__ import annotations
+
+import random
+import time
+import traceback
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from streamtask import envelope as envelopes
+from streamtask.codec import Codec
+from streamtask.context import Context
+from streamtask.envelope import Envelope
+from streamtask.errors import (
+    ConfigurationError,
+    EnvelopeError,
+    EventRefusedError,
+    PayloadError,
+    Reject,
+    RetryLater,
+    WorkerLostError,
+)
+from streamtask.event import Event, EventType, describe, dump, key_of, load
+from streamtask.handler import Handler
+from streamtask.transport.port import (
+    Dead,
+    Delivery,
+    Done,
+    Mark,
+    Outcome,
+    Outgoing,
+    Retry,
+    Skip,
+    Subscription,
+    TypeVersion,
+    Wait,
+)
+
+#: Seconds that an entry waits for a worker that handles its type or version.
+WAIT_TIMEOUT = 600.0
+#: Crashes after which an entry runs alone in a process of its own.
+CRASHES_BEFORE_ISOLATION = 2
+_TRACEBACK_BYTES = 8192
+_ERROR_LENGTH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A delivery that is to be handled."""
+
+    delivery: Delivery
+    handler: Handler
+    event_type: EventType
+    envelope: Envelope
+    #: De-duplication: what its mark is made of once the event is known; None when its handler does not de-duplicate.
+    alone: bool = False
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What one group handles of one stream."""
+
+    start: str | datetime = "earliest"
+    handlers: dict[str, tuple[Handler, EventType]] = field(default_factory=dict)
+
+
+class Broker:
+    """Which handler takes what, and the rules of delivery."""
+
+    def __init__(self, name: str, *, codec: Codec | None = None, limit: int = envelopes.MAX_BYTES) -> None:
+        self.name = name
+        self.codec = codec or Codec(limit=limit)
+        self._plain = codec is None
+        self._limit = limit
+        self._readings: dict[tuple[str, str], _Reading] = {}
+        self._classes: dict[str, type[Event]] = {}
+
+    # ── who handles what ──────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, handler: Handler) -> None:
+        """Register a handler.
+
+        Raises:
+            ConfigurationError: another handler of its group takes one of its events, or two classes share a type.
+        """
+        group = handler.group or self.name
+        for cls in handler.events:
+            self.know(cls)
+            described = describe(cls)
+            reading = self._readings.setdefault((described.stream, group), _Reading(start=handler.start))
+            other = reading.handlers.get(described.type)
+            if other is not None:
+                raise ConfigurationError(
+                    f"group {group!r} has two handlers for {described.type}: {other[0].name} and {handler.name}; "
+                    "give one of them another group"
+                )
+            reading.handlers[described.type] = (handler, described)
+
+    def know(self, cls: type[Event]) -> EventType:
+        """Take an event class into the catalog.
+
+        Raises:
+            ConfigurationError: another class has the same type; the message names both.
+        """
+        described = describe(cls)
+        known = self._classes.setdefault(described.type, cls)
+        if known is not cls:
+            raise ConfigurationError(
+                f"two event classes have the type {described.type!r}: {known.__module__}.{known.__qualname__} and "
+                f"{cls.__module__}.{cls.__qualname__}; give one of them another `type=`"
+            )
+        return described
+
+    @property
+    def types(self) -> Mapping[str, type[Event]]:
+        """Every event class that was registered or published, by type."""
+        return self._classes
+
+    def subscriptions(
+        self, groups: Collection[str] = (), streams: Collection[str] = ()
+    ) -> list[Subscription]:
+        """What a worker reads, all or only the groups and streams named."""
+        return [
+            Subscription(stream=stream, group=group, start=reading.start, handles=self._handles(reading))
+            for (stream, group), reading in self._readings.items()
+            if (not groups or group in groups) and (not streams or stream in streams)
+        ]
+
+    @staticmethod
+    def _handles(reading: _Reading) -> frozenset[TypeVersion]:
+        return frozenset(
+            (type_, version)
+            for type_, (handler, described) in reading.handlers.items()
+            for version in describe(described.cls).versions
+        )
+
+    def handler(self, stream: str, group: str, type_: str) -> Handler | None:
+        """The handler of a type in a group."""
+        reading = self._readings.get((stream, group))
+        found = reading and reading.handlers.get(type_)
+        return found[0] if found else None
+
+    def handlers(self) -> list[Handler]:
+        """Every handler, once."""
+        return list({id(h): h for r in self._readings.values() for h, _ in r.handlers.values()}.values())
+
+    # ── before the handler ────────────────────────────────────────────────────────────────────────────────────
+
+    def decode(self, delivery: Delivery) -> Envelope:
+        """The envelope of an entry.
+
+        Raises:
+            EnvelopeError: the entry can never be handled.
+        """
+        body = delivery.body
+        if body is None:
+            raise EnvelopeError("the entry has no field `envelope`")
+        if len(delivery.fields) != 2:
+            body = self.codec.decode(body, delivery.field(b"content_type"), delivery.field(b"content_encoding"))
+        return envelopes.decode(body, limit=self._limit)
+
+    def plan(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Run | Outcome:
+        """What is to be done with a delivery: run a handler, or one of the outcomes that need none."""
+        only = delivery.only
+        if only is not None and only != delivery.group:
+            return Skip()
+        try:
+            envelope = self.decode(delivery)
+        except EnvelopeError as error:
+            return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
+        reading = self._readings.get((delivery.stream, delivery.group))
+        found = reading.handlers.get(envelope.event_type) if reading else None
+        if found is None or envelope.schema_version not in found[1].versions:
+            return self._foreign(delivery, envelope, interest)
+        return Run(delivery, found[0], found[1], envelope, delivery.crashes >= CRASHES_BEFORE_ISOLATION)
+
+    @staticmethod
+    def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
+        """A type or version that this worker does not handle: another worker's, or nobody's (rule 11)."""
+        if any(type_ == envelope.event_type for type_, _ in interest):
+            return Wait(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
+        return Skip(envelope.event_type)
+
+    def expired(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Dead:
+        """The outcome of an entry that has waited too long for a worker that handles it."""
+        try:
+            envelope = self.decode(delivery)
+        except EnvelopeError as error:
+            return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
+        known = (envelope.event_type, envelope.schema_version) in interest
+        reason = "unsupported_type" if known else "unsupported_version"
+        return Dead(
+            reason=reason,
+            error=f"no worker of group {delivery.group!r} took {envelope.event_type} {envelope.schema_version} "
+            f"within {WAIT_TIMEOUT:g} s",
+            attempts=delivery.attempt,
+            event_id=envelope.event_id,
+            event_type=envelope.event_type,
+        )
+
+    def event(self, run: Run) -> Event:
+        """The payload as its event class. Raises PayloadError."""
+        return load(run.event_type.cls, run.envelope.payload_bytes, run.envelope.schema_version)
+
+    def mark(self, run: Run, event: Event) -> Mark | None:
+        """The de-duplication mark of a delivery, or None where its handler does not de-duplicate."""
+        dedupe = run.handler.dedupe
+        if dedupe is False:
+            return None
+        if dedupe is None or dedupe is True:
+            value = key_of(event) if run.event_type.key else None
+        elif isinstance(dedupe, str):
+            value = str(getattr(event, dedupe))
+        else:
+            value = dedupe(event)
+        if value is None:
+            return None
+        return Mark(
+            f"{run.event_type.type}:{value}", run.handler.dedupe_window, replace=bool(run.delivery.replay)
+        )
+
+    # ── after the handler ─────────────────────────────────────────────────────────────────────────────────────
+
+    def succeed(self, run: Run, context: Context, returned: Any, mark: Mark | None) -> Outcome:
+        """The handler returned: its effects."""
+        emits = list(context.emits)
+        if returned is not None:
+            emits = [*((event, None) for event in _events(returned, run.handler)), *emits]
+        if not emits:
+            return Done(mark=mark) if mark else Done()
+        group, replay = run.delivery.group, run.delivery.replay
+        outgoing = tuple(
+            self.outgoing(
+                event,
+                event_id=envelopes.emit_id(run.envelope.event_id, group, run.handler.name, index, replay),
+                trace_id=run.envelope.trace_id,
+                causation_id=run.envelope.event_id,
+                delay=delay,
+            )
+            for index, (event, delay) in enumerate(emits)
+        )
+        return Done(outgoing, mark)
+
+    def fail(self, run: Run, error: BaseException) -> Outcome:
+        """The handler raised, timed out or lost its process: again, or dead."""
+        attempt = run.delivery.attempt
+        if isinstance(error, RetryLater):
+            return Retry(error.delay, failed=False, error=str(error)[:_ERROR_LENGTH])
+        if isinstance(error, Reject):
+            return self._dead(run, "rejected", error)
+        if isinstance(error, PayloadError):
+            return self._dead(run, "validation_error", error)
+        if isinstance(error, EventRefusedError):
+            return self._dead(run, "emit_refused", error)
+        if isinstance(error, WorkerLostError) and run.alone:
+            return self._dead(run, "worker_lost", error)
+        retry = run.handler.retry
+        if isinstance(error, Exception) and not retry.wants(error):
+            return self._dead(run, "not_retryable", error)
+        if attempt >= retry.max_attempts:
+            return self._dead(run, "max_attempts", error)
+        return Retry(retry.delay(attempt, random.random), error=_describe(error))
+
+    @staticmethod
+    def _dead(run: Run, reason: str, error: BaseException) -> Dead:
+        text = "".join(traceback.format_exception(error))
+        return Dead(
+            reason=reason,
+            error=_describe(error),
+            traceback=text[-_TRACEBACK_BYTES:],
+            attempts=run.delivery.attempt,
+            event_id=run.envelope.event_id,
+            event_type=run.envelope.event_type,
+        )
+
+    # ── publishing ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def outgoing(
+        self,
+        event: Event,
+        *,
+        event_id: str,
+        trace_id: str,
+        causation_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Outgoing:
+        """An event as the transport takes it; `options` are fields of `Outgoing`.
+
+        Raises:
+            EventRefusedError: a consumer could not read it back; nothing was sent.
+        """
+        described = self.know(type(event))
+        body = envelopes.encode(
+            event_type=described.type,
+            schema_version=described.version,
+            source=self.name,
+            payload=dump(event),
+            event_id=event_id,
+            trace_id=trace_id,
+            timestamp=envelopes.timestamp(time.time()),
+            key=key_of(event) if described.key else None,
+            headers=headers,
+            causation_id=causation_id,
+            limit=self._limit,
+        )
+        content_type = content_encoding = None
+        if not self._plain:
+            body, content_type, content_encoding = self.codec.encode(body)
+        return Outgoing(
+            stream=described.stream,
+            body=body,
+            event_id=event_id,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            **options,
+        )
+
+
+def _events(returned: Any, handler: Handler) -> list[Event]:
+    events = list(returned) if isinstance(returned, list | tuple) else [returned]
+    for event in events:
+        if not isinstance(event, Event):
+            raise EventRefusedError(
+                f"{handler.name} returned {type(event).__name__}; a handler returns None, an Event or a list of them",
+                event_id="",
+            )
+    return events
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error)
+    return (f"{type(error).__name__}: {text}" if text else type(error).__name__)[:_ERROR_LENGTH]

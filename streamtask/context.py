@@ -1,0 +1,73 @@
+"""What a handler is given beside its event: the envelope, the attempt, and ways to emit and to log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from streamtask.envelope import Envelope
+from streamtask.event import Event
+from streamtask.telemetry.logs import ContextLogger
+
+_handlers_log = logging.getLogger("streamtask.handler")
+
+
+class BlockingPublisher(Protocol):
+    """`app.sync`: publishing for code that cannot await."""
+
+    def publish(self, event: Event, **options: Any) -> str: ...
+
+    def publish_many(self, events: Sequence[Event]) -> list[str]: ...
+
+
+class Application(Protocol):
+    """What a handler may ask of its app."""
+
+    name: str
+
+    @property
+    def sync(self) -> BlockingPublisher: ...
+
+    async def publish(self, event: Event, **options: Any) -> str: ...
+
+    async def publish_many(self, events: Sequence[Event]) -> list[str]: ...
+
+
+class Context:
+    """The delivery that a handler is handling."""
+
+    __slots__ = ("_emits", "app", "attempt", "envelope")
+
+    def __init__(self, envelope: Envelope, attempt: int, app: Application) -> None:
+        #: The envelope of the event.
+        self.envelope = envelope
+        #: 1 + the failures so far.
+        self.attempt = attempt
+        #: The app whose handler this is.
+        self.app = app
+        self._emits: list[tuple[Event, float | None]] = []
+
+    def emit(self, event: Event, delay: float | None = None) -> None:
+        """Publish an event in the same atomic step as the ack, `delay` seconds later if given.
+
+        Nothing is published if the handler fails, or if another worker has taken the delivery over.
+        """
+        if delay is not None and delay < 0:
+            raise ValueError(f"delay is in seconds and cannot be negative, got {delay}")
+        self._emits.append((event, delay))
+
+    @property
+    def emits(self) -> Sequence[tuple[Event, float | None]]:
+        """What was emitted so far, with its delay."""
+        return self._emits
+
+    @property
+    def sync(self) -> BlockingPublisher:
+        """Blocking twins of the app's async methods, for threads and child processes."""
+        return self.app.sync
+
+    @property
+    def log(self) -> ContextLogger:
+        """A logger whose lines carry the event id and the trace id."""
+        return ContextLogger(_handlers_log)

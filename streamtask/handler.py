@@ -1,0 +1,136 @@
+"""What a decorated function is: which events it takes, in which group, with which limits. Runs nothing."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from streamtask.context import Context
+from streamtask.errors import ConfigurationError
+from streamtask.event import Event, describe
+from streamtask.retry import Retry
+
+Pool = Literal["async", "thread", "process"]
+Dedupe = bool | str | Callable[[Any], str]
+#: Seconds for which a de-duplication mark stands.
+DEDUPE_WINDOW = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeout:
+    """Seconds for one attempt: `soft` raises `SoftTimeoutError` in the handler, `hard` ends it."""
+
+    soft: float | None = None
+    hard: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, seconds in (("soft", self.soft), ("hard", self.hard)):
+            if seconds is not None and seconds <= 0:
+                raise ValueError(f"{name} is in seconds and above 0, got {seconds}")
+        if self.soft is not None and self.hard is not None and self.soft >= self.hard:
+            raise ValueError(f"soft ({self.soft:g} s) comes before hard ({self.hard:g} s)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handler:
+    """One decorated function and its options."""
+
+    function: Callable[..., Any]
+    events: tuple[type[Event], ...]
+    #: Name of the parameter annotated `Context`, or None.
+    context: str | None
+    #: None: the app's name.
+    group: str | None
+    start: str | datetime
+    retry: Retry
+    timeout: Timeout
+    concurrency: int | None
+    dedupe: Dedupe | None
+    dedupe_window: float
+    pool: Pool
+
+    @property
+    def name(self) -> str:
+        """Module and qualified name of the function."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+
+def make_handler(
+    function: Callable[..., Any],
+    events: tuple[type[Event], ...],
+    *,
+    group: str | None = None,
+    start: str | datetime = "earliest",
+    retry: Retry | None = None,
+    timeout: float | Timeout | None = None,
+    concurrency: int | None = None,
+    dedupe: Dedupe | None = None,
+    dedupe_window: float = DEDUPE_WINDOW,
+    pool: Pool | None = None,
+) -> Handler:
+    """Read a function's signature and check the options of `@app.on`.
+
+    Raises:
+        ConfigurationError: it takes no event, or an option makes no sense; the message names the function.
+    """
+    name = f"{function.__module__}.{function.__qualname__}"
+    hints = _hints(function, name)
+    parameters = list(inspect.signature(function).parameters)
+    taken = events or _event_classes(hints.get(parameters[0]) if parameters else None)
+    if not taken:
+        raise ConfigurationError(f"{name}: which events? Annotate its first parameter or write @app.on(SomeEvent)")
+    for event in taken:
+        describe(event)
+    is_async = inspect.iscoroutinefunction(function)
+    chosen: Pool = pool or ("async" if is_async else "thread")
+    if chosen not in ("async", "thread", "process"):
+        raise ConfigurationError(f"{name}: pool is 'async', 'thread' or 'process', not {pool!r}")
+    if chosen == "async" and not is_async or chosen == "thread" and is_async:
+        kind = "async" if is_async else "plain"
+        raise ConfigurationError(f"{name}: pool={chosen!r} does not go with a function that is {kind}")
+    if concurrency is not None and concurrency < 1:
+        raise ConfigurationError(f"{name}: concurrency is at least 1, got {concurrency}")
+    if isinstance(start, str) and start not in ("earliest", "latest"):
+        raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
+    return Handler(
+        function=function,
+        events=taken,
+        context=next((each for each in parameters[1:] if hints.get(each) is Context), None),
+        group=group,
+        start=start,
+        retry=retry or Retry(),
+        timeout=timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout),
+        concurrency=concurrency,
+        dedupe=dedupe,
+        dedupe_window=dedupe_window,
+        pool=chosen,
+    )
+
+
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except NameError as error:
+        # An annotation of a class that is local to a function: read what can be read.
+        hints = getattr(function, "__annotations__", {})
+        if any(isinstance(hint, str) for hint in hints.values()):
+            scope = inspect.getclosurevars(function).nonlocals | function.__globals__
+            try:
+                return {key: eval(hint, scope) if isinstance(hint, str) else hint for key, hint in hints.items()}  # noqa: S307 - the program's own annotations
+            except NameError:
+                raise ConfigurationError(f"{name}: an annotation cannot be read: {error}") from error
+        return dict(hints)
+
+
+def _event_classes(hint: Any) -> tuple[type[Event], ...]:
+    if isinstance(hint, type) and issubclass(hint, Event):
+        return (hint,)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        found = tuple(each for part in typing.get_args(hint) for each in _event_classes(part))
+        return found if len(found) == len(typing.get_args(hint)) else ()
+    return ()

@@ -1,0 +1,61 @@
+"""A broker URL → the transport for it. The only place that knows which engines there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+
+from streamtask.errors import ConfigurationError
+from streamtask.redact import mask_url
+from streamtask.transport.embedded import EmbeddedServer
+from streamtask.transport.memory import MemoryStore, MemoryTransport
+from streamtask.transport.port import Transport
+
+DEFAULT_URL = "embedded://"
+_REDIS = ("redis", "rediss", "unix", "redis+sentinel", "valkey", "valkeys")
+SCHEMES = (*_REDIS, "embedded", "memory")
+
+
+def broker_url(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The URL to use: the one given, else $STREAMTASK_BROKER, else the embedded server."""
+    return given or environment.get("STREAMTASK_BROKER") or DEFAULT_URL
+
+
+class Connector:
+    """Opens transports for one broker URL; what they share (an embedded server, a memory) lives here."""
+
+    def __init__(self, url: str) -> None:
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in SCHEMES:
+            known = ", ".join(f"{name}://" for name in SCHEMES)
+            raise ConfigurationError(f"unknown broker URL {mask_url(url)!r}; known schemes: {known}")
+        self.url = url
+        self.scheme = scheme
+        self._store = MemoryStore() if scheme == "memory" else None
+        self._server = EmbeddedServer(rest or None) if scheme == "embedded" else None
+
+    def open(self) -> Transport:
+        """A transport that is not connected yet. `Transport.connect` may block for an embedded server to start."""
+        if self._store is not None:
+            return MemoryTransport(self._store)
+        url = self.url if self._server is None else self._server.ensure()
+        # Late, so that a program on memory:// never imports redis.
+        module = import_module("streamtask.transport.redis.transport")
+        transport: Transport = module.RedisTransport(url)
+        return transport
+
+    def close(self) -> None:
+        """Leave the embedded server; it stops when its last user has left."""
+        if self._server is not None:
+            self._server.release()
+
+
+def open_transport(url: str) -> Transport:
+    """A transport for a URL, not connected yet.
+
+    Raises:
+        ConfigurationError: the scheme is unknown (the message lists the known ones), or the URL cannot be read.
+    """
+    return Connector(url).open()
+

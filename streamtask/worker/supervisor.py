@@ -1,0 +1,614 @@
+"""The supervisor: keeps N worker processes running, and hands back at once what a dead one held.
+
+    python -P .../supervisor.py '{"child": ["python", "-m", "..."], "processes": 2, "shutdown_timeout": 30, "slots": 100}'
+
+It is run by path and imports the standard library only, so that it costs as little memory as a Python process can;
+streamtask itself comes in when a child has died and its entries have to go back. It handles no events and opens no
+connection before that.
+
+1. A child that dies is seen by its death, not by silence: SIGCHLD, then its whole process group is killed, then it is
+   reaped, then its entries go back to their groups, while a replacement is already starting.
+2. SIGTERM and SIGINT ask the children to drain; a second one, or SIGQUIT, kills them. SIGHUP replaces them one by one.
+3. A child that ends with 0 is finished, with 2 its configuration is wrong; anything else is restarted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+log = logging.getLogger("streamtask.supervisor")
+
+#: Bytes of one slot in the table of started entries, as in `started.py`.
+SLOT_BYTES: Final = 64
+#: Seconds that a child may take beyond its own shutdown timeout before it is killed.
+MARGIN: Final = 5.0
+#: Seconds that hand-backs may take at the end; what is left then is found by other workers within seconds.
+LAST_HAND_BACKS: Final = 5.0
+LAST_HAND_BACKS_IN_A_HURRY: Final = 1.5
+#: A child that ends this often with exit code 1 before it was ready is given up.
+ATTEMPTS: Final = 5
+#: The first and the longest pause before a child that was never ready is started again, and before a hand-back is tried again.
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
+#: Seconds between two looks at the files, where `watchfiles` is not installed.
+LOOK_EVERY: Final = 0.5
+
+OK: Final = 0
+FAILED: Final = 1
+MISCONFIGURED: Final = 2
+
+HandBack = Callable[[str, str, list[tuple[str, str]], bytes], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the command line asks for."""
+
+    child: list[str]
+    processes: int = 1
+    #: Seconds that a child takes to drain, at most, by itself.
+    shutdown_timeout: float = 30.0
+    #: Entries that one child may have started at a time.
+    slots: int = 1
+    #: Files and folders whose change starts the children anew; None: nothing is watched.
+    reload: list[str] | None = None
+    log_format: str = "text"
+    hand_back: str = "streamtask.worker.handback:hand_back"
+
+
+# ── one child ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    """One process, the pipes to it, and what it has said of itself."""
+
+    place: int
+    process: subprocess.Popen[bytes]
+    #: The reading end of the pipe on which it reports.
+    control: int
+    #: The writing end of a pipe that ends when we do; the child watches it.
+    lifeline: int
+    #: Memory that it shares with us: what it had started survives it.
+    table: int
+    slots: int
+    ready: bool = False
+    #: Told to stop.
+    leaving: bool = False
+    #: Started to take over from a child that still runs.
+    newcomer: bool = False
+    owner: str = ""
+    broker: str = ""
+    subscriptions: list[tuple[str, str]] = field(default_factory=list)
+    _unread: bytes = b""
+
+    @classmethod
+    def start(cls, place: int, settings: Settings) -> Child:
+        """Start one, in a process group of its own."""
+        control, report = os.pipe()
+        watched, lifeline = os.pipe()
+        table = _shared_memory(settings.slots * SLOT_BYTES)
+        os.set_blocking(control, False)
+        environment = os.environ | {
+            "STREAMTASK_SUPERVISOR_PID": str(os.getpid()),
+            "STREAMTASK_CONTROL_FD": str(report),
+            "STREAMTASK_STARTED_FD": str(table),
+            "STREAMTASK_LIFELINE_FD": str(watched),
+        }
+        try:
+            # From the main thread, always: the parent-death signal is bound to the thread that starts a child.
+            process = subprocess.Popen(
+                settings.child, env=environment, pass_fds=(report, table, watched), process_group=0
+            )
+        except OSError:
+            for fd in (control, lifeline, table):
+                os.close(fd)
+            raise
+        finally:
+            os.close(report)
+            os.close(watched)
+        return cls(place, process, control, lifeline, table, settings.slots)
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is the id of its group, too."""
+        return self.process.pid
+
+    def read_reports(self) -> bool:
+        """Take in what it has reported; False at the end of the pipe."""
+        while True:
+            try:
+                received = os.read(self.control, 65_536)
+            except BlockingIOError:
+                return True
+            if not received:
+                return False
+            *lines, self._unread = (self._unread + received).split(b"\n")
+            for line in lines:
+                self._take_in(json.loads(line))
+
+    def _take_in(self, report: dict[str, Any]) -> None:
+        if "owner" in report:
+            self.owner = report["owner"]
+            self.broker = report["broker"]
+            self.subscriptions = [(stream, group) for stream, group in report["subscriptions"]]
+        if report.get("ready"):
+            self.ready = True
+
+    def tell(self, number: int) -> None:
+        """Send a signal to the process alone: what it has started is its own to tell."""
+        self.leaving = True
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it and what it has started, at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def reap(self) -> int | None:
+        """Its exit code (negative: the signal that killed it), or None while it lives."""
+        # Its id stays its own until it is waited for: the kill of its group cannot hit anybody else's.
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        self.kill()
+        return self.process.wait()
+
+    def started(self) -> bytes:
+        """A copy of its table of started entries."""
+        return os.pread(self.table, self.slots * SLOT_BYTES, 0)
+
+    def close(self) -> None:
+        """Close what led to it. It has been reaped."""
+        for fd in (self.control, self.lifeline, self.table):
+            os.close(fd)
+
+
+def _shared_memory(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("streamtask-started")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+# ── handing back ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """What a dead child left."""
+
+    owner: str
+    broker: str
+    subscriptions: list[tuple[str, str]]
+    started: bytes
+
+
+class Returner:
+    """A thread that hands estates back and does not give up: a server that is down holds up no signal."""
+
+    def __init__(self, hand_back: str) -> None:
+        self._name = hand_back
+        self._changed = threading.Condition()
+        self._estates: list[Estate] = []
+        self._thread: threading.Thread | None = None
+
+    def take(self, child: Child) -> None:
+        """Hand back what the child held, as soon as possible. It has been reaped."""
+        estate = Estate(child.owner, child.broker, child.subscriptions, child.started())
+        with self._changed:
+            self._estates.append(estate)
+            self._changed.notify_all()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="hand-back", daemon=True)
+            self._thread.start()
+
+    def finish(self, timeout: float) -> None:
+        """Wait until all is handed back, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._estates, timeout)
+            for estate in self._estates:
+                log.warning("hand_back.left", extra={"owner": estate.owner})
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._estates)
+                waiting = list(self._estates)
+            handed_back = [estate for estate in waiting if self._hand_back(estate)]
+            with self._changed:
+                self._estates = [estate for estate in self._estates if estate not in handed_back]
+                self._changed.notify_all()
+                if len(handed_back) == len(waiting):
+                    pause = FIRST_PAUSE
+                else:
+                    # A newly dead child ends the pause: it may belong to another broker.
+                    self._changed.wait_for(lambda: len(self._estates) > len(waiting) - len(handed_back), pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _hand_back(self, estate: Estate) -> bool:
+        began = time.monotonic()
+        module, _, function = self._name.partition(":")
+        try:
+            # The only way in for streamtask, taken when somebody has died: until then we weigh next to nothing.
+            hand_back: HandBack = getattr(importlib.import_module(module), function)
+            entries = hand_back(estate.broker, estate.owner, estate.subscriptions, estate.started)
+        # A duty loop: whatever is wrong with the server or the installation, it is said, and tried again.
+        except Exception as error:
+            log.warning("hand_back.failed", extra={"owner": estate.owner, "error": f"{type(error).__name__}: {error}"})
+            return False
+        took = round(1000 * (time.monotonic() - began))
+        log.info("hand_back.done", extra={"owner": estate.owner, "entries": entries, "took_ms": took})
+        return True
+
+
+# ── watching files ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Watch:
+    """Says when a Python file under some paths has changed: by `watchfiles` where installed, else by looking."""
+
+    def __init__(self, paths: Iterable[str], changed: Callable[[], None]) -> None:
+        self._paths = [Path(path) for path in paths]
+        self._changed = changed
+
+    def start(self) -> None:
+        """Watch from now on, in a thread of its own."""
+        threading.Thread(target=self._work, name="watch-files", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            watchfiles = importlib.import_module("watchfiles")
+        except ImportError:
+            changes = self._look()
+        else:
+            changes = watchfiles.watch(*self._paths, watch_filter=watchfiles.PythonFilter(), raise_interrupt=False)
+        for _ in changes:
+            self._changed()
+
+    def _look(self) -> Iterator[None]:
+        before = self._stamps()
+        while True:
+            time.sleep(LOOK_EVERY)
+            now = self._stamps()
+            if now != before:
+                before = now
+                yield None
+
+    def _stamps(self) -> dict[str, int]:
+        stamps = {}
+        for path in self._paths:
+            for file in (path,) if path.is_file() else _python_files(path):
+                with contextlib.suppress(FileNotFoundError):
+                    stamps[str(file)] = file.stat().st_mtime_ns
+        return stamps
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and name not in ("__pycache__", "node_modules")
+        ]
+        yield from (Path(root, name) for name in files if name.endswith(".py"))
+
+
+# ── the supervisor ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Place:
+    """One of the N: who fills it, or when it is filled again."""
+
+    child: Child | None = None
+    #: Children in a row that ended before they were ready.
+    failures: int = 0
+    #: When the next child is started; None: not by the clock.
+    due: float | None = None
+    #: Its child has finished and needs no successor.
+    done: bool = False
+
+
+class Supervisor:
+    """N places, the children that fill them or are leaving them, and the signals."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._places = [Place() for _ in range(settings.processes)]
+        self._children: list[Child] = []
+        self._returner = Returner(settings.hand_back)
+        self._selector = selectors.DefaultSelector()
+        self._wake_up, self._woken = os.pipe()
+        #: Places whose child is to be replaced, the first one's successor being on its way.
+        self._rolling: list[int] = []
+        self._stopping = False
+        self._kill_at: float | None = None
+        self._hurry = False
+        self._exit_code = OK
+
+    def run(self) -> int:
+        """Run until all children have ended for good; the exit code."""
+        self._listen()
+        log.info("supervisor.started", extra={"processes": self._settings.processes, "supervisor_pid": os.getpid()})
+        for index in range(len(self._places)):
+            self._fill(index)
+        if self._settings.reload is not None:
+            Watch(self._settings.reload, lambda: _write(self._woken, signal.SIGUSR1)).start()
+        while not self._is_over():
+            for key, _ in self._selector.select(self._patience()):
+                key.data()
+            self._bury_the_dead()
+            self._do_what_is_due()
+        self._returner.finish(LAST_HAND_BACKS_IN_A_HURRY if self._hurry else LAST_HAND_BACKS)
+        log.info("supervisor.stopped", extra={"exit_code": self._exit_code})
+        return self._exit_code
+
+    def _is_over(self) -> bool:
+        if self._children:
+            return False
+        return self._stopping or all(place.done for place in self._places)
+
+    # ── signals ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _listen(self) -> None:
+        """Have every signal arrive as a byte in a pipe, so that it is answered between two steps and never within."""
+        os.set_blocking(self._wake_up, False)
+        os.set_blocking(self._woken, False)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        self._selector.register(self._wake_up, selectors.EVENT_READ, self._take_signals)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, _into_the_pipe)
+
+    def _take_signals(self) -> None:
+        for number in os.read(self._wake_up, 4_096):
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._drain(OK)
+            elif number == signal.SIGQUIT:
+                self._kill_all()
+            elif number == signal.SIGHUP:
+                self._roll()
+            elif number == signal.SIGUSR1:
+                self._reload()
+
+    def _drain(self, exit_code: int) -> None:
+        """Ask all children to end; asked a second time, kill them."""
+        if self._stopping:
+            self._kill_all()
+            return
+        log.info("supervisor.draining", extra={"children": len(self._children)})
+        self._stopping = True
+        self._exit_code = exit_code
+        self._kill_at = time.monotonic() + self._settings.shutdown_timeout + MARGIN
+        for child in self._children:
+            child.tell(signal.SIGTERM)
+
+    def _kill_all(self) -> None:
+        log.warning("supervisor.killing", extra={"children": len(self._children)})
+        self._stopping = True
+        self._hurry = True
+        self._exit_code = self._exit_code or FAILED
+        self._kill_at = None
+        for child in self._children:
+            child.kill()
+
+    # ── children ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _fill(self, index: int) -> None:
+        """Start a child for a place that is empty."""
+        place = self._places[index]
+        place.due = None
+        place.child = self._start(index)
+
+    def _start(self, index: int) -> Child:
+        child = Child.start(index, self._settings)
+        self._children.append(child)
+        self._selector.register(child.control, selectors.EVENT_READ, lambda: self._listen_to(child))
+        log.info("child.started", extra={"place": index, "child_pid": child.pid})
+        return child
+
+    def _listen_to(self, child: Child) -> None:
+        was_ready = child.ready
+        if not child.read_reports():
+            self._selector.unregister(child.control)
+        if child.ready and not was_ready:
+            self._places[child.place].failures = 0
+            log.info("child.ready", extra={"place": child.place, "child_pid": child.pid, "owner": child.owner})
+            if child.newcomer:
+                self._hand_over(child)
+
+    def _bury_the_dead(self) -> None:
+        for child in list(self._children):
+            code = child.reap()
+            if code is not None:
+                self._bury(child, code)
+
+    def _bury(self, child: Child, code: int) -> None:
+        """It is reaped and its group is killed: hand back what it held, and see about its place."""
+        self._children.remove(child)
+        if child.control in self._selector.get_map():
+            self._listen_to(child)
+        if child.control in self._selector.get_map():
+            self._selector.unregister(child.control)
+        level = logging.INFO if code == OK or child.leaving else logging.ERROR
+        fields = {"place": child.place, "child_pid": child.pid, "owner": child.owner, "how": _how(code)}
+        log.log(level, "child.ended", extra=fields)
+        if code != OK and child.owner:
+            self._returner.take(child)
+        child.close()
+        if self._stopping:
+            if not _ended_well(child, code):
+                self._exit_code = self._exit_code or FAILED
+        elif child.newcomer:
+            self._rolling = []
+            log.error("supervisor.replacing_stopped", extra={"place": child.place, "how": _how(code)})
+        elif self._places[child.place].child is child:
+            self._vacate(self._places[child.place], child, code)
+
+    def _vacate(self, place: Place, child: Child, code: int) -> None:
+        """Decide what becomes of a place whose child has ended without being asked to."""
+        place.child = None
+        if code == OK:
+            place.done = self._settings.reload is None
+            return
+        place.failures = 0 if child.ready else place.failures + 1
+        hopeless = code == MISCONFIGURED or (code == FAILED and place.failures >= ATTEMPTS)
+        if not hopeless:
+            place.due = time.monotonic() + _pause(place.failures)
+        elif self._settings.reload is not None:
+            log.error("supervisor.waiting_for_change", extra={"place": child.place})
+        else:
+            log.error("child.given_up", extra={"place": child.place, "how": _how(code)})
+            self._drain(code)
+
+    # ── replacing ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _roll(self) -> None:
+        """Replace the children one by one; each goes on until its successor is ready."""
+        if self._stopping or self._rolling:
+            return
+        self._rolling = [index for index, place in enumerate(self._places) if place.child is not None]
+        log.info("supervisor.replacing", extra={"children": len(self._rolling)})
+        self._send_for_a_newcomer()
+
+    def _send_for_a_newcomer(self) -> None:
+        if self._rolling:
+            self._start(self._rolling[0]).newcomer = True
+
+    def _hand_over(self, newcomer: Child) -> None:
+        """The newcomer works: the one before it may go."""
+        newcomer.newcomer = False
+        place = self._places[newcomer.place]
+        if place.child is not None:
+            place.child.tell(signal.SIGTERM)
+        place.child, place.due, place.done = newcomer, None, False
+        self._rolling = self._rolling[1:]
+        self._send_for_a_newcomer()
+
+    def _reload(self) -> None:
+        """Start all children anew, at once: the files they were made of have changed."""
+        if self._stopping:
+            return
+        log.info("supervisor.reloading")
+        self._rolling = []
+        for child in self._children:
+            if not child.leaving:
+                child.newcomer = False
+                child.tell(signal.SIGTERM)
+        for index, place in enumerate(self._places):
+            place.failures = 0
+            self._fill(index)
+
+    # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due; None: nothing is."""
+        moments = [] if self._kill_at is None else [self._kill_at]
+        if not self._stopping:
+            moments += [place.due for place in self._places if place.due is not None]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        if self._kill_at is not None and self._kill_at <= now:
+            log.error("supervisor.drain_timed_out", extra={"children": len(self._children)})
+            self._kill_all()
+        if self._stopping:
+            return
+        for index, place in enumerate(self._places):
+            if place.due is not None and place.due <= now:
+                self._fill(index)
+
+
+def _ended_well(child: Child, code: int) -> bool:
+    """Whether a child that was asked to end did so: by itself, or by the signal before it had set itself up."""
+    return code == OK or (code == -signal.SIGTERM and not child.ready)
+
+
+def _pause(failures: int) -> float:
+    """Seconds before the next start: none after a child that worked or failed once, then doubled up to the longest."""
+    return 0.0 if failures < 2 else float(min(FIRST_PAUSE * 2 ** min(failures - 2, 16), LONGEST_PAUSE))
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _into_the_pipe(number: int, frame: FrameType | None) -> None:
+    """Nothing to do here: the number is in the wake-up pipe already."""
+
+
+def _write(fd: int, number: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.write(fd, bytes([number]))
+
+
+# ── log lines ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class LineFormatter(logging.Formatter):
+    """The form of the workers' own log lines (`telemetry/logs.py`), from the standard library alone."""
+
+    def __init__(self, as_json: bool) -> None:  # noqa: FBT001
+        super().__init__()
+        self._as_json = as_json
+        self._known = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one record as one line."""
+        fields = {name: value for name, value in record.__dict__.items() if name not in self._known and value != ""}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        millis = f"{int(record.msecs):03d}"
+        if self._as_json:
+            moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{millis}Z"
+            head = {"ts": moment, "level": record.levelname, "logger": record.name, "event": record.getMessage()}
+            return json.dumps(head | fields, default=str)
+        moment = time.strftime("%H:%M:%S", time.localtime(record.created)) + f".{millis}"
+        words = [moment, record.levelname, _printable(record.getMessage())]
+        return " ".join(words + [f"{name}={_word(str(value))}" for name, value in fields.items()])
+
+
+def _word(text: str) -> str:
+    plain = text and not any(letter.isspace() or letter in '"=\\' for letter in text)
+    return _printable(text) if plain else '"' + _printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def main(argument: str) -> int:
+    """Run a supervisor with these settings, a JSON object."""
+    settings = Settings(**json.loads(argument))
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(settings.log_format == "json"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    # Last in the path, for a checkout that is not installed: nothing there can hide a module of the standard library.
+    sys.path.append(str(Path(__file__).parents[2]))
+    return Supervisor(settings).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
