@@ -1,0 +1,118 @@
+"""Heartbeat and lease renewal, in a thread with an event loop and a connection of its own: a handler that blocks the
+worker's loop costs neither. It never settles anything; what it finds lost it tells to the worker's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from streamtask.errors import TransportError
+from streamtask.transport.port import Delivery, Transport
+from streamtask.worker.leases import Leases
+
+log = logging.getLogger(__name__)
+
+BEAT_EVERY = 1.0
+BEAT_TTL = 5.0
+#: Two beats further apart than this, and the owner may have looked dead: what it sees of others is not trusted.
+_GAP = 2.5
+
+
+class Keeper:
+    """Keeps one owner alive. `info` is called for each beat; `on_lost` and `on_beat` are called in the keeper's thread."""
+
+    def __init__(
+        self,
+        open_transport: Callable[[], Transport],
+        owner: str,
+        leases: Leases,
+        *,
+        lease: float,
+        info: Callable[[], bytes],
+        on_lost: Callable[[list[Delivery]], None],
+        on_beat: Callable[[bool], None],
+    ) -> None:
+        self._open = open_transport
+        self._owner = owner
+        self._leases = leases
+        self._lease = lease
+        self._info = info
+        self._on_lost = on_lost
+        self._on_beat = on_beat
+        self._stop = threading.Event()
+        self._beaten = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="streamtask-keeper", daemon=True)
+        self._run_id = ""
+        self._last = 0.0
+        #: Monotonic time since when one server was reachable without a break; None: not reachable.
+        self.reachable_since: float | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def first_beat(self) -> None:
+        """Wait until the owner has shown that it lives."""
+        while not self._beaten.is_set():
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        """Stop beating and end the thread."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join)
+
+    def reachable_for(self, now: float) -> float:
+        """Seconds of unbroken reachability of one server process."""
+        since = self.reachable_since
+        return 0.0 if since is None or now - self._last > _GAP else now - since
+
+    def _run(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        transport: Transport | None = None
+        renewed = 0.0
+        delay = BEAT_EVERY
+        while not self._stop.is_set():
+            try:
+                if transport is None:
+                    transport = self._open()
+                    await transport.connect()
+                renew = self.reachable_since is None or time.monotonic() - renewed >= self._lease / 3
+                await self._beat(transport)
+                if renew:
+                    renewed = time.monotonic()
+                    await self._renew(transport)
+                delay = min(BEAT_EVERY, self._lease / 6)
+            except TransportError as error:
+                self.reachable_since = None
+                self._on_beat(False)
+                log.warning("keeper.failed", extra={"owner": self._owner, "error": str(error)})
+                delay = 0.5
+            await self._pause(delay)
+        if transport is not None:
+            await transport.close()
+
+    async def _beat(self, transport: Transport) -> None:
+        run_id = await transport.recovery.beat(self._owner, self._info(), ttl=BEAT_TTL)
+        now = time.monotonic()
+        if self.reachable_since is None or run_id != self._run_id or now - self._last > _GAP:
+            self.reachable_since = now
+        self._run_id, self._last = run_id, now
+        self._beaten.set()
+        self._on_beat(True)
+
+    async def _renew(self, transport: Transport) -> None:
+        held = self._leases.snapshot()
+        if held:
+            lost = await transport.renew(held)
+            if lost:
+                self._on_lost(lost)
+
+    async def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.25))

@@ -1,0 +1,60 @@
+"""Leases: which deliveries this process holds, and what to do when one is lost. Talks to no transport."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamtask.transport.port import Delivery
+
+Key = tuple[str, str, str]
+
+
+def key_of(delivery: Delivery) -> Key:
+    """What names a delivery within one owner."""
+    return delivery.stream, delivery.group, delivery.entry_id
+
+
+class Leases:
+    """Held deliveries. Written on the event loop, read by the keeper's thread (`snapshot` is one atomic copy)."""
+
+    def __init__(self) -> None:
+        self._held: dict[Key, Delivery] = {}
+        self._cancels: dict[Key, Callable[[], None]] = {}
+        self.lost: set[Key] = set()
+
+    def hold(self, delivery: Delivery) -> None:
+        """From now on the keeper renews it."""
+        self._held[key_of(delivery)] = delivery
+
+    def drop(self, delivery: Delivery) -> None:
+        """Settled or handed back."""
+        key = key_of(delivery)
+        if self._held.get(key) is delivery:
+            del self._held[key]
+            self._cancels.pop(key, None)
+            self.lost.discard(key)
+
+    def on_lost(self, delivery: Delivery, cancel: Callable[[], None]) -> None:
+        """Call `cancel` if the lease is lost while the handler runs."""
+        self._cancels[key_of(delivery)] = cancel
+
+    def lose(self, delivery: Delivery) -> None:
+        """Another consumer owns it now."""
+        key = key_of(delivery)
+        if self._held.get(key) is delivery:
+            self.lost.add(key)
+            cancel = self._cancels.get(key)
+            if cancel is not None:
+                cancel()
+
+    def is_lost(self, delivery: Delivery) -> bool:
+        """Whether the lease is known to be lost."""
+        return key_of(delivery) in self.lost
+
+    def snapshot(self) -> list[Delivery]:
+        """What is held now."""
+        return list(self._held.values())
+
+    def ids(self, stream: str, group: str) -> list[str]:
+        """Entry ids held in one group."""
+        return [entry_id for s, g, entry_id in list(self._held) if s == stream and g == group]

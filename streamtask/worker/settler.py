@@ -1,0 +1,81 @@
+"""Outcomes → one batched, atomic settle at a time. What cannot be settled stays held and is tried again: transport
+trouble is never a handler's failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from streamtask.errors import TransportError
+from streamtask.transport.port import Delivery, Outcome, Transport, Verdict
+
+log = logging.getLogger(__name__)
+
+_BATCH = 500
+_FIRST_DELAY = 0.05
+_LONGEST_DELAY = 2.0
+
+#: Called for each outcome that is committed or refused.
+Settled = Callable[[Delivery, Outcome, Verdict], None]
+
+
+class Settler:
+    """Collects outcomes and commits them in batches: while one batch is on its way, the next one grows."""
+
+    def __init__(self, transport: Transport, on_settled: Settled, on_trouble: Callable[[TransportError], None]) -> None:
+        self._transport = transport
+        self._on_settled = on_settled
+        self._on_trouble = on_trouble
+        self._waiting: list[tuple[Delivery, Outcome]] = []
+        self._some = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def put(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Have an outcome committed soon."""
+        self._waiting.append((delivery, outcome))
+        self._idle.clear()
+        self._some.set()
+
+    async def run(self) -> None:
+        """Commit what comes, until cancelled."""
+        while True:
+            await self._some.wait()
+            # One turn of the loop: whatever else finishes in this tick shares the round trip.
+            await asyncio.sleep(0)
+            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            if not self._waiting:
+                self._some.clear()
+            await self._commit(batch)
+            if not self._waiting:
+                self._idle.set()
+
+    async def drained(self) -> None:
+        """Wait until every outcome is committed."""
+        await self._idle.wait()
+
+    async def _commit(self, batch: list[tuple[Delivery, Outcome]]) -> None:
+        delay, again = _FIRST_DELAY, False
+        while batch:
+            try:
+                verdicts = await self._transport.settle(batch)
+            except TransportError as error:
+                # Unknown whether it ran. A later LOST may be our own success.
+                again = True
+                verdicts = [error] * len(batch)
+            left = []
+            for (delivery, outcome), verdict in zip(batch, verdicts, strict=True):
+                if isinstance(verdict, TransportError):
+                    left.append((delivery, outcome))
+                    trouble = verdict
+                elif verdict is Verdict.LOST and again:
+                    log.info("settle.unconfirmed", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
+                    self._on_settled(delivery, outcome, Verdict.SETTLED)
+                else:
+                    self._on_settled(delivery, outcome, verdict)
+            batch = left
+            if batch:
+                self._on_trouble(trouble)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _LONGEST_DELAY)
