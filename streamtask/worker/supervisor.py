@@ -4,7 +4,7 @@
 
 It is run by path and imports the standard library only, so that it costs as little memory as a Python process can;
 streamtask itself comes in when a child has died and its entries have to go back. It handles no events and opens no
-connection before that.
+connection before that. (`dataclasses`, `typing` and `tempfile` alone would add a quarter to its own memory.)
 
 1. A child that dies is seen by its death, not by silence: SIGCHLD, then its whole process group is killed, then it is
    reaped, then its entries go back to their groups, while a replacement is already starting.
@@ -23,112 +23,116 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
 
 log = logging.getLogger("streamtask.supervisor")
 
 #: Bytes of one slot in the table of started entries, as in `started.py`.
-SLOT_BYTES: Final = 64
+SLOT_BYTES = 64
 #: Seconds that a child may take beyond its own shutdown timeout before it is killed.
-MARGIN: Final = 5.0
+MARGIN = 5.0
 #: Seconds that hand-backs may take at the end; what is left then is found by other workers within seconds.
-LAST_HAND_BACKS: Final = 5.0
-LAST_HAND_BACKS_IN_A_HURRY: Final = 1.5
+LAST_HAND_BACKS = 5.0
+LAST_HAND_BACKS_IN_A_HURRY = 1.5
 #: A child that ends this often with exit code 1 before it was ready is given up.
-ATTEMPTS: Final = 5
+ATTEMPTS = 5
 #: The first and the longest pause before a child that was never ready is started again, and before a hand-back is tried again.
-FIRST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 30.0
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
 #: Seconds between two looks at the files, where `watchfiles` is not installed.
-LOOK_EVERY: Final = 0.5
+LOOK_EVERY = 0.5
 
-OK: Final = 0
-FAILED: Final = 1
-MISCONFIGURED: Final = 2
+OK = 0
+FAILED = 1
+MISCONFIGURED = 2
+
+#: What the watch on files writes into the pipe in which signals arrive; no signal has this number.
+_FILES_CHANGED = 0
 
 HandBack = Callable[[str, str, list[tuple[str, str]], bytes], int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the command line asks for."""
+    """What the command line asks for.
 
-    child: list[str]
-    processes: int = 1
-    #: Seconds that a child takes to drain, at most, by itself.
-    shutdown_timeout: float = 30.0
-    #: Entries that one child may have started at a time.
-    slots: int = 1
-    #: Files and folders whose change starts the children anew; None: nothing is watched.
-    reload: list[str] | None = None
-    log_format: str = "text"
-    hand_back: str = "streamtask.worker.handback:hand_back"
+    `shutdown_timeout`: seconds that a child takes to drain, at most, by itself. `slots`: entries that one child may have
+    started at a time. `reload`: files and folders whose change starts the children anew; None: nothing is watched.
+    """
+
+    def __init__(
+        self,
+        *,
+        child: list[str],
+        processes: int = 1,
+        shutdown_timeout: float = 30.0,
+        slots: int = 1,
+        reload: list[str] | None = None,
+        log_format: str = "text",
+        hand_back: str = "streamtask.worker.handback:hand_back",
+    ) -> None:
+        self.child = child
+        self.processes = processes
+        self.shutdown_timeout = shutdown_timeout
+        self.slots = slots
+        self.reload = reload
+        self.log_format = log_format
+        self.hand_back = hand_back
 
 
 # ── one child ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(slots=True, eq=False)
 class Child:
     """One process, the pipes to it, and what it has said of itself."""
 
-    place: int
-    process: subprocess.Popen[bytes]
-    #: The reading end of the pipe on which it reports.
-    control: int
-    #: The writing end of a pipe that ends when we do; the child watches it.
-    lifeline: int
-    #: Memory that it shares with us: what it had started survives it.
-    table: int
-    slots: int
-    ready: bool = False
-    #: Told to stop.
-    leaving: bool = False
-    #: Started to take over from a child that still runs.
-    newcomer: bool = False
-    owner: str = ""
-    broker: str = ""
-    subscriptions: list[tuple[str, str]] = field(default_factory=list)
-    _unread: bytes = b""
-
-    @classmethod
-    def start(cls, place: int, settings: Settings) -> Child:
-        """Start one, in a process group of its own."""
-        control, report = os.pipe()
-        watched, lifeline = os.pipe()
-        table = _shared_memory(settings.slots * SLOT_BYTES)
-        os.set_blocking(control, False)
+    def __init__(self, place: int, settings: Settings) -> None:
+        """Start it, in a process group of its own. Raises `OSError` where that is impossible."""
+        self.place = place
+        self.settings = settings
+        #: It has said that it handles events.
+        self.ready = False
+        #: It was told to stop.
+        self.leaving = False
+        #: It was started to take over from a child that still runs.
+        self.newcomer = False
+        #: When it is killed if it has not ended by then.
+        self.kill_at: float | None = None
+        self.owner = ""
+        self.broker = ""
+        self.subscriptions: list[tuple[str, str]] = []
+        self._unread = b""
+        #: The reading end of the pipe on which it reports.
+        self.control, report = os.pipe()
+        #: The writing end of a pipe that ends when we do; the child watches it.
+        watched, self._lifeline = os.pipe()
+        #: Memory that it shares with us: what it had started survives it.
+        self._table = _shared_memory(settings.slots * SLOT_BYTES)
+        os.set_blocking(self.control, False)
         environment = os.environ | {
             "STREAMTASK_SUPERVISOR_PID": str(os.getpid()),
             "STREAMTASK_CONTROL_FD": str(report),
-            "STREAMTASK_STARTED_FD": str(table),
+            "STREAMTASK_STARTED_FD": str(self._table),
             "STREAMTASK_LIFELINE_FD": str(watched),
         }
+        handed_down = (report, self._table, watched)
         try:
             # From the main thread, always: the parent-death signal is bound to the thread that starts a child.
-            process = subprocess.Popen(
-                settings.child, env=environment, pass_fds=(report, table, watched), process_group=0
-            )
+            self._process = subprocess.Popen(settings.child, env=environment, pass_fds=handed_down, process_group=0)
         except OSError:
-            for fd in (control, lifeline, table):
-                os.close(fd)
+            self.close()
             raise
         finally:
             os.close(report)
             os.close(watched)
-        return cls(place, process, control, lifeline, table, settings.slots)
 
     @property
     def pid(self) -> int:
         """Its process id, which is the id of its group, too."""
-        return self.process.pid
+        return self._process.pid
 
     def read_reports(self) -> bool:
         """Take in what it has reported; False at the end of the pipe."""
@@ -141,20 +145,24 @@ class Child:
                 return False
             *lines, self._unread = (self._unread + received).split(b"\n")
             for line in lines:
-                self._take_in(json.loads(line))
+                self._take_in(line)
 
-    def _take_in(self, report: dict[str, Any]) -> None:
-        if "owner" in report:
-            self.owner = report["owner"]
-            self.broker = report["broker"]
-            self.subscriptions = [(stream, group) for stream, group in report["subscriptions"]]
-        if report.get("ready"):
-            self.ready = True
+    def _take_in(self, line: bytes) -> None:
+        try:
+            report = json.loads(line)
+            if "owner" in report:
+                subscriptions = [(str(stream), str(group)) for stream, group in report["subscriptions"]]
+                self.owner, self.broker, self.subscriptions = report["owner"], report["broker"], subscriptions
+            self.ready = self.ready or bool(report.get("ready"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            log.error("child.report_unreadable", extra={"child_pid": self.pid, "error": repr(error)})
 
-    def tell(self, number: int) -> None:
-        """Send a signal to the process alone: what it has started is its own to tell."""
+    def ask_to_end(self) -> None:
+        """Have it drain; it is given its time, and then killed. What it has started is its own to tell."""
         self.leaving = True
-        self.process.send_signal(number)
+        self.kill_at = time.monotonic() + self.settings.shutdown_timeout + MARGIN
+        # Not reaped yet, so the id is its own still. (Popen.send_signal would reap it on the way.)
+        os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill it and what it has started, at once."""
@@ -164,27 +172,32 @@ class Child:
     def reap(self) -> int | None:
         """Its exit code (negative: the signal that killed it), or None while it lives."""
         # Its id stays its own until it is waited for: the kill of its group cannot hit anybody else's.
-        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if hasattr(os, "waitid"):
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+        elif self._process.poll() is None:
             return None
         self.kill()
-        return self.process.wait()
+        return self._process.wait()
 
     def started(self) -> bytes:
         """A copy of its table of started entries."""
-        return os.pread(self.table, self.slots * SLOT_BYTES, 0)
+        return os.pread(self._table, self.settings.slots * SLOT_BYTES, 0)
 
     def close(self) -> None:
         """Close what led to it. It has been reaped."""
-        for fd in (self.control, self.lifeline, self.table):
+        for fd in (self.control, self._lifeline, self._table):
             os.close(fd)
 
 
 def _shared_memory(size: int) -> int:
+    """A descriptor of memory; of a file without a name where the system has no such thing."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("streamtask-started")
     else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+        path = Path(os.environ.get("TMPDIR", "/tmp"), f"streamtask-started-{os.getpid()}-{time.monotonic_ns()}")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        path.unlink()
     os.ftruncate(fd, size)
     return fd
 
@@ -192,14 +205,14 @@ def _shared_memory(size: int) -> int:
 # ── handing back ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
 class Estate:
     """What a dead child left."""
 
-    owner: str
-    broker: str
-    subscriptions: list[tuple[str, str]]
-    started: bytes
+    def __init__(self, child: Child) -> None:
+        self.owner = child.owner
+        self.broker = child.broker
+        self.subscriptions = child.subscriptions
+        self.started = child.started()
 
 
 class Returner:
@@ -209,13 +222,15 @@ class Returner:
         self._name = hand_back
         self._changed = threading.Condition()
         self._estates: list[Estate] = []
+        self._news = False
         self._thread: threading.Thread | None = None
 
     def take(self, child: Child) -> None:
         """Hand back what the child held, as soon as possible. It has been reaped."""
-        estate = Estate(child.owner, child.broker, child.subscriptions, child.started())
+        estate = Estate(child)
         with self._changed:
             self._estates.append(estate)
+            self._news = True
             self._changed.notify_all()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="hand-back", daemon=True)
@@ -233,17 +248,15 @@ class Returner:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._estates)
-                waiting = list(self._estates)
-            handed_back = [estate for estate in waiting if self._hand_back(estate)]
+                waiting, self._news = list(self._estates), False
+            left = [estate for estate in waiting if not self._hand_back(estate)]
             with self._changed:
-                self._estates = [estate for estate in self._estates if estate not in handed_back]
+                self._estates = left + self._estates[len(waiting) :]
                 self._changed.notify_all()
-                if len(handed_back) == len(waiting):
-                    pause = FIRST_PAUSE
-                else:
-                    # A newly dead child ends the pause: it may belong to another broker.
-                    self._changed.wait_for(lambda: len(self._estates) > len(waiting) - len(handed_back), pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, LONGEST_PAUSE) if left else FIRST_PAUSE
+                if left:
+                    # The next death ends the pause: it may concern another server.
+                    self._changed.wait_for(lambda: self._news, pause / 2)
 
     def _hand_back(self, estate: Estate) -> bool:
         began = time.monotonic()
@@ -253,7 +266,7 @@ class Returner:
             hand_back: HandBack = getattr(importlib.import_module(module), function)
             entries = hand_back(estate.broker, estate.owner, estate.subscriptions, estate.started)
         # A duty loop: whatever is wrong with the server or the installation, it is said, and tried again.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             log.warning("hand_back.failed", extra={"owner": estate.owner, "error": f"{type(error).__name__}: {error}"})
             return False
         took = round(1000 * (time.monotonic() - began))
@@ -314,17 +327,17 @@ def _python_files(folder: Path) -> Iterator[Path]:
 # ── the supervisor ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(slots=True)
 class Place:
     """One of the N: who fills it, or when it is filled again."""
 
-    child: Child | None = None
-    #: Children in a row that ended before they were ready.
-    failures: int = 0
-    #: When the next child is started; None: not by the clock.
-    due: float | None = None
-    #: Its child has finished and needs no successor.
-    done: bool = False
+    def __init__(self) -> None:
+        self.child: Child | None = None
+        #: Children in a row that ended before they were ready.
+        self.failures = 0
+        #: When the next child is started; None: not by the clock.
+        self.due: float | None = None
+        #: Its child has finished and needs no successor.
+        self.done = False
 
 
 class Supervisor:
@@ -340,7 +353,7 @@ class Supervisor:
         #: Places whose child is to be replaced, the first one's successor being on its way.
         self._rolling: list[int] = []
         self._stopping = False
-        self._kill_at: float | None = None
+        self._at_terminal = os.isatty(0)
         self._hurry = False
         self._exit_code = OK
 
@@ -351,7 +364,7 @@ class Supervisor:
         for index in range(len(self._places)):
             self._fill(index)
         if self._settings.reload is not None:
-            Watch(self._settings.reload, lambda: _write(self._woken, signal.SIGUSR1)).start()
+            Watch(self._settings.reload, lambda: _write(self._woken, _FILES_CHANGED)).start()
         while not self._is_over():
             for key, _ in self._selector.select(self._patience()):
                 key.data()
@@ -383,9 +396,12 @@ class Supervisor:
                 self._drain(OK)
             elif number == signal.SIGQUIT:
                 self._kill_all()
+            elif number == signal.SIGHUP and self._at_terminal and not os.isatty(0):
+                # Not a request: the terminal is gone.
+                self._drain(OK)
             elif number == signal.SIGHUP:
                 self._roll()
-            elif number == signal.SIGUSR1:
+            elif number == _FILES_CHANGED:
                 self._reload()
 
     def _drain(self, exit_code: int) -> None:
@@ -396,17 +412,16 @@ class Supervisor:
         log.info("supervisor.draining", extra={"children": len(self._children)})
         self._stopping = True
         self._exit_code = exit_code
-        self._kill_at = time.monotonic() + self._settings.shutdown_timeout + MARGIN
         for child in self._children:
-            child.tell(signal.SIGTERM)
+            child.ask_to_end()
 
     def _kill_all(self) -> None:
         log.warning("supervisor.killing", extra={"children": len(self._children)})
         self._stopping = True
         self._hurry = True
         self._exit_code = self._exit_code or FAILED
-        self._kill_at = None
         for child in self._children:
+            child.kill_at = None
             child.kill()
 
     # ── children ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -416,9 +431,16 @@ class Supervisor:
         place = self._places[index]
         place.due = None
         place.child = self._start(index)
+        if place.child is None:
+            self._fail(index, FAILED)
 
-    def _start(self, index: int) -> Child:
-        child = Child.start(index, self._settings)
+    def _start(self, index: int) -> Child | None:
+        """Start a child; None where the system refuses."""
+        try:
+            child = Child(index, self._settings)
+        except OSError as error:
+            log.error("child.start_failed", extra={"place": index, "error": str(error)})
+            return None
         self._children.append(child)
         self._selector.register(child.control, selectors.EVENT_READ, lambda: self._listen_to(child))
         log.info("child.started", extra={"place": index, "child_pid": child.pid})
@@ -460,22 +482,30 @@ class Supervisor:
             self._rolling = []
             log.error("supervisor.replacing_stopped", extra={"place": child.place, "how": _how(code)})
         elif self._places[child.place].child is child:
-            self._vacate(self._places[child.place], child, code)
+            self._vacate(child, code)
 
-    def _vacate(self, place: Place, child: Child, code: int) -> None:
-        """Decide what becomes of a place whose child has ended without being asked to."""
+    def _vacate(self, child: Child, code: int) -> None:
+        """Its child has ended without being asked to: decide what becomes of the place."""
+        place = self._places[child.place]
         place.child = None
-        if code == OK:
-            place.done = self._settings.reload is None
-            return
-        place.failures = 0 if child.ready else place.failures + 1
+        if child.ready:
+            place.failures = 0
+        if code != OK:
+            self._fail(child.place, code, was_ready=child.ready)
+        elif self._settings.reload is None:
+            place.done = True
+
+    def _fail(self, index: int, code: int, *, was_ready: bool = False) -> None:
+        """A place has lost its child, or could not be filled: when to try again, if at all."""
+        place = self._places[index]
+        place.failures += 0 if was_ready else 1
         hopeless = code == MISCONFIGURED or (code == FAILED and place.failures >= ATTEMPTS)
         if not hopeless:
             place.due = time.monotonic() + _pause(place.failures)
         elif self._settings.reload is not None:
-            log.error("supervisor.waiting_for_change", extra={"place": child.place})
+            log.error("supervisor.waiting_for_change", extra={"place": index})
         else:
-            log.error("child.given_up", extra={"place": child.place, "how": _how(code)})
+            log.error("child.given_up", extra={"place": index, "how": _how(code)})
             self._drain(code)
 
     # ── replacing ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -489,15 +519,20 @@ class Supervisor:
         self._send_for_a_newcomer()
 
     def _send_for_a_newcomer(self) -> None:
-        if self._rolling:
-            self._start(self._rolling[0]).newcomer = True
+        if not self._rolling:
+            return
+        newcomer = self._start(self._rolling[0])
+        if newcomer is None:
+            self._rolling = []
+        else:
+            newcomer.newcomer = True
 
     def _hand_over(self, newcomer: Child) -> None:
         """The newcomer works: the one before it may go."""
         newcomer.newcomer = False
         place = self._places[newcomer.place]
         if place.child is not None:
-            place.child.tell(signal.SIGTERM)
+            place.child.ask_to_end()
         place.child, place.due, place.done = newcomer, None, False
         self._rolling = self._rolling[1:]
         self._send_for_a_newcomer()
@@ -511,7 +546,7 @@ class Supervisor:
         for child in self._children:
             if not child.leaving:
                 child.newcomer = False
-                child.tell(signal.SIGTERM)
+                child.ask_to_end()
         for index, place in enumerate(self._places):
             place.failures = 0
             self._fill(index)
@@ -520,16 +555,18 @@ class Supervisor:
 
     def _patience(self) -> float | None:
         """Seconds until something is due; None: nothing is."""
-        moments = [] if self._kill_at is None else [self._kill_at]
+        moments = [child.kill_at for child in self._children if child.kill_at is not None]
         if not self._stopping:
             moments += [place.due for place in self._places if place.due is not None]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
-        if self._kill_at is not None and self._kill_at <= now:
-            log.error("supervisor.drain_timed_out", extra={"children": len(self._children)})
-            self._kill_all()
+        for child in self._children:
+            if child.kill_at is not None and child.kill_at <= now:
+                log.error("child.drain_timed_out", extra={"place": child.place, "child_pid": child.pid})
+                child.kill_at = None
+                child.kill()
         if self._stopping:
             return
         for index, place in enumerate(self._places):
@@ -570,7 +607,7 @@ def _write(fd: int, number: int) -> None:
 class LineFormatter(logging.Formatter):
     """The form of the workers' own log lines (`telemetry/logs.py`), from the standard library alone."""
 
-    def __init__(self, as_json: bool) -> None:  # noqa: FBT001
+    def __init__(self, *, as_json: bool) -> None:
         super().__init__()
         self._as_json = as_json
         self._known = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -603,7 +640,7 @@ def main(argument: str) -> int:
     """Run a supervisor with these settings, a JSON object."""
     settings = Settings(**json.loads(argument))
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter(settings.log_format == "json"))
+    handler.setFormatter(LineFormatter(as_json=settings.log_format == "json"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     # Last in the path, for a checkout that is not installed: nothing there can hide a module of the standard library.
     sys.path.append(str(Path(__file__).parents[2]))

@@ -1,0 +1,287 @@
+"""App: a name, a broker URL, handlers, and publishing. The one object that users hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, Self, TypeVar
+
+from streamtask import envelope as envelopes
+from streamtask.broker import Broker
+from streamtask.codec import Codec
+from streamtask.envelope import Envelope
+from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
+from streamtask.event import Event
+from streamtask.handler import Handler
+from streamtask.redact import mask_url
+from streamtask.router import Router
+from streamtask.settings import Retention, WorkerSettings
+from streamtask.telemetry import logs
+from streamtask.transport.connect import Connector, broker_url
+from streamtask.transport.port import Outgoing, Transport
+from streamtask.worker.worker import Worker
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+class App(Router):
+    """An application: `App("orders", broker="redis://localhost:6379/0")`.
+
+    `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER, else
+    a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: see the page on codecs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        broker: str | None = None,
+        codec: str = "json",
+        compress: str | None = None,
+        accept: Collection[str] = (),
+        max_event_bytes: int = envelopes.MAX_BYTES,
+        retention: Retention | None = None,
+    ) -> None:
+        super().__init__()
+        if not name:
+            raise ConfigurationError("an app has a name: it is the `source` of its events")
+        self.name = name
+        plain = codec == "json" and compress is None and not accept
+        self.broker = Broker(
+            name,
+            codec=None if plain else Codec(codec=codec, compress=compress, accept=accept, limit=max_event_bytes),
+            limit=max_event_bytes,
+        )
+        self.retention = retention or Retention()
+        self._url = broker
+        self._connector: Connector | None = None
+        self._transport: Transport | None = None
+        self._users = 0
+        self._sync: SyncApp | None = None
+
+    # ── handlers ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add(self, handler: Handler) -> None:
+        """Take a handler in."""
+        self.broker.add(handler)
+        super().add(handler)
+
+    def include(self, router: Router) -> None:
+        """Take in the handlers of a router."""
+        for handler in router.handlers:
+            self.add(handler)
+
+    # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def url(self) -> str:
+        """The broker URL in use."""
+        return broker_url(self._url)
+
+    def use_broker(self, url: str) -> None:
+        """Use another broker than the one given; before connecting."""
+        if self._connector is not None:
+            raise ConfigurationError("the app is connected already")
+        self._url = url
+
+    def connector(self) -> Connector:
+        """What opens transports for this app."""
+        if self._connector is None:
+            self._connector = Connector(self.url)
+            if self._connector.scheme == "embedded":
+                log.warning("broker.embedded", extra={"folder": self.url.partition("://")[2] or ".streamtask"})
+        return self._connector
+
+    async def __aenter__(self) -> Self:
+        """Connect. May be nested."""
+        if not self._users:
+            transport = await asyncio.to_thread(self.connector().open)
+            await transport.connect()
+            self._transport = transport
+        self._users += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close what the outermost `async with` opened."""
+        self._users -= 1
+        if not self._users:
+            transport, self._transport = self._transport, None
+            if transport is not None:
+                await transport.close()
+            if self._connector is not None and self._connector.scheme == "embedded":
+                self._connector.close()
+
+    @asynccontextmanager
+    async def lifespan(self, _: object) -> AsyncIterator[None]:
+        """For FastAPI and Starlette: `FastAPI(lifespan=app.lifespan)`."""
+        async with self:
+            yield
+
+    @property
+    def transport(self) -> Transport:
+        """The open transport. Raises ConfigurationError where the app is not connected."""
+        if self._transport is None:
+            raise ConfigurationError("the app is not connected: use `async with app:` or `lifespan=app.lifespan`")
+        return self._transport
+
+    # ── publishing ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def publish(
+        self,
+        event: Event,
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_key: str | None = None,
+        event_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Publish an event; returns its event id.
+
+        `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes.
+        `event_id`: publish again after a `PublishError`, without doubling the event.
+
+        Raises:
+            PublishError: unknown whether it is stored; publish again with `event_id=error.event_id`.
+        """
+        if delay is not None and at is not None:
+            raise ValueError("give delay or at, not both")
+        if at is not None and at.tzinfo is None:
+            raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
+        item = self._outgoing(
+            event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key, again=bool(event_id)
+        )
+        await self._store([item])
+        return item.event_id
+
+    async def publish_many(self, events: Sequence[Event]) -> list[str]:
+        """Publish events in order, a round trip a few hundred; returns their event ids.
+
+        Raises:
+            PublishError: for the first event of which it is unknown whether it is stored.
+        """
+        items = [self._outgoing(event) for event in events]
+        for start in range(0, len(items), 500):
+            await self._store(items[start : start + 500])
+        return [item.event_id for item in items]
+
+    def _outgoing(
+        self, event: Event, *, event_id: str | None = None, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> Outgoing:
+        bound = logs.current()
+        return self.broker.outgoing(
+            event,
+            event_id=event_id or envelopes.new_event_id(),
+            trace_id=bound.trace_id if bound else envelopes.new_trace_id(),
+            causation_id=bound.event_id if bound else None,
+            headers=headers,
+            **options,
+        )
+
+    async def _store(self, items: list[Outgoing]) -> None:
+        try:
+            results = await self.transport.publish(items)
+        except TransportError as error:
+            raise PublishError(
+                f"it is unknown whether the event is stored ({error}); publish again with event_id=error.event_id",
+                event_id=items[0].event_id,
+            ) from error
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    @property
+    def sync(self) -> SyncApp:
+        """The blocking twin, for Flask, Django, scripts and threads; safe after a fork."""
+        if self._sync is None:
+            self._sync = SyncApp(self)
+        return self._sync
+
+    # ── reading and working ───────────────────────────────────────────────────────────────────────────────────
+
+    async def read(self, stream: str, *, after: str | datetime = "$") -> AsyncIterator[Envelope]:
+        """Every event of a stream from here on, without a group: "$" new ones, "0" all, an id, or a moment."""
+        async with self:
+            transport = await asyncio.to_thread(self.connector().open)
+            await transport.connect()
+            try:
+                position = after
+                if after == "$" and transport.inspection is not None:
+                    position = (await transport.inspection.stream(stream)).last_id or "0"
+                while True:
+                    for delivery in await transport.read(stream, after=position, count=100, wait=1.0):
+                        position = delivery.entry_id
+                        try:
+                            yield self.broker.decode(delivery)
+                        except EnvelopeError as error:
+                            log.warning("read.undecodable", extra={"entry_id": position, "error": str(error)})
+            finally:
+                await transport.close()
+
+    def make_worker(self, settings: WorkerSettings) -> Worker:
+        """A worker of this app that is not started."""
+        return Worker(self, self.broker, self.connector().open, settings, self.retention)
+
+    @asynccontextmanager
+    async def worker(self, **settings: Any) -> AsyncIterator[Worker]:
+        """A worker inside this process: `async with app.worker(concurrency=50):`."""
+        async with self:
+            worker = self.make_worker(WorkerSettings(**settings))
+            await worker.start()
+            try:
+                yield worker
+            finally:
+                await worker.stop()
+
+    def __repr__(self) -> str:
+        return f"App({self.name!r}, broker={mask_url(self.url)!r})"
+
+
+class SyncApp:
+    """Publishing without `await`, through a private event loop in a thread of its own."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._twin: App | None = None
+        self._pid = 0
+
+    def publish(self, event: Event, **options: Any) -> str:
+        """See `App.publish`."""
+        return self._wait(lambda twin: twin.publish(event, **options), "await app.publish(...)")
+
+    def publish_many(self, events: Sequence[Event]) -> list[str]:
+        """See `App.publish_many`."""
+        return self._wait(lambda twin: twin.publish_many(events), "await app.publish_many(...)")
+
+    def _wait(self, call: Any, instead: str) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise ConfigurationError(f"app.sync would block the running event loop; write `{instead}`")
+        loop, twin = self._portal()
+        coroutine: Coroutine[Any, Any, Any] = call(twin)
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+    def _portal(self) -> tuple[asyncio.AbstractEventLoop, App]:
+        """The loop of this process: a fork has the object but not its thread, and must not share its connection."""
+        with self._lock:
+            if self._loop is None or self._twin is None or self._pid != os.getpid():
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True).start()
+                twin = App.__new__(App)
+                twin.__dict__.update(self._app.__dict__, _transport=None, _users=0, _sync=self)
+                twin._connector = self._app.connector()
+                asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()
+                self._loop, self._twin, self._pid = loop, twin, os.getpid()
+            return self._loop, self._twin

@@ -1,0 +1,37 @@
+"""Settings that users give, with their units and defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How much history a stream keeps, never less than what some group still needs."""
+
+    #: Seconds.
+    max_age: float = 86_400.0
+    #: Entries.
+    max_entries: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How a worker works."""
+
+    #: Handlers at once.
+    concurrency: int = 100
+    groups: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
+    #: Stop when nothing is ready, pending or due for retry.
+    burst: bool = False
+    #: Seconds that running handlers get to end at shutdown.
+    shutdown_timeout: float = 30.0
+    #: Seconds without a renewal after which a living owner loses an entry.
+    lease: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency is at least 1, got {self.concurrency}")
+        if self.lease <= 0:
+            raise ValueError(f"lease is in seconds and above 0, got {self.lease}")

@@ -1,0 +1,102 @@
+"""Due retries, hand-backs, and what dead owners left: back to work. It never takes from an owner that lives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from streamtask.errors import TransportError
+from streamtask.transport.port import Delivery, Subscription, Transport
+from streamtask.worker.flow import Flow
+from streamtask.worker.keeper import BEAT_TTL, Keeper
+from streamtask.worker.leases import Leases
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.2
+_LOOK = 1.0
+
+
+class Reclaimer:
+    """Takes up parked entries that are due, and parks what dead owners hold."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        owner: str,
+        subscriptions: Sequence[Subscription],
+        *,
+        flow: Flow,
+        leases: Leases,
+        keeper: Keeper,
+        lease: float,
+        take: Callable[[list[Delivery]], None],
+        expire: Callable[[list[Delivery]], None],
+    ) -> None:
+        self._transport = transport
+        self._owner = owner
+        self._subscriptions = subscriptions
+        self._flow = flow
+        self._leases = leases
+        self._keeper = keeper
+        self._lease = lease
+        self._take = take
+        self._expire = expire
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        looked = 0.0
+        while True:
+            wait = _POLL
+            try:
+                wait = await self._claim()
+                if time.monotonic() - looked >= _LOOK:
+                    looked = time.monotonic()
+                    await self._look_for_the_dead()
+            except TransportError as error:
+                log.warning("reclaim.failed", extra={"error": str(error)})
+                wait = 1.0
+            await asyncio.sleep(wait)
+
+    async def _claim(self) -> float:
+        wait = _POLL
+        for sub in self._subscriptions:
+            # One more than there is room for: a due retry must not starve behind a stream that is always full.
+            room = max(1, self._flow.room())
+            claimed = await self._transport.recovery.claim(sub, self._owner, count=room)
+            for entry_id in claimed.gone:
+                log.error("entry.gone", extra={"stream": sub.stream, "group": sub.group, "entry_id": entry_id})
+            if claimed.deliveries:
+                self._take(list(claimed.deliveries))
+            if claimed.expired:
+                self._expire(list(claimed.expired))
+            if claimed.next_due is not None:
+                wait = min(wait, max(claimed.next_due, 0.005 if self._flow.room() else _POLL))
+        return wait
+
+    async def _look_for_the_dead(self) -> None:
+        if self._keeper.reachable_for(time.monotonic()) < 2 * BEAT_TTL:
+            # A server that was away has everybody's beats expired: give the living time to beat again.
+            return
+        for sub in self._subscriptions:
+            lost = await self._transport.recovery.lost_owners(sub.stream, sub.group, lease=self._lease)
+            for owner, state in lost.items():
+                await self._park(sub, owner, state)
+
+    async def _park(self, sub: Subscription, owner: str, state: str) -> None:
+        if owner == self._owner:
+            # Handed to us in a reply that never came.
+            keep = self._leases.ids(sub.stream, sub.group)
+            n = await self._transport.recovery.hand_back(
+                sub.stream, sub.group, owner, started=(), keep=keep, idle=self._lease
+            )
+        else:
+            idle = self._lease if state == "stale" else 0.0
+            n = await self._transport.recovery.hand_back(sub.stream, sub.group, owner, idle=idle)
+        if n:
+            log.warning(
+                "entries.reclaimed",
+                extra={"stream": sub.stream, "group": sub.group, "owner": owner, "cause": state, "entries": n},
+            )
