@@ -413,7 +413,9 @@ class Supervisor:
         self._stopping = True
         self._exit_code = exit_code
         for child in self._children:
-            child.ask_to_end()
+            # One that was asked before takes a second time as an order to hurry.
+            if not child.leaving:
+                child.ask_to_end()
 
     def _kill_all(self) -> None:
         log.warning("supervisor.killing", extra={"children": len(self._children)})

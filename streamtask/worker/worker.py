@@ -163,11 +163,11 @@ class Worker:
         while any(self._running.values()) and time.monotonic() < end:
             await asyncio.sleep(0.02)
         await _cancel(self._slots)
-        for delivery in self._leases.snapshot():
-            log.warning("handler.interrupted", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
         try:
             async with asyncio.timeout(5):
                 await self._settler.drained()
+                for delivery in self._leases.snapshot():
+                    log.warning("handler.interrupted", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
                 for sub in self._subscriptions:
                     await self._transport.recovery.hand_back(sub.stream, sub.group, self.owner, started=())
                 await self._keeper.stop()

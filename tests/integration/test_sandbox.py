@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import time
@@ -342,12 +341,12 @@ async def test_children_and_what_they_started_die_with_a_worker_that_is_killed(t
         from streamtask.worker.sandbox import Sandbox
         asyncio.run(Sandbox("sandbox_entries:entry", size=1).run(b"{request_} {pid_file}"))
     """
-    worker = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)])
+    worker = await asyncio.create_subprocess_exec(sys.executable, "-c", textwrap.dedent(program))
     try:
         await until(written(pid_file))
     finally:
         worker.kill()
-        worker.wait()
+        await worker.wait()
 
     await until(lambda: not runs(int(pid_file.read_text())))
 
