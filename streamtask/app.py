@@ -24,6 +24,7 @@ from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry import logs
 from streamtask.transport.connect import Connector, broker_url
 from streamtask.transport.port import Outgoing, Transport
+from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -225,9 +226,10 @@ class App(Router):
             finally:
                 await transport.close()
 
-    def make_worker(self, settings: WorkerSettings) -> Worker:
+    def make_worker(self, settings: WorkerSettings, *, supervisor: SupervisorLink | None = None) -> Worker:
         """A worker of this app that is not started."""
-        return Worker(self, self.broker, self.connector().open, settings, self.retention)
+        open_transport = self.connector().open
+        return Worker(self, self.broker, open_transport, settings, self.retention, supervisor=supervisor)
 
     @asynccontextmanager
     async def worker(self, **settings: Any) -> AsyncIterator[Worker]:

@@ -27,6 +27,9 @@ class Application(Protocol):
     name: str
 
     @property
+    def url(self) -> str: ...
+
+    @property
     def sync(self) -> BlockingPublisher: ...
 
     async def publish(self, event: Event, **options: Any) -> str: ...

@@ -38,9 +38,11 @@ from streamtask.worker.flow import Flow
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
+from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Health
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.settler import Settler
+from streamtask.worker.started import StartedTable
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +65,12 @@ class Worker:
         open_transport: Callable[[], Transport],
         settings: WorkerSettings,
         retention: Retention,
+        *,
+        supervisor: SupervisorLink | None = None,
     ) -> None:
         self.owner = new_owner()
+        self._supervisor = supervisor
+        self._started = StartedTable.attach(supervisor.started_fd) if supervisor else None
         self.health = Health(time.monotonic())
         self._app = app
         self._broker = broker
@@ -77,6 +83,7 @@ class Worker:
                 f"app {app.name!r} has no handlers for groups {list(settings.groups) or 'all'} and streams "
                 f"{list(settings.streams) or 'all'}; nothing to consume"
             )
+        self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._queue: deque[tuple[float, Delivery]] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -97,6 +104,8 @@ class Worker:
         await self._transport.connect()
         for sub in self._subscriptions:
             self._registered(sub, await self._transport.register(sub))
+        if self._supervisor:
+            self._supervisor.introduce(self.owner, self._app.url, list(self._places))
         self._keeper = Keeper(
             self._open,
             self.owner,
@@ -112,9 +121,11 @@ class Worker:
         self._settler = Settler(self._transport, self._settled, self._trouble)
         self._duty("settler", self._settler.run())
         self._slots = [
-            asyncio.create_task(self._slot(), name=f"streamtask-slot-{i}") for i in range(self._settings.concurrency)
+            asyncio.create_task(self._slot(i), name=f"streamtask-slot-{i}") for i in range(self._settings.concurrency)
         ]
         self._start_readers()
+        if self._supervisor:
+            self._supervisor.ready()
         log.info("worker.started", extra={"owner": self.owner, "groups": sorted({s.group for s in self._subscriptions})})
 
     def _start_readers(self) -> None:
@@ -216,7 +227,7 @@ class Worker:
                 waiter.set_result(None)
                 return
 
-    async def _slot(self) -> None:
+    async def _slot(self, number: int) -> None:
         """One of `concurrency` long-lived tasks: takes a delivery, runs it, again."""
         loop = asyncio.get_running_loop()
         while True:
@@ -225,7 +236,14 @@ class Worker:
                 self._waiters.append(waiter)
                 await waiter
             _, delivery = self._queue.popleft()
-            await self._run(delivery)
+            if self._started is None:
+                await self._run(delivery)
+                continue
+            self._started.mark(number, self._places[delivery.stream, delivery.group], delivery.entry_id)
+            try:
+                await self._run(delivery)
+            finally:
+                self._started.clear(number)
 
     async def _run(self, delivery: Delivery) -> None:
         group = delivery.group
@@ -330,7 +348,7 @@ class Worker:
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "supervisor_pid": None,
+                "supervisor_pid": self._supervisor.supervisor_pid if self._supervisor else None,
                 "groups": sorted({sub.group for sub in self._subscriptions}),
                 "running": sum(self._running.values()),
             }

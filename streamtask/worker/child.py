@@ -1,0 +1,89 @@
+"""One worker process under the supervisor: imports the app, consumes, drains on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from streamtask.errors import ConfigurationError, StreamtaskError
+from streamtask.settings import WorkerSettings
+from streamtask.telemetry import logs
+from streamtask.worker.parent import SupervisorLink
+from streamtask.worker.probes import Probes
+
+log = logging.getLogger(__name__)
+
+
+async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink | None) -> None:
+    """Consume until SIGTERM or SIGINT, or until a burst is done."""
+    settings = WorkerSettings(
+        concurrency=options["concurrency"],
+        groups=tuple(options["groups"]),
+        streams=tuple(name.removeprefix("stream:") for name in options["streams"]),
+        burst=options["burst"],
+        shutdown_timeout=options["shutdown_timeout"],
+        lease=options["lease"],
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with app:
+        worker = app.make_worker(settings, supervisor=supervisor)
+        await worker.start()
+        probes = _probes(worker, options["metrics_port"])
+        waits = [asyncio.create_task(stop.wait())]
+        if settings.burst:
+            waits.append(asyncio.create_task(worker.burst_done()))
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await worker.stop()
+        if probes is not None:
+            probes.stop()
+
+
+def _probes(worker: Any, port: int | None) -> Probes | None:
+    if port is None:
+        return None
+    health = worker.health
+    probes = Probes(
+        live=lambda: health.live(time.monotonic()),
+        ready=lambda: health.ready(time.monotonic()),
+        metrics=worker.metrics.render,
+        port=port,
+    )
+    probes.start()
+    return probes
+
+
+def main(argument: str) -> int:
+    """Exit codes: 0 ended in order, 1 failed, 2 the program or its settings are wrong."""
+    options = json.loads(argument)
+    supervisor = SupervisorLink.from_environment(os.environ)
+    if supervisor is not None:
+        supervisor.die_with_supervisor()
+    logs.configure(options["log_format"])
+    try:
+        # By name: the app stands above the worker, and this module is where a process begins, not a part of either.
+        loading = importlib.import_module("streamtask.loading")
+        app = loading.load_app(options["app"], broker=options["broker"])
+        asyncio.run(consume(app, options, supervisor))
+    except ConfigurationError as error:
+        log.error("worker.misconfigured", extra={"error": str(error)})
+        return 2
+    except StreamtaskError as error:
+        log.error("worker.failed", extra={"error": str(error)})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
