@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from streamtask.transport.connect import open_transport
+from streamtask.transport.connect import Connector
 from streamtask.transport.port import Subscription
 from streamtask.worker.started import started_entries
 
@@ -28,7 +28,8 @@ def hand_back(broker: str, owner: str, subscriptions: Sequence[tuple[str, str]],
 
 async def _hand_back(broker: str, owner: str, subscriptions: Sequence[tuple[str, str]], started: bytes) -> int:
     running = started_entries(started)
-    transport = open_transport(broker)
+    connector = Connector(broker)
+    transport = connector.open()
     try:
         await transport.connect()
         count = 0
@@ -39,4 +40,5 @@ async def _hand_back(broker: str, owner: str, subscriptions: Sequence[tuple[str,
         await transport.recovery.retire(owner, read)
     finally:
         await transport.close()
+        connector.close()
     return count

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import importlib.util
 import json
 import signal
@@ -64,8 +65,11 @@ def main(channel_fd: int, lifeline_fd: int, parent_pid: int) -> None:
 
 def load_main(path: str) -> ModuleType:
     """Load the script that is the parent's `__main__`, as `__mp_main__`: its `if __name__ == "__main__"` stays unrun."""
-    if MAIN_ALIAS in sys.modules:
-        return sys.modules[MAIN_ALIAS]
+    # Its import gives this name to `__main__`, whenever it comes: let it come before us, not after.
+    importlib.import_module("multiprocessing")
+    loaded = sys.modules.get(MAIN_ALIAS)
+    if loaded is not None and loaded is not sys.modules.get("__main__"):
+        return loaded
     loader = SourceFileLoader(MAIN_ALIAS, path)
     spec = importlib.util.spec_from_loader(MAIN_ALIAS, loader)
     if spec is None:

@@ -66,7 +66,11 @@ class StartedTable:
 
     def read(self) -> list[tuple[int, str]]:
         """(subscription index, entry id) of every marked slot."""
-        return started_entries(bytes(self._view))
+        return started_entries(self.copy())
+
+    def copy(self) -> bytes:
+        """The table as it stands, for `started_entries`."""
+        return bytes(self._view)
 
     def close(self) -> None:
         """Unmap the table and close its descriptor."""

@@ -363,8 +363,10 @@ async def test_a_script_is_loaded_beside_its_own_main(tmp_path: Path, monkeypatc
 
             def prepare(arguments):
                 load_main(arguments["main_path"]).bump()
+                assert load_main(arguments["main_path"]).count == 1
 
             def entry(request):
+                import multiprocessing
                 main = sys.modules["__mp_main__"]
                 return f"{main.bump.__module__} {main.count}".encode()
         """)

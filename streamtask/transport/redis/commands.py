@@ -80,7 +80,7 @@ def outcome(delivery: Delivery, result: Outcome, targets: dict[str, int]) -> Seq
             words = _letter(delivery, result)
             return ("dead", *head, len(words), *words)
         case Skip():
-            return ("skip", *head, result.event_type)
+            return ("skip", *head, "" if delivery.only is not None else result.event_type)
         case Wait():
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
 

@@ -88,6 +88,7 @@ class RedisInspection:
         """See `Inspection.consumers`."""
         reply = await self._wire.call("XINFO", "CONSUMERS", keys.stream(stream), group)
         found = [{flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)} for flat in reply]
+        found = [info for info in found if info["name"].decode() not in keys.RESERVED]
         beats = await self._wire.many([["EXISTS", keys.beat(info["name"].decode())] for info in found])
         return [
             ConsumerInfo(
@@ -96,7 +97,7 @@ class RedisInspection:
                 consumer=info["name"].decode(),
                 pending=info["pending"],
                 idle_ms=info["idle"],
-                alive=bool(alive) or info["name"].decode() in keys.RESERVED,
+                alive=bool(alive),
             )
             for info, alive in zip(found, beats, strict=True)
         ]
@@ -197,7 +198,7 @@ class RedisInspection:
     async def replay_history(self, stream: str, group: str, *, since: str | datetime, generation: str) -> int:
         """See `Inspection.replay_history`."""
         key = keys.stream(stream)
-        start = since if isinstance(since, str) else commands.before_moment(since)
+        start = _before(since) if isinstance(since, str) else commands.before_moment(since)
         reply = await self._wire.call("XINFO", "GROUPS", key)
         known = {flat[flat.index(b"name") + 1].decode() for flat in reply}
         if group not in known:
@@ -211,10 +212,16 @@ class RedisInspection:
         """Go through the originals behind `start` up to now; append a copy of each with the extra fields, if given."""
         key, count = keys.stream(stream), 0
         last = (await self.stream(stream)).last_id
+        if copy is not None:
+            # What the group has not read yet it will see anyway.
+            reply = await self._wire.call("XINFO", "GROUPS", key)
+            infos = [{flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)} for flat in reply]
+            last = next(i["last-delivered-id"].decode() for i in infos if i["name"].decode() == copy[1])
         low = f"({start}"
         while True:
             page = await self._wire.call("XRANGE", key, low, last, "COUNT", _COPIED)
-            originals = [words for _, words in page if b"only" not in words[::2]]
+            held = await self._held(key, copy, page)
+            originals = [words for entry_id, words in page if b"only" not in words[::2] and entry_id not in held]
             count += len(originals)
             if copy is not None:
                 for reply in await self._wire.many([["XADD", key, "*", *copy, *words] for words in originals]):
@@ -223,6 +230,13 @@ class RedisInspection:
             if len(page) < _COPIED:
                 return count
             low = f"({page[-1][0].decode()}"
+
+    async def _held(self, key: str, copy: list[Argument] | None, page: Sequence[Any]) -> set[bytes]:
+        """The ids of a page that the group of the copies has still pending."""
+        if copy is None or not page:
+            return set()
+        reply = await self._wire.call("XPENDING", key, copy[1], page[0][0], page[-1][0], len(page))
+        return {found[0] for found in reply}
 
     async def settings(self) -> Mapping[str, str]:
         """See `Inspection.settings`: INFO, and CONFIG where the server lets us ask."""
@@ -240,6 +254,14 @@ def _skipped(flat: Sequence[bytes]) -> dict[str, dict[str, object]]:
         for type_, first in values.items()
         if not type_.endswith("\tn")
     }
+
+
+def _before(entry_id: str) -> str:
+    """The id before an id, so that reading after it gives the id itself."""
+    ms, sequence = _order(entry_id)
+    if sequence:
+        return f"{ms}-{sequence - 1}"
+    return f"{ms - 1}-18446744073709551615" if ms else "0-0"
 
 
 def _order(entry_id: str) -> tuple[int, int]:

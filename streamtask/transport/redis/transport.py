@@ -177,7 +177,9 @@ class RedisTransport:
         )
         if not reply:
             return []
-        return [Delivery(stream, "", entry_id.decode(), "", fields) for entry_id, fields in reply[0][1] if fields]
+        found = [Delivery(stream, "", entry_id.decode(), "", fields) for entry_id, fields in reply[0][1] if fields]
+        # Copies for one group are no events of their own.
+        return [delivery for delivery in found if delivery.only is None]
 
     # ── settle ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -194,6 +196,7 @@ class RedisTransport:
             for batch, simple in zip(batches, plain, strict=True)
         ]
         replies = await self._wire.run_many(calls)
+        await self._name_streams({emit.stream for _, result in settlements for emit in getattr(result, "emits", ())})
         for indexes, simple, reply in zip(places.values(), plain, replies, strict=True):
             if isinstance(reply, ServerError):
                 # The group is gone, and with it all that was held.
@@ -207,6 +210,12 @@ class RedisTransport:
                 for index, word in zip(indexes, reply, strict=True):
                     verdicts[index] = _VERDICTS.get(word) or ServerError(word.decode("utf-8", "replace"))
         return verdicts
+
+    async def _name_streams(self, streams: set[str]) -> None:
+        """Note streams that were only emitted to, so that they are inspected and kept within bounds too."""
+        if new := streams - self._known:
+            await self._wire.call("SADD", keys.STREAMS, *sorted(new))
+            self._known |= new
 
     def _ack_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
         first = batch[0][0]
@@ -290,11 +299,12 @@ class RedisTransport:
         counted, first = await self._wire.run(self._lag, [key], [info["last-delivered-id"], most])
         if lag is None and counted >= 0:
             lag = counted
-        summary = await self._wire.call("XPENDING", key, group)
+        summary, consumers = await self._wire.many([["XPENDING", key, group], ["XINFO", "CONSUMERS", key, group]])
+        names = {flat[flat.index(b"name") + 1].decode() for flat in consumers}
         return GroupStats(
             stream=stream,
             group=group,
-            consumers=sum(1 for name, _ in summary[3] or () if name.decode() not in keys.RESERVED),
+            consumers=len(names - keys.RESERVED),
             pending=summary[0],
             lag=lag,
             lag_seconds=commands.age(first, now_ms) if first else 0.0,

@@ -16,6 +16,8 @@ end
 
 local function after(id)
     local ms, seq = string.match(id, '(%d+)-(%d+)')
+    -- The highest sequence there is, which a double cannot hold.
+    if seq == '18446744073709551615' then return string.format('%.0f-0', tonumber(ms) + 1) end
     return ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)
 end
 

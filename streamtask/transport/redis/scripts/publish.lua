@@ -7,15 +7,23 @@
 local stream, mark, delayed, bodies = unpack(KEYS)
 local event_id, due, window, again = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
 
+-- A payload may mention the id of another event: what holds the id is looked at closely.
+local function is_of_event(entry)
+    local body = entry['envelope'] or ''
+    if entry['event_id'] == event_id then return true end
+    if not string.find(body, event_id, 1, true) then return false end
+    local unpacker = entry['content_type'] and cmsgpack.unpack or cjson.decode
+    local read, envelope = pcall(unpacker, body)
+    return read and type(envelope) == 'table' and envelope['event_id'] == event_id
+end
+
 local function stored_already()
     if redis.call('HEXISTS', bodies, event_id) == 1 then return event_id end
     local oldest, highest, looked = string.format('%.0f-0', now_ms() - 600000), '+', 0
     while looked < 50000 do
         local page = redis.call('XREVRANGE', stream, highest, oldest, 'COUNT', 500)
         for _, entry in ipairs(page) do
-            for i = 2, #entry[2], 2 do
-                if string.find(entry[2][i], event_id, 1, true) then return entry[1] end
-            end
+            if is_of_event(fields_of(entry[2])) then return entry[1] end
         end
         if #page < 500 then return nil end
         looked = looked + 500

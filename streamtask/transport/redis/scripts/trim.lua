@@ -13,6 +13,8 @@ end
 
 if redis.call('EXISTS', stream) == 0 then return 0 end
 local groups, floor, passed = {}, nil, nil
+local vanished = fields_of(redis.call('HGETALL', floors))
+vanished['~sweep:'] = nil
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local g = fields_of(flat)
     local low = after(g['last-delivered-id'])
@@ -24,6 +26,15 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     if not floor or before(low, floor) then floor = low end
     if not passed or before(g['last-delivered-id'], passed) then passed = g['last-delivered-id'] end
     redis.call('HSET', floors, g['name'], previous(low))
+    vanished[g['name']] = nil
+end
+-- A group that vanished is made again at its checkpoint, and needs everything behind it.
+for _, position in pairs(vanished) do
+    if string.find(position, '-', 1, true) then
+        local low = after(position)
+        if not floor or before(low, floor) then floor = low end
+        if not passed or before(position, passed) then passed = position end
+    end
 end
 
 -- `wanted`: everything below it is too old, or more than we keep.
@@ -42,8 +53,8 @@ if bound == wanted or not passed then return removed end
 -- An entry that is pending for long holds the floor. Above it, take out singly what every group has acked.
 local cursor = redis.call('HGET', floors, '~sweep:') or bound
 if before(cursor, bound) then cursor = bound end
-local last = before(passed, wanted) and passed or wanted
-if not before(cursor, last) then
+local last = before(passed, wanted) and passed or previous(wanted)
+if before(last, cursor) then
     redis.call('HDEL', floors, '~sweep:')
     return removed
 end
