@@ -171,15 +171,20 @@ class RedisTransport:
     async def read(self, stream: str, *, after: str | datetime, count: int, wait: float) -> list[Delivery]:
         """See `Transport.read`."""
         position = after if isinstance(after, str) else f"{round(after.timestamp() * 1000) - 1}-18446744073709551615"
-        block = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
-        reply = await self._readers[""].call(
-            "XREAD", "COUNT", count, *block, "STREAMS", keys.stream(stream), position, timeout=wait + _BLOCK_MARGIN
-        )
-        if not reply:
-            return []
-        found = [Delivery(stream, "", entry_id.decode(), "", fields) for entry_id, fields in reply[0][1] if fields]
-        # Copies for one group are no events of their own.
-        return [delivery for delivery in found if delivery.only is None]
+        while True:
+            block = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
+            reply = await self._readers[""].call(
+                "XREAD", "COUNT", count, *block, "STREAMS", keys.stream(stream), position, timeout=wait + _BLOCK_MARGIN
+            )
+            if not reply:
+                return []
+            entries = reply[0][1]
+            found = [Delivery(stream, "", entry_id.decode(), "", fields) for entry_id, fields in entries]
+            # Copies for one group are no events of their own.
+            originals = [delivery for delivery in found if delivery.only is None]
+            if originals:
+                return originals
+            position = found[-1].entry_id
 
     # ── settle ────────────────────────────────────────────────────────────────────────────────────────────────
 
