@@ -2,10 +2,10 @@
 
 The parent alone holds the writing end of a pipe, so the pipe's end is the parent's end. On Linux the kernel itself
 answers it with SIGKILL to our whole process group, even while a C extension holds the interpreter; elsewhere a thread
-does. The parent-death signal comes first and *stops* us: were it SIGKILL, it would often be faster than the pipe (5 of 8
-times, where the parent has threads), and with us would go the pipe's address of those that we have started; they would
-live on. So a child that is orphaned while a forked copy of its parent keeps the pipe open does nothing more, and ends
-with that copy. This module imports the standard library only; workers and sandbox children use it.
+does. The parent-death signal comes first and *stops* us: were it SIGKILL, it would often be faster than the pipe (5
+of 8 times, where the parent has threads), and with us would go the pipe's address of those that we have started; they
+would live on. So a child that is orphaned while a forked copy of its parent keeps the pipe open does nothing more,
+and ends with that copy. This module imports the standard library only; workers and sandbox children use it.
 """
 
 from __future__ import annotations

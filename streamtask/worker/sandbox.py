@@ -2,8 +2,8 @@
 
 A child serves one request at a time, stays warm between requests and is replaced when it dies. Children are started by
 exec, never by a fork that goes on: a fork copies locks and GPU contexts that only break later. Each leads a session of
-its own, so that a kill takes what the handler started along with it. Requests and replies are bytes; nothing is pickled,
-and nothing is retried here.
+its own, so that a kill takes what the handler started along with it. Requests and replies are bytes; nothing is
+pickled, and nothing is retried here.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Sandbox:
         """Have a child answer the request; waits for a free one first.
 
         `soft`: seconds after which `SoftTimeoutError` is raised inside the entry. `hard`: seconds after which the child
-        and all that it started are killed and `HandlerTimeoutError` is raised. `alone`: in a child that has run and will
-        run nothing else, so that its death is this request's doing. Cancelling kills the child.
+        and all that it started are killed and `HandlerTimeoutError` is raised. `alone`: in a child that has run and
+        will run nothing else, so that its death is this request's doing. Cancelling kills the child.
 
         Raises `WorkerLostError` where the child died, `ConfigurationError` where it could not start, and
         `StreamtaskError` with the traceback where the entry raised.
@@ -245,7 +245,7 @@ class _Child:
     async def _bury(self) -> None:
         """Wait for its death; then nothing that it started may live on or keep the channel open."""
         await self._process.wait()
-        # Its id is not given to anyone else while a member of its group lives; where none does, there is nothing to kill.
+        # Its id is nobody else's while a member of its group lives; where none does, there is nothing to kill.
         _kill_group(self.pid)
         os.close(self._lifeline)
         for _ in range(100):

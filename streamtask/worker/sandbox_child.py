@@ -64,7 +64,7 @@ def main(channel_fd: int, lifeline_fd: int, parent_pid: int) -> None:
 
 
 def load_main(path: str) -> ModuleType:
-    """Load the script that is the parent's `__main__`, as `__mp_main__`: its `if __name__ == "__main__"` stays unrun."""
+    """Load the script that is the parent's `__main__`, as `__mp_main__`: what is under `if __name__ ==` stays unrun."""
     # Its import gives this name to `__main__`, whenever it comes: let it come before us, not after.
     importlib.import_module("multiprocessing")
     loaded = sys.modules.get(MAIN_ALIAS)

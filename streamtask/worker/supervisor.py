@@ -1,6 +1,6 @@
 """The supervisor: keeps N worker processes running, and hands back at once what a dead one held.
 
-    python -P .../supervisor.py '{"child": ["python", "-m", "..."], "processes": 2, "shutdown_timeout": 30, "slots": 100}'
+    python -P .../supervisor.py '{"child": ["python", "-m", "..."], "processes": 2, "slots": 100}'
 
 It is run by path and imports the standard library only, so that it costs as little memory as a Python process can;
 streamtask itself comes in when a child has died and its entries have to go back. It handles no events and opens no
@@ -40,7 +40,7 @@ LAST_HAND_BACKS = 5.0
 LAST_HAND_BACKS_IN_A_HURRY = 1.5
 #: A child that ends this often with exit code 1 before it was ready is given up.
 ATTEMPTS = 5
-#: The first and the longest pause before a child that was never ready is started again, and before a hand-back is tried again.
+#: The first and the longest pause before a child that was never ready is started again, or a hand-back tried again.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 #: Seconds between two looks at the files, where `watchfiles` is not installed.
@@ -59,8 +59,8 @@ HandBack = Callable[[str, str, list[tuple[str, str]], bytes], int]
 class Settings:
     """What the command line asks for.
 
-    `shutdown_timeout`: seconds that a child takes to drain, at most, by itself. `slots`: entries that one child may have
-    started at a time. `reload`: files and folders whose change starts the children anew; None: nothing is watched.
+    `shutdown_timeout`: seconds that a child takes to drain, at most, by itself. `slots`: entries that one child may
+    have started at a time. `reload`: files and folders whose change starts the children anew; None: nothing is watched.
     """
 
     def __init__(

@@ -521,7 +521,8 @@ def test_it_knows_the_size_of_a_slot() -> None:
 def test_it_imports_the_standard_library_only_until_a_child_has_died() -> None:
     program = (
         "import runpy, sys; runpy.run_path(sys.argv[1], run_name='supervisor'); "
-        "print([name for name in sys.modules if name.partition('.')[0] not in sys.stdlib_module_names | {'sitecustomize'}])"
+        "known = sys.stdlib_module_names | {'sitecustomize'}; "
+        "print([name for name in sys.modules if name.partition('.')[0] not in known])"
     )
 
     said = subprocess.run(
