@@ -65,6 +65,7 @@ class App(Router):
         self._connector: Connector | None = None
         self._transport: Transport | None = None
         self._users = 0
+        self._cut_off = ""
         self._sync: SyncApp | None = None
 
     # ── handlers ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -92,8 +93,14 @@ class App(Router):
             raise ConfigurationError("the app is connected already")
         self._url = url
 
+    def cut_off(self, reason: str) -> None:
+        """Refuse to connect, with this reason: in a child process that cannot reach the broker."""
+        self._cut_off = reason
+
     def connector(self) -> Connector:
         """What opens transports for this app."""
+        if self._cut_off:
+            raise ConfigurationError(self._cut_off)
         if self._connector is None:
             self._connector = Connector(self.url)
             if self._connector.scheme == "embedded":

@@ -55,7 +55,7 @@ class Run:
     handler: Handler
     event_type: EventType
     envelope: Envelope
-    #: De-duplication: what its mark is made of once the event is known; None when its handler does not de-duplicate.
+    #: A suspect: its process died while it may have been running it, twice; it runs in a process of its own.
     alone: bool = False
 
 
@@ -261,7 +261,7 @@ class Broker:
         if isinstance(error, Exception) and not retry.wants(error):
             return self._dead(run, "not_retryable", error)
         if attempt >= retry.max_attempts:
-            return self._dead(run, "max_attempts", error)
+            return self._dead(run, "worker_lost" if isinstance(error, WorkerLostError) else "max_attempts", error)
         return Retry(retry.delay(attempt, random.random), error=_describe(error))
 
     @staticmethod

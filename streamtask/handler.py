@@ -59,6 +59,17 @@ class Handler:
         """Module and qualified name of the function."""
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
+    @property
+    def is_async(self) -> bool:
+        """Whether the function is a coroutine function."""
+        return inspect.iscoroutinefunction(self.function)
+
+    def call(self, event: Event, context: Context) -> Any:
+        """Call the function: its result, or its coroutine."""
+        if self.context is None:
+            return self.function(event)
+        return self.function(event, **{self.context: context})
+
 
 def make_handler(
     function: Callable[..., Any],

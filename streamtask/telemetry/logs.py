@@ -263,6 +263,14 @@ def configure(
     return installed
 
 
+def configured_format() -> LogFormat | None:
+    """The format that `configure` installed; None where logging is the user's own."""
+    formatters = [handler.formatter for handler in logging.getLogger().handlers if isinstance(handler, LogHandler)]
+    if not formatters:
+        return None
+    return "json" if isinstance(formatters[0], JsonFormatter) else "text"
+
+
 def _level_number(level: int | str) -> int:
     if isinstance(level, int):
         return level

@@ -1,46 +1,56 @@
-"""One delivery → one outcome: decode, check for a duplicate, call the handler within its time, ask the broker."""
+"""One run → one outcome: check for a duplicate, call the handler within its time, ask the broker what it means."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
+import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from streamtask.broker import Broker, Run
 from streamtask.context import Application, Context
-from streamtask.errors import HandlerTimeoutError, LeaseLostError
+from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
 from streamtask.telemetry import logs
-from streamtask.transport.port import Delivery, Done, Outcome, TypeVersion
+from streamtask.transport.port import Done, Outcome
+from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
+from streamtask.worker.timeouts import SoftTimeout, ThreadAlarm
+
+log = logging.getLogger(__name__)
+
+#: Crashes after which a suspect is given up that no process can be started for.
+_POISON_LIMIT = 5
 
 #: Answers whether a de-duplication mark stands: (group, stream, mark).
 Seen = Callable[[str, str, str], Awaitable[bool]]
 
 
 class Executor:
-    """Runs handlers. One instance a worker."""
+    """Runs handlers: on the loop, in threads, in child processes. One instance a worker."""
 
-    def __init__(self, app: Application, broker: Broker, leases: Leases, seen: Seen, threads: int) -> None:
+    def __init__(
+        self, app: Application, broker: Broker, leases: Leases, seen: Seen, isolation: Isolation, *, threads: int
+    ) -> None:
         self._app = app
         self._broker = broker
         self._leases = leases
         self._seen = seen
+        self._isolation = isolation
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="streamtask-handler")
 
-    async def execute(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Outcome:
-        """Run one delivery to its outcome.
+    async def execute(self, run: Run) -> Outcome:
+        """Run a handler to its outcome.
 
         Raises:
             LeaseLostError: the lease was lost meanwhile; there is nothing to settle.
         """
-        plan = self._broker.plan(delivery, interest)
-        if not isinstance(plan, Run):
-            return plan
-        envelope = plan.envelope
-        token = logs.bind(
+        delivery, envelope = run.delivery, run.envelope
+        logs.bind(
             event_id=envelope.event_id,
             event_type=envelope.event_type,
             trace_id=envelope.trace_id,
@@ -49,19 +59,16 @@ class Executor:
             group=delivery.group,
         )
         try:
-            return await self._handle(plan)
-        finally:
-            logs.unbind(token)
-
-    async def _handle(self, run: Run) -> Outcome:
-        delivery = run.delivery
-        try:
             event = self._broker.event(run)
             mark = self._broker.mark(run, event)
             if mark and not mark.replace and await self._seen(delivery.group, delivery.stream, mark.name):
                 # Without effects the settle script finds the mark and acks: a duplicate.
                 return Done(mark=mark)
-            context = Context(run.envelope, delivery.attempt, self._app)
+            if run.alone or run.handler.pool == "process":
+                outcome = await self._apart(run)
+                if outcome is not None:
+                    return outcome
+            context = Context(envelope, delivery.attempt, self._app)
             returned = await self._within(run, event, context)
             return self._broker.succeed(run, context, returned, mark)
         except asyncio.CancelledError:
@@ -71,42 +78,64 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
 
-    async def _within(self, run: Run, event: Event, context: Context) -> Any:
-        handler = run.handler
-        call = self._call(run, event, context)
-        hard, soft = handler.timeout.hard, handler.timeout.soft
-        if hard is None and soft is None:
-            return await call
-        if handler.pool == "thread":
-            return await self._outlast(call, hard or soft or 0.0)
-        timer = asyncio.timeout(hard)
+    async def _apart(self, run: Run) -> Outcome | None:
+        """The outcome of a run in a child process; None where it has to run here."""
+        if run.alone:
+            log.warning("event.isolated", extra={"entry_id": run.delivery.entry_id, "crashes": run.delivery.crashes})
         try:
-            async with timer:
-                return await call
-        except TimeoutError:
-            if timer.expired():
-                raise HandlerTimeoutError(hard or 0.0) from None
-            raise
+            return await self._isolation.handle(run)
+        except ConfigurationError as error:
+            if run.handler.pool == "process":
+                raise
+            if run.delivery.crashes >= _POISON_LIMIT:
+                raise WorkerLostError(
+                    f"{run.delivery.crashes} processes died while they may have been running it, "
+                    f"and it cannot run in a process of its own: {error}"
+                ) from error
+            log.warning("event.not_isolated", extra={"entry_id": run.delivery.entry_id, "error": str(error)})
+            return None
 
-    @staticmethod
-    async def _outlast(call: Awaitable[Any], hard: float) -> Any:
-        """A thread cannot be killed: its lease is held until it ends, and then the outcome is `timeout`."""
+    async def _within(self, run: Run, event: Event, context: Context) -> Any:
+        """What the handler returns within its time.
+
+        What cannot be ended (a thread, an async handler that blocks or ignores its cancellation) is waited for, with
+        its lease held, and has timed out all the same: nothing may run beside it.
+        """
+        hard = run.handler.timeout.hard
+        call = self._call(run, event, context)
+        if hard is None:
+            return await call
         started = time.monotonic()
-        result = await call
+        if run.handler.pool == "thread":
+            returned = await call
+        else:
+            try:
+                async with asyncio.timeout(hard) as timer:
+                    returned = await call
+            except TimeoutError:
+                if timer.expired():
+                    raise HandlerTimeoutError(hard) from None
+                raise
         if time.monotonic() - started > hard:
             raise HandlerTimeoutError(hard)
-        return result
+        return returned
 
-    def _call(self, run: Run, event: Event, context: Context) -> Awaitable[Any]:
-        handler = run.handler
-        arguments = {handler.context: context} if handler.context else {}
-        if handler.pool == "async":
-            result: Awaitable[Any] = handler.function(event, **arguments)
-            return result
+    async def _call(self, run: Run, event: Event, context: Context) -> Any:
+        handler, soft = run.handler, run.handler.timeout.soft
+        if handler.is_async:
+            coroutine = handler.call(event, context)
+            return await (coroutine if soft is None else SoftTimeout(coroutine, soft))
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._threads, lambda: handler.function(event, **arguments))
+        call = functools.partial(contextvars.copy_context().run, handler.call, event, context)
+        if soft is None:
+            return await loop.run_in_executor(self._threads, call)
+        alarm = ThreadAlarm()
+        timer = loop.call_later(soft, alarm.ring)
+        try:
+            return await loop.run_in_executor(self._threads, alarm.run, call)
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-

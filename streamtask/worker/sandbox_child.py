@@ -11,6 +11,7 @@ import contextlib
 import faulthandler
 import importlib
 import importlib.util
+import io
 import json
 import signal
 import socket
@@ -52,6 +53,9 @@ def main(channel_fd: int, lifeline_fd: int, parent_pid: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave_it_to_the_worker)
     faulthandler.enable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # It leads to the worker's standard error: what a handler prints is seen when it is printed.
+        sys.stdout.reconfigure(line_buffering=True)
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
     with channel, contextlib.suppress(ConnectionError, EOFError):

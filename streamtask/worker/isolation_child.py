@@ -1,0 +1,113 @@
+"""The inside of a child process that runs handlers: the app, its broker's rules, and the handler, one at a time.
+
+It commits nothing: emits, marks and dead letters travel back as an outcome for the worker, which holds the lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from streamtask.broker import Run
+from streamtask.context import Context
+from streamtask.errors import ConfigurationError, TransportError
+from streamtask.event import Event
+from streamtask.telemetry import logs
+from streamtask.transport.port import Outcome, Release
+from streamtask.worker.isolation import decode_request, encode_outcome
+from streamtask.worker.sandbox_child import load_main
+from streamtask.worker.timeouts import SoftTimeout
+
+#: Seconds after which an event is tried again that could not run because the broker was out of reach.
+_PAUSE = 1.0
+
+
+class _Inside:
+    """What one child process is made of: its app, and a loop for async handlers that lives as long as the process."""
+
+    def __init__(self) -> None:
+        self._app: Any = None
+        self._runner = asyncio.Runner()
+        self._connected = False
+
+    def prepare(self, arguments: Mapping[str, str]) -> None:
+        """Load the app."""
+        if arguments["log_format"]:
+            logs.configure("json" if arguments["log_format"] == "json" else "text")
+        self._app = getattr(_module(arguments), arguments["attribute"])
+        if arguments["broker"].startswith("memory://"):
+            self._app.cut_off("memory:// lives in the worker's process; a handler in a child process cannot publish to it")
+            self._connected = True
+        else:
+            self._app.use_broker(arguments["broker"])
+
+    def handle(self, request: bytes) -> bytes:
+        """Handle one delivery; the outcome."""
+        asked = decode_request(request)
+        plan = self._app.broker.plan(asked.delivery(), ())
+        if not isinstance(plan, Run):
+            return encode_outcome(plan)
+        run = dataclasses.replace(plan, alone=asked.alone)
+        token = logs.bind(
+            event_id=run.envelope.event_id,
+            event_type=run.envelope.event_type,
+            trace_id=run.envelope.trace_id,
+            attempt=run.delivery.attempt,
+            stream=run.delivery.stream,
+            group=run.delivery.group,
+        )
+        try:
+            return encode_outcome(self._outcome(run))
+        finally:
+            logs.unbind(token)
+
+    def _outcome(self, run: Run) -> Outcome:
+        broker = self._app.broker
+        try:
+            event = broker.event(run)
+            mark = broker.mark(run, event)
+            context = Context(run.envelope, run.delivery.attempt, self._app)
+            if run.handler.is_async:
+                if not self._connect():
+                    return Release(_PAUSE)
+                returned = self._runner.run(_awaited(run, event, context))
+            else:
+                returned = run.handler.call(event, context)
+            outcome: Outcome = broker.succeed(run, context, returned, mark)
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
+            outcome = broker.fail(run, error)
+        return outcome
+
+    def _connect(self) -> bool:
+        """Connect the app for `await ctx.app.publish`, once; whether it is."""
+        if not self._connected:
+            try:
+                self._runner.run(self._app.__aenter__())
+            except TransportError:
+                return False
+            self._connected = True
+        return True
+
+
+async def _awaited(run: Run, event: Event, context: Context) -> Any:
+    coroutine = run.handler.call(event, context)
+    soft = run.handler.timeout.soft
+    return await (coroutine if soft is None else SoftTimeout(coroutine, soft))
+
+
+def _module(arguments: Mapping[str, str]) -> ModuleType:
+    try:
+        if "script" in arguments:
+            return load_main(arguments["script"])
+        return importlib.import_module(arguments["module"])
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"the app's module cannot be imported in a child process: {error}") from error
+
+
+_inside = _Inside()
+prepare = _inside.prepare
+handle = _inside.handle
