@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -22,6 +23,7 @@ from streamtask.redact import mask_url
 from streamtask.router import Router
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry import logs
+from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.connect import Connector, broker_url
 from streamtask.transport.port import Outgoing, Transport
 from streamtask.worker.parent import SupervisorLink
@@ -61,6 +63,8 @@ class App(Router):
             limit=max_event_bytes,
         )
         self.retention = retention or Retention()
+        #: What this process has counted.
+        self.metrics = Metrics()
         self._url = broker
         self._connector: Connector | None = None
         self._transport: Transport | None = None
@@ -197,13 +201,21 @@ class App(Router):
         try:
             results = await self.transport.publish(items)
         except TransportError as error:
+            self._count(items, failed=True)
             raise PublishError(
                 f"it is unknown whether the event is stored ({error}); publish again with event_id=error.event_id",
                 event_id=items[0].event_id,
             ) from error
+        for item, result in zip(items, results, strict=True):
+            self._count([item], failed=isinstance(result, Exception))
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    def _count(self, items: list[Outgoing], *, failed: bool) -> None:
+        count = self.metrics.publish_failed if failed else self.metrics.published
+        for stream, n in Counter(item.stream for item in items).items():
+            count(stream, n)
 
     @property
     def sync(self) -> SyncApp:
@@ -236,7 +248,15 @@ class App(Router):
     def make_worker(self, settings: WorkerSettings, *, supervisor: SupervisorLink | None = None) -> Worker:
         """A worker of this app that is not started."""
         open_transport = self.connector().open
-        return Worker(self, self.broker, open_transport, settings, self.retention, supervisor=supervisor)
+        return Worker(
+            self,
+            self.broker,
+            open_transport,
+            settings,
+            self.retention,
+            metrics=self.metrics,
+            supervisor=supervisor,
+        )
 
     @asynccontextmanager
     async def worker(self, **settings: Any) -> AsyncIterator[Worker]:

@@ -143,9 +143,11 @@ class Broker:
         found = reading and reading.handlers.get(type_)
         return found[0] if found else None
 
-    def handlers(self) -> list[Handler]:
-        """Every handler, once."""
-        return list({id(h): h for r in self._readings.values() for h, _ in r.handlers.values()}.values())
+    def handlers(self, stream: str, group: str) -> list[Handler]:
+        """The handlers of one group on one stream, each once."""
+        reading = self._readings.get((stream, group))
+        found = reading.handlers.values() if reading else ()
+        return list({id(handler): handler for handler, _ in found}.values())
 
     # ── before the handler ────────────────────────────────────────────────────────────────────────────────────
 

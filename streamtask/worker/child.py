@@ -31,23 +31,36 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         shutdown_timeout=options["shutdown_timeout"],
         lease=options["lease"],
     )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     async with app:
         worker = app.make_worker(settings, supervisor=supervisor)
+        stop = _stop_on_signals(worker)
         await worker.start()
         probes = _probes(worker, options["metrics_port"])
-        waits = [asyncio.create_task(stop.wait())]
+        waits = [asyncio.create_task(stop.wait()), asyncio.create_task(worker.failed())]
         if settings.burst:
             waits.append(asyncio.create_task(worker.burst_done()))
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         await worker.stop()
         if probes is not None:
             probes.stop()
+        for wait in ended:
+            wait.result()
+
+
+def _stop_on_signals(worker: Any) -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; a second one leaves running handlers no more time."""
+    stop = asyncio.Event()
+
+    def asked() -> None:
+        if stop.is_set():
+            worker.hurry()
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked)
+    return stop
 
 
 def _probes(worker: Any, port: int | None) -> Probes | None:

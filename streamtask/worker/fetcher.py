@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from streamtask.errors import TransportError
+from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
 from streamtask.worker.flow import Flow
 from streamtask.worker.leases import Leases
@@ -21,7 +23,7 @@ _LONGEST_DELAY = 2.0
 
 
 class Fetcher:
-    """Reads the streams of one group."""
+    """Reads streams of one group. `room` says which of them may be read now, and how much may be taken."""
 
     def __init__(
         self,
@@ -32,8 +34,9 @@ class Fetcher:
         flow: Flow,
         leases: Leases,
         health: Health,
+        metrics: Metrics,
         take: Callable[[list[Delivery]], None],
-        saturated: Callable[[str, str], bool],
+        room: Callable[[Sequence[Subscription]], tuple[list[str], int]],
     ) -> None:
         self._transport = transport
         self._owner = owner
@@ -42,8 +45,9 @@ class Fetcher:
         self._flow = flow
         self._leases = leases
         self._health = health
+        self._metrics = metrics
         self._take = take
-        self._saturated = saturated
+        self._room = room
         #: Whether the last read found nothing.
         self.empty = False
         health.expect(self._group, time.monotonic())
@@ -60,25 +64,23 @@ class Fetcher:
                 delay = 0.0
             except TransportError as error:
                 delay = min(max(delay * 2, _FIRST_DELAY), _LONGEST_DELAY)
+                self._metrics.transport_error("fetch")
                 log.warning("fetch.failed", extra={"group": self._group, "error": str(error), "again_in": delay})
 
     async def _read(self) -> None:
-        room = self._flow.room()
+        streams, room = self._room(self._subscriptions)
         if not room:
             self._health.paused(self._group, True, time.monotonic())
-            room = await self._flow.wait_for_room()
+            await self._flow.wait(lambda: self._room(self._subscriptions)[1])
             self._health.paused(self._group, False, time.monotonic())
-        streams = [sub.stream for sub in self._subscriptions if not self._saturated(sub.stream, sub.group)]
-        if not streams:
-            self._health.paused(self._group, True, time.monotonic())
-            await asyncio.sleep(0.05)
-            self._health.paused(self._group, False, time.monotonic())
-            return
+            streams, room = self._room(self._subscriptions)
         count = max(1, room // len(streams))
         deliveries = await self._transport.fetch(self._group, self._owner, streams, count=count, wait=_WAIT)
         self._health.read_ok(self._group, time.monotonic())
         self.empty = not deliveries
         if deliveries:
+            for stream, n in Counter(delivery.stream for delivery in deliveries).items():
+                self._metrics.fetched(stream, self._group, n)
             self._take(deliveries)
 
     async def _recover(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from streamtask.errors import TransportError
 from streamtask.settings import Retention
+from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Registered, Subscription, Transport
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,13 @@ class Janitor:
         transport: Transport,
         subscriptions: Sequence[Subscription],
         retention: Retention,
+        metrics: Metrics,
         on_registered: Callable[[Subscription, Registered], None],
     ) -> None:
         self._transport = transport
         self._subscriptions = subscriptions
         self._retention = retention
+        self._metrics = metrics
         self._on_registered = on_registered
 
     async def run(self) -> None:
@@ -44,6 +47,9 @@ class Janitor:
                     tidied = time.monotonic()
                     await self._tidy()
             except TransportError as error:
+                # No sample is better than one that stands still.
+                self._metrics.clear_stats()
+                self._metrics.transport_error("janitor")
                 log.warning("janitor.failed", extra={"error": str(error)})
             await asyncio.sleep(wait)
 
@@ -59,6 +65,8 @@ class Janitor:
 
     async def _tidy(self) -> None:
         for sub in self._subscriptions:
+            for stats in await self._transport.stats(sub.stream, sub.group):
+                self._metrics.set_stats(stats)
             self._on_registered(sub, await self._transport.register(sub))
             await self._transport.recovery.mend(sub.stream, sub.group)
             retention = self._transport.retention

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from streamtask.errors import TransportError
+from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Transport
 from streamtask.worker.leases import Leases
 
@@ -34,6 +35,7 @@ class Keeper:
         info: Callable[[], bytes],
         on_lost: Callable[[list[Delivery]], None],
         on_beat: Callable[[bool], None],
+        metrics: Metrics,
     ) -> None:
         self._open = open_transport
         self._owner = owner
@@ -42,6 +44,7 @@ class Keeper:
         self._info = info
         self._on_lost = on_lost
         self._on_beat = on_beat
+        self._metrics = metrics
         self._stop = threading.Event()
         self._beaten = threading.Event()
         self._thread = threading.Thread(target=self._run, name="streamtask-keeper", daemon=True)
@@ -90,6 +93,7 @@ class Keeper:
             except TransportError as error:
                 self.reachable_since = None
                 self._on_beat(False)
+                self._metrics.transport_error("keeper")
                 log.warning("keeper.failed", extra={"owner": self._owner, "error": str(error)})
                 delay = 0.5
             await self._pause(delay)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from streamtask.errors import TransportError
+from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
 from streamtask.worker.flow import Flow
 from streamtask.worker.keeper import BEAT_TTL, Keeper
@@ -32,8 +33,10 @@ class Reclaimer:
         leases: Leases,
         keeper: Keeper,
         lease: float,
+        metrics: Metrics,
         take: Callable[[list[Delivery]], None],
         expire: Callable[[list[Delivery]], None],
+        room: Callable[[Subscription], int],
     ) -> None:
         self._transport = transport
         self._owner = owner
@@ -42,8 +45,10 @@ class Reclaimer:
         self._leases = leases
         self._keeper = keeper
         self._lease = lease
+        self._metrics = metrics
         self._take = take
         self._expire = expire
+        self._room = room
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -56,6 +61,7 @@ class Reclaimer:
                     looked = time.monotonic()
                     await self._look_for_the_dead()
             except TransportError as error:
+                self._metrics.transport_error("reclaim")
                 log.warning("reclaim.failed", extra={"error": str(error)})
                 wait = 1.0
             await asyncio.sleep(wait)
@@ -63,12 +69,15 @@ class Reclaimer:
     async def _claim(self) -> float:
         wait = _POLL
         for sub in self._subscriptions:
-            # One more than there is room for: a due retry must not starve behind a stream that is always full.
-            room = max(1, self._flow.room())
+            room = self._room(sub)
+            if not room:
+                continue
             claimed = await self._transport.recovery.claim(sub, self._owner, count=room)
             for entry_id in claimed.gone:
+                self._metrics.gone(sub.stream, sub.group)
                 log.error("entry.gone", extra={"stream": sub.stream, "group": sub.group, "entry_id": entry_id})
             if claimed.deliveries:
+                self._metrics.reclaimed(sub.stream, sub.group, len(claimed.deliveries), "due")
                 self._take(list(claimed.deliveries))
             if claimed.expired:
                 self._expire(list(claimed.expired))
@@ -96,6 +105,7 @@ class Reclaimer:
             idle = self._lease if state == "stale" else 0.0
             n = await self._transport.recovery.hand_back(sub.stream, sub.group, owner, idle=idle)
         if n:
+            self._metrics.reclaimed(sub.stream, sub.group, n, state)
             log.warning(
                 "entries.reclaimed",
                 extra={"stream": sub.stream, "group": sub.group, "owner": owner, "cause": state, "entries": n},

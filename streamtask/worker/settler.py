@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
+from streamtask.broker import Run
 from streamtask.errors import TransportError
 from streamtask.transport.port import Delivery, Outcome, Transport, Verdict
 
@@ -16,8 +18,20 @@ _BATCH = 500
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 2.0
 
+
+class Settlement(NamedTuple):
+    """An outcome on its way, and what it came from."""
+
+    delivery: Delivery
+    outcome: Outcome
+    #: None where no handler was chosen: bytes that cannot be decoded, somebody else's type, a hand-back.
+    run: Run | None = None
+    #: Seconds that the handler ran; None where it did not.
+    seconds: float | None = None
+
+
 #: Called for each outcome that is committed or refused.
-Settled = Callable[[Delivery, Outcome, Verdict], None]
+Settled = Callable[[Settlement, Verdict], None]
 
 
 class Settler:
@@ -27,14 +41,14 @@ class Settler:
         self._transport = transport
         self._on_settled = on_settled
         self._on_trouble = on_trouble
-        self._waiting: list[tuple[Delivery, Outcome]] = []
+        self._waiting: list[Settlement] = []
         self._some = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def put(self, delivery: Delivery, outcome: Outcome) -> None:
+    def put(self, settlement: Settlement) -> None:
         """Have an outcome committed soon."""
-        self._waiting.append((delivery, outcome))
+        self._waiting.append(settlement)
         self._idle.clear()
         self._some.set()
 
@@ -55,25 +69,26 @@ class Settler:
         """Wait until every outcome is committed."""
         await self._idle.wait()
 
-    async def _commit(self, batch: list[tuple[Delivery, Outcome]]) -> None:
+    async def _commit(self, batch: list[Settlement]) -> None:
         delay, again = _FIRST_DELAY, False
         while batch:
             try:
-                verdicts = await self._transport.settle(batch)
+                verdicts = await self._transport.settle([(each.delivery, each.outcome) for each in batch])
             except TransportError as error:
                 # Unknown whether it ran. A later LOST may be our own success.
                 again = True
                 verdicts = [error] * len(batch)
             left = []
-            for (delivery, outcome), verdict in zip(batch, verdicts, strict=True):
+            for settlement, verdict in zip(batch, verdicts, strict=True):
                 if isinstance(verdict, TransportError):
-                    left.append((delivery, outcome))
+                    left.append(settlement)
                     trouble = verdict
                 elif verdict is Verdict.LOST and again:
+                    delivery = settlement.delivery
                     log.info("settle.unconfirmed", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
-                    self._on_settled(delivery, outcome, Verdict.SETTLED)
+                    self._on_settled(settlement, Verdict.SETTLED)
                 else:
-                    self._on_settled(delivery, outcome, verdict)
+                    self._on_settled(settlement, verdict)
             batch = left
             if batch:
                 self._on_trouble(trouble)

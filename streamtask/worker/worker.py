@@ -1,23 +1,25 @@
-"""One worker process: wires the duties together, holds the slots, and drains at the end."""
+"""One worker process: wires the duties together, and drains at the end."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
 import socket
 import time
 import uuid
-from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 
-from streamtask.broker import Broker
+from streamtask.broker import Broker, Run
 from streamtask.context import Application
-from streamtask.errors import ConfigurationError, LeaseLostError, TransportError
+from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
 from streamtask.settings import Retention, WorkerSettings
+from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import (
     Dead,
     Delivery,
@@ -25,8 +27,6 @@ from streamtask.transport.port import (
     Outcome,
     Registered,
     Release,
-    Retry,
-    Skip,
     Subscription,
     Transport,
     TypeVersion,
@@ -35,19 +35,28 @@ from streamtask.transport.port import (
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
 from streamtask.worker.flow import Flow
+from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
+from streamtask.worker.limits import children, limit_of, limit_of_stream
+from streamtask.worker.marks import Marks
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Health
 from streamtask.worker.reclaimer import Reclaimer
-from streamtask.worker.settler import Settler
+from streamtask.worker.reporting import Reporter
+from streamtask.worker.settler import Settlement, Settler
+from streamtask.worker.slots import Slots
 from streamtask.worker.started import StartedTable
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a fetched entry may wait for a slot before it goes back.
+#: Seconds that a delivery may wait here for a slot before it goes back.
 _UNSTARTED = 1.0
+#: Seconds after which a handler without a timeout is told about.
+_RUNS_LONG = 600.0
+#: Seconds for what is left to do at the end once handlers have ended: settling, handing back.
+_LAST_WORDS = 5.0
 
 
 def new_owner() -> str:
@@ -56,7 +65,7 @@ def new_owner() -> str:
 
 
 class Worker:
-    """Consumes events until it is stopped. `start`, then `stop`; or `run` for both."""
+    """Consumes events from `start` to `stop`."""
 
     def __init__(
         self,
@@ -66,12 +75,14 @@ class Worker:
         settings: WorkerSettings,
         retention: Retention,
         *,
+        metrics: Metrics | None = None,
         supervisor: SupervisorLink | None = None,
     ) -> None:
         self.owner = new_owner()
+        self.health = Health(time.monotonic())
+        self.metrics = metrics or Metrics()
         self._supervisor = supervisor
         self._started = StartedTable.attach(supervisor.started_fd) if supervisor else None
-        self.health = Health(time.monotonic())
         self._app = app
         self._broker = broker
         self._open = open_transport
@@ -84,29 +95,67 @@ class Worker:
                 f"{list(settings.streams) or 'all'}; nothing to consume"
             )
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
+        self._stream_limits = {place: limit_of_stream(broker, self._subscriptions[i]) for place, i in self._places.items()}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
-        self._queue: deque[tuple[float, Delivery]] = deque()
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._running: dict[str, int] = defaultdict(int)
-        self._slots: list[asyncio.Task[None]] = []
+        self._held: Counter[tuple[str, str]] = Counter()
         self._duties: list[asyncio.Task[None]] = []
         self._fetchers: list[Fetcher] = []
         self._leases = Leases()
         self._flow = Flow(settings.concurrency)
+        self._slots = Slots(
+            settings.concurrency,
+            plan=self._plan,
+            settle=self._outcome,
+            handle=self._handle,
+            limit=limit_of,
+            changed=self._flow.changed,
+        )
+        self._reporter = Reporter(self.metrics)
         self._stopping = False
+        self._hurry = asyncio.Event()
+        #: Set with the error of a duty that ended: this worker has to be replaced.
+        self._failed: asyncio.Future[None] = asyncio.Future()
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Connect, register the groups, and begin to consume."""
-        loop = asyncio.get_running_loop()
+        """Connect, register the groups, and begin to consume.
+
+        Raises:
+            ConfigurationError: there is nothing to consume, or no child process can be started for a handler.
+        """
+        self._isolation = Isolation(self._app, children=children(self._broker, self._subscriptions))
+        await self._isolation.prepare()
         self._transport = await asyncio.to_thread(self._open)
         await self._transport.connect()
         for sub in self._subscriptions:
             self._registered(sub, await self._transport.register(sub))
+        self.metrics.know(type_ for sub in self._subscriptions for type_, _ in sub.handles)
         if self._supervisor:
             self._supervisor.introduce(self.owner, self._app.url, list(self._places))
-        self._keeper = Keeper(
+        self._keeper = self._make_keeper()
+        self._keeper.start()
+        await self._keeper.first_beat()
+        self._marks = Marks(self._transport)
+        self._executor = Executor(
+            self._app,
+            self._broker,
+            self._leases,
+            self._marks.stands,
+            self._isolation,
+            threads=self._settings.concurrency,
+        )
+        self._settler = Settler(self._transport, self._settled, self._trouble)
+        self._duty("settler", self._settler.run())
+        self._start_readers()
+        self.metrics.watch_in_flight(self._in_flight)
+        if self._supervisor:
+            self._supervisor.ready()
+        log.info("worker.started", extra={"owner": self.owner, "groups": sorted({s.group for s in self._subscriptions})})
+
+    def _make_keeper(self) -> Keeper:
+        loop = asyncio.get_running_loop()
+        return Keeper(
             self._open,
             self.owner,
             self._leases,
@@ -114,34 +163,24 @@ class Worker:
             info=self._info,
             on_lost=lambda lost: loop.call_soon_threadsafe(self._lose, lost),
             on_beat=self._beat,
+            metrics=self.metrics,
         )
-        self._keeper.start()
-        await self._keeper.first_beat()
-        self._executor = Executor(self._app, self._broker, self._leases, self._seen, self._settings.concurrency)
-        self._settler = Settler(self._transport, self._settled, self._trouble)
-        self._duty("settler", self._settler.run())
-        self._slots = [
-            asyncio.create_task(self._slot(i), name=f"streamtask-slot-{i}") for i in range(self._settings.concurrency)
-        ]
-        self._start_readers()
-        if self._supervisor:
-            self._supervisor.ready()
-        log.info("worker.started", extra={"owner": self.owner, "groups": sorted({s.group for s in self._subscriptions})})
 
     def _start_readers(self) -> None:
-        for group in dict.fromkeys(sub.group for sub in self._subscriptions):
+        for index, subs in enumerate(self._readings()):
             fetcher = Fetcher(
                 self._transport,
                 self.owner,
-                [sub for sub in self._subscriptions if sub.group == group],
+                subs,
                 flow=self._flow,
                 leases=self._leases,
                 health=self.health,
+                metrics=self.metrics,
                 take=self._take,
-                saturated=self._saturated,
+                room=self._room,
             )
             self._fetchers.append(fetcher)
-            self._duty(f"fetcher-{group}", fetcher.run())
+            self._duty(f"fetcher-{index}", fetcher.run())
         reclaimer = Reclaimer(
             self._transport,
             self.owner,
@@ -150,16 +189,48 @@ class Worker:
             leases=self._leases,
             keeper=self._keeper,
             lease=self._settings.lease,
+            metrics=self.metrics,
             take=self._take,
             expire=self._expire,
+            room=self._room_for_a_retry,
         )
         self._duty("reclaimer", reclaimer.run())
-        self._duty("unstarted", self._hand_back_unstarted())
-        janitor = Janitor(self._transport, self._subscriptions, self._retention, self._registered)
+        self._duty("look-round", self._look_round())
+        janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
 
+    def _readings(self) -> list[list[Subscription]]:
+        """What is read together: the streams of a group, but those that have limits of their own apart."""
+        readings = []
+        for group in dict.fromkeys(sub.group for sub in self._subscriptions):
+            subs = [sub for sub in self._subscriptions if sub.group == group]
+            limited = [sub for sub in subs if self._stream_limits[sub.stream, group] is not None]
+            free = [sub for sub in subs if sub not in limited]
+            readings += [[sub] for sub in limited] + ([free] if free else [])
+        return readings
+
     def _duty(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._duties.append(asyncio.create_task(coroutine, name=f"streamtask-{name}"))
+        task = asyncio.create_task(coroutine, name=f"streamtask-{name}")
+        task.add_done_callback(self._duty_ended)
+        self._duties.append(task)
+
+    def _duty_ended(self, task: asyncio.Task[None]) -> None:
+        """No duty ends by itself: a worker that had lost one would stop doing something without a word."""
+        if task.cancelled() or self._failed.done():
+            return
+        error = task.exception()
+        log.critical("worker.duty_failed", extra={"duty": task.get_name(), "owner": self.owner}, exc_info=error)
+        self._failed.set_exception(StreamtaskError(f"{task.get_name()} failed: {error!r}; the worker has to be replaced"))
+        # Whoever waits for it is told; who does not must not be told by the garbage collector.
+        self._failed.exception()
+
+    async def failed(self) -> None:
+        """Return never; raise StreamtaskError when this worker cannot go on."""
+        await asyncio.shield(self._failed)
+
+    def hurry(self) -> None:
+        """Give running handlers no more time: `stop` ends at once."""
+        self._hurry.set()
 
     async def stop(self) -> None:
         """No new reads; what runs may end within the grace; the rest goes back, uncharged."""
@@ -167,18 +238,17 @@ class Worker:
         self.health.stopping()
         settler, *readers = self._duties
         await _cancel(readers)
-        for _, delivery in self._queue:
+        for delivery in self._slots.close():
             self._outcome(delivery, Release())
-        self._queue.clear()
-        end = time.monotonic() + self._settings.shutdown_timeout
-        while any(self._running.values()) and time.monotonic() < end:
-            await asyncio.sleep(0.02)
-        await _cancel(self._slots)
+        running = len(self._slots.running)
+        if running:
+            grace = self._settings.shutdown_timeout
+            log.info("worker.draining", extra={"owner": self.owner, "running": running, "grace": grace})
+            await self._drain(grace)
+        await self._marks.close()
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_LAST_WORDS):
                 await self._settler.drained()
-                for delivery in self._leases.snapshot():
-                    log.warning("handler.interrupted", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
                 for sub in self._subscriptions:
                     await self._transport.recovery.hand_back(sub.stream, sub.group, self.owner, started=())
                 await self._keeper.stop()
@@ -188,8 +258,29 @@ class Worker:
             await self._keeper.stop()
         await _cancel([settler])
         self._executor.close()
+        await self._isolation.close()
         await self._transport.close()
+        self.metrics.unwatch_in_flight(self._in_flight)
         log.info("worker.stopped", extra={"owner": self.owner})
+
+    async def _drain(self, grace: float) -> None:
+        hurry = asyncio.create_task(self._hurry.wait())
+        idle = asyncio.create_task(self._slots.idle(grace))
+        await asyncio.wait((hurry, idle), return_when=asyncio.FIRST_COMPLETED)
+        await _cancel([hurry, idle])
+        for running in self._slots.running:
+            delivery = running.run.delivery
+            log.warning(
+                "handler.interrupted",
+                extra={
+                    "handler": running.run.handler.name,
+                    "event_id": running.run.envelope.event_id,
+                    "stream": delivery.stream,
+                    "entry_id": delivery.entry_id,
+                },
+            )
+            running.task.cancel()
+        await self._slots.idle(_LAST_WORDS / 2)
 
     async def burst_done(self) -> None:
         """Wait until nothing is ready, pending or due for retry."""
@@ -208,122 +299,111 @@ class Worker:
             if all(found.pending == 0 and found.lag == 0 for found in stats):
                 return
 
-    # ── deliveries ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── taking in ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _room(self, subs: Sequence[Subscription]) -> tuple[list[str], int]:
+        """Which of these streams may be read now, and how much may be taken; they are of one group."""
+        room = self._flow.room()
+        if not room:
+            return [], 0
+        streams = [sub.stream for sub in subs if not self._slots.steps_aside(sub.stream, sub.group)]
+        if len(streams) == 1:
+            room = min(room, self._own_room(subs[0].group, streams[0]))
+        return streams, room if streams else 0
+
+    def _room_for_a_retry(self, sub: Subscription) -> int:
+        if self._slots.steps_aside(sub.stream, sub.group):
+            return 0
+        return min(self._flow.room_for_a_retry(), self._own_room(sub.group, sub.stream))
+
+    def _own_room(self, group: str, stream: str) -> int:
+        limit = self._stream_limits[stream, group]
+        return self._flow.concurrency * 2 if limit is None else max(0, limit - self._held[stream, group])
 
     def _take(self, deliveries: list[Delivery]) -> None:
-        """From the fetcher or the reclaimer: hold them and wake as many slots."""
-        now = time.monotonic()
+        """From a fetcher or the reclaimer: hold them until they are settled."""
         self._flow.took(len(deliveries))
         for delivery in deliveries:
+            self._held[delivery.stream, delivery.group] += 1
             self._leases.hold(delivery)
-            self._queue.append((now, delivery))
-        for _ in range(min(len(deliveries), len(self._waiters))):
-            self._wake()
+        self._slots.put(deliveries)
 
-    def _wake(self) -> None:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+    def _expire(self, deliveries: list[Delivery]) -> None:
+        """From the reclaimer: these have waited too long for a worker that handles them."""
+        self._flow.took(len(deliveries))
+        for delivery in deliveries:
+            place = delivery.stream, delivery.group
+            self._held[place] += 1
+            self._leases.hold(delivery)
+            self._outcome(delivery, self._broker.expired(delivery, self._interest.get(place, frozenset())))
 
-    async def _slot(self, number: int) -> None:
-        """One of `concurrency` long-lived tasks: takes a delivery, runs it, again."""
-        loop = asyncio.get_running_loop()
+    async def _look_round(self) -> None:
+        """What waits here for a slot another worker may have free (rule 9); and who runs for long is told once."""
         while True:
-            while not self._queue:
-                waiter = loop.create_future()
-                self._waiters.append(waiter)
-                await waiter
-            _, delivery = self._queue.popleft()
-            if self._started is None:
-                await self._run(delivery)
-                continue
+            await asyncio.sleep(_UNSTARTED / 2)
+            now = time.monotonic()
+            self.health.loop_turned(now)
+            for delivery in self._slots.overdue(_UNSTARTED):
+                self._outcome(delivery, Release())
+            for running in self._slots.running:
+                timeout = running.run.handler.timeout
+                if not running.told and timeout.hard is None and now - running.since >= _RUNS_LONG:
+                    running.told = True
+                    self._reporter.runs_long(running, now - running.since)
+
+    # ── handling and settling ─────────────────────────────────────────────────────────────────────────────────
+
+    def _plan(self, delivery: Delivery) -> Run | Outcome:
+        return self._broker.plan(delivery, self._interest.get((delivery.stream, delivery.group), frozenset()))
+
+    async def _handle(self, number: int, run: Run) -> None:
+        """One handler in one slot, from its start to the outcome on its way."""
+        delivery = run.delivery
+        task = asyncio.current_task()
+        if task is not None:
+            self._leases.on_lost(delivery, task.cancel)
+        if self._started is not None:
             self._started.mark(number, self._places[delivery.stream, delivery.group], delivery.entry_id)
-            try:
-                await self._run(delivery)
-            finally:
+        started = time.perf_counter()
+        try:
+            outcome = await self._executor.execute(run)
+        except LeaseLostError:
+            self._left(delivery)
+            self._settled(Settlement(delivery, Done(), run), Verdict.LOST)
+        except asyncio.CancelledError:
+            self._outcome(delivery, Release(), run)
+            raise
+        else:
+            self._outcome(delivery, outcome, run, time.perf_counter() - started)
+        finally:
+            if self._started is not None:
                 self._started.clear(number)
 
-    async def _run(self, delivery: Delivery) -> None:
-        group = delivery.group
-        self._running[group] += 1
-        started = time.perf_counter()
-        handling = asyncio.ensure_future(
-            self._executor.execute(delivery, self._interest.get((delivery.stream, group), frozenset()))
-        )
-        self._leases.on_lost(delivery, handling.cancel)
-        try:
-            outcome = await handling
-        except LeaseLostError:
-            self._lost(delivery)
-            return
-        except asyncio.CancelledError:
-            handling.cancel()
-            if self._stopping:
-                self._outcome(delivery, Release())
-            raise
-        finally:
-            self._running[group] -= 1
-        self._outcome(delivery, outcome, time.perf_counter() - started)
+    def _outcome(
+        self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
+    ) -> None:
+        if isinstance(outcome, Dead):
+            outcome = dataclasses.replace(outcome, worker=self.owner)
+        self._left(delivery, seconds)
+        self._settler.put(Settlement(delivery, outcome, run, seconds))
 
-    def _outcome(self, delivery: Delivery, outcome: Outcome, seconds: float | None = None) -> None:
+    def _left(self, delivery: Delivery, seconds: float | None = None) -> None:
+        self._held[delivery.stream, delivery.group] -= 1
         self._flow.left(seconds)
-        self._settler.put(delivery, outcome)
 
-    def _settled(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> None:
-        fields = {"stream": delivery.stream, "group": delivery.group, "entry_id": delivery.entry_id}
-        self._leases.drop(delivery)
-        if verdict is Verdict.LOST:
-            log.warning("lease_lost", extra=fields)
-        elif verdict is Verdict.DUPLICATE:
-            log.info("deduplicated", extra=fields)
-        elif isinstance(outcome, Dead):
-            log.error("event.dead", extra={**fields, "reason": outcome.reason, "error": outcome.error})
-        elif isinstance(outcome, Retry):
-            log.warning("event.retry", extra={**fields, "delay": outcome.delay, "error": outcome.error})
-        elif isinstance(outcome, Skip) and outcome.event_type:
-            log.debug("event.skipped", extra={**fields, "skipped_type": outcome.event_type})
+    def _settled(self, settlement: Settlement, verdict: Verdict) -> None:
+        self._leases.drop(settlement.delivery)
+        self._reporter.settled(settlement, verdict)
 
     def _trouble(self, error: TransportError) -> None:
+        self.metrics.transport_error("settle")
         log.warning("settle.failed", extra={"error": str(error)})
-
-    def _lost(self, delivery: Delivery) -> None:
-        self._flow.left()
-        self._settled(delivery, Done(), Verdict.LOST)
 
     def _lose(self, lost: list[Delivery]) -> None:
         for delivery in lost:
             self._leases.lose(delivery)
 
-    def _expire(self, deliveries: list[Delivery]) -> None:
-        for delivery in deliveries:
-            self._flow.took(1)
-            self._leases.hold(delivery)
-            interest = self._interest.get((delivery.stream, delivery.group), frozenset())
-            self._outcome(delivery, self._broker.expired(delivery, interest))
-
-    async def _hand_back_unstarted(self) -> None:
-        """What waits here for a slot another worker may have free (rule 9)."""
-        while True:
-            await asyncio.sleep(_UNSTARTED / 2)
-            late = time.monotonic() - _UNSTARTED
-            while self._queue and self._queue[0][0] < late:
-                self._outcome(self._queue.popleft()[1], Release())
-
-    def _saturated(self, stream: str, group: str) -> bool:
-        return False
-
-    # ── what the duties ask and tell ──────────────────────────────────────────────────────────────────────────
-
-    async def _seen(self, group: str, stream: str, mark: str) -> bool:
-        while True:
-            try:
-                [seen] = await self._transport.marked(group, [(stream, mark)])
-            except TransportError:
-                await asyncio.sleep(0.1)
-            else:
-                return seen
+    # ── what the duties tell and ask ──────────────────────────────────────────────────────────────────────────
 
     def _registered(self, sub: Subscription, found: Registered) -> None:
         self._interest[sub.stream, sub.group] = found.interest
@@ -343,6 +423,11 @@ class Worker:
         if ok:
             self.health.beat_ok(now)
 
+    def _in_flight(self) -> dict[str, int]:
+        groups = Counter({sub.group: 0 for sub in self._subscriptions})
+        groups.update(running.run.delivery.group for running in self._slots.running)
+        return dict(groups)
+
     def _info(self) -> bytes:
         return msgspec.json.encode(
             {
@@ -350,12 +435,12 @@ class Worker:
                 "pid": os.getpid(),
                 "supervisor_pid": self._supervisor.supervisor_pid if self._supervisor else None,
                 "groups": sorted({sub.group for sub in self._subscriptions}),
-                "running": sum(self._running.values()),
+                "running": len(self._slots.running),
             }
         )
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

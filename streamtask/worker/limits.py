@@ -1,0 +1,41 @@
+"""Per-handler limits: `concurrency=`, the child processes of `pool="process"`, and suspects, which run apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamtask.broker import Broker, Run
+from streamtask.handler import Handler
+from streamtask.transport.port import Subscription
+from streamtask.worker.isolation import CHILDREN, SUSPECTS
+from streamtask.worker.slots import Limit
+
+
+def limit_of(run: Run) -> Limit | None:
+    """What a run shares its limit with, and the limit; None: only the slots of the worker limit it."""
+    if run.alone:
+        return "alone", SUSPECTS
+    limit = _limit(run.handler)
+    return None if limit is None else (id(run.handler), limit)
+
+
+def limit_of_stream(broker: Broker, sub: Subscription) -> int | None:
+    """How much of a stream can run at a time; None: one of its handlers at least has no limit of its own."""
+    limits = [_limit(handler) for handler in broker.handlers(sub.stream, sub.group)]
+    known = [limit for limit in limits if limit is not None]
+    return sum(known) if len(known) == len(limits) else None
+
+
+def children(broker: Broker, subscriptions: Iterable[Subscription]) -> int:
+    """How many child processes the process pool needs at most."""
+    handlers = {
+        id(handler): handler
+        for sub in subscriptions
+        for handler in broker.handlers(sub.stream, sub.group)
+        if handler.pool == "process"
+    }
+    return sum(_limit(handler) or 0 for handler in handlers.values())
+
+
+def _limit(handler: Handler) -> int | None:
+    return handler.concurrency or (CHILDREN if handler.pool == "process" else None)

@@ -1,0 +1,88 @@
+"""What was settled → the log and the metrics. Changes nothing."""
+
+from __future__ import annotations
+
+import logging
+
+from streamtask.errors import HandlerTimeoutError
+from streamtask.telemetry.metrics import Metrics, SettledAs
+from streamtask.transport.port import Dead, Done, Outcome, Release, Retry, Skip, Verdict
+from streamtask.worker.settler import Settlement
+from streamtask.worker.slots import Running
+
+log = logging.getLogger(__name__)
+
+_TIMED_OUT = f"{HandlerTimeoutError.__name__}:"
+
+
+class Reporter:
+    """Tells what became of each delivery."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def settled(self, settlement: Settlement, verdict: Verdict) -> None:
+        """An outcome was committed, or refused because the lease had been lost."""
+        delivery, outcome, run, seconds = settlement
+        stream, group = delivery.stream, delivery.group
+        if verdict is Verdict.LOST:
+            self._metrics.lease_lost(stream, group)
+            log.warning("lease_lost", extra=_fields(settlement))
+            return
+        duplicate = verdict is Verdict.DUPLICATE
+        counted: SettledAs = "deduplicated" if duplicate else _counted_as(outcome)
+        self._metrics.settled(stream, group, run.envelope.event_type if run else "", counted, seconds)
+        if duplicate:
+            log.info("deduplicated", extra=_fields(settlement))
+        elif isinstance(outcome, Done):
+            for emit in outcome.emits:
+                self._metrics.published(emit.stream)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("event.done", extra={**_fields(settlement), "seconds": seconds})
+        elif isinstance(outcome, Dead):
+            self._metrics.dead(stream, group, outcome.reason)
+            log.error("event.dead", extra={**_fields(settlement), "reason": outcome.reason, "error": outcome.error})
+        elif isinstance(outcome, Retry):
+            log.warning("event.retry", extra={**_fields(settlement), "delay": outcome.delay, "error": outcome.error})
+        elif isinstance(outcome, Skip) and outcome.event_type:
+            log.debug("event.skipped", extra={**_fields(settlement), "skipped_type": outcome.event_type})
+
+    def runs_long(self, running: Running, seconds: float) -> None:
+        """A handler without a timeout has been running for `seconds`."""
+        log.warning(
+            "handler.runs_long",
+            extra={
+                **_fields(Settlement(running.run.delivery, Release(), running.run)),
+                "handler": running.run.handler.name,
+                "seconds": round(seconds),
+                "hint": "it has no timeout; its lease is renewed for as long as it runs",
+            },
+        )
+
+
+def _fields(settlement: Settlement) -> dict[str, object]:
+    delivery, run = settlement.delivery, settlement.run
+    fields: dict[str, object] = {
+        "stream": delivery.stream,
+        "group": delivery.group,
+        "entry_id": delivery.entry_id,
+        "attempt": delivery.attempt,
+    }
+    if run is not None:
+        envelope = run.envelope
+        fields |= {"event_id": envelope.event_id, "event_type": envelope.event_type, "trace_id": envelope.trace_id}
+    return fields
+
+
+def _counted_as(outcome: Outcome) -> SettledAs:
+    if isinstance(outcome, Done):
+        return "done"
+    if isinstance(outcome, Retry):
+        if not outcome.failed:
+            return "retry_later"
+        return "timeout" if outcome.error.startswith(_TIMED_OUT) else "retry"
+    if isinstance(outcome, Dead):
+        return "rejected" if outcome.reason == "rejected" else "dead"
+    if isinstance(outcome, Release):
+        return "released"
+    return "skipped" if isinstance(outcome, Skip) else "waiting"
