@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from streamtask.errors import TransportError
@@ -46,12 +47,13 @@ class RedisTransport:
 
     def __init__(self, url: str) -> None:
         factory = connection_factory(url)
-        self._factory = factory
         #: Settling, and everything short. Publishing has its own, so that neither waits for the other.
         self._wire = Wire(factory)
         self._publisher = Wire(factory)
-        #: Blocking reads: a connection for each group.
-        self._readers: dict[str, Wire] = defaultdict(lambda: Wire(factory))
+        #: Blocking reads: a connection for each that is under way, kept for the next.
+        self._readers: list[Wire] = []
+        self._idle_readers: list[Wire] = []
+        self._new_wire = partial(Wire, factory)
         self._known: set[str] = set()
         self._ack = Script("ack")
         self._settle = Script("settle")
@@ -72,7 +74,7 @@ class RedisTransport:
 
     async def close(self) -> None:
         """Drop every connection."""
-        for wire in (self._wire, self._publisher, *self._readers.values()):
+        for wire in (self._wire, self._publisher, *self._readers):
             await wire.close()
         # The sockets close in callbacks; let them run, so that nothing is left behind for the garbage collector.
         await asyncio.sleep(0)
@@ -153,7 +155,7 @@ class RedisTransport:
     ) -> list[Delivery]:
         """See `Transport.fetch`. One XREADGROUP for all streams of the group."""
         block = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
-        reply = await self._readers[group].call(
+        reply = await self._read_call(
             "XREADGROUP", "GROUP", group, owner, "COUNT", count, *block,
             "STREAMS", *(keys.stream(name) for name in streams), *(">" for _ in streams),
             timeout=wait + _BLOCK_MARGIN,
@@ -168,12 +170,24 @@ class RedisTransport:
             if fields is not None
         ]
 
+    async def _read_call(self, *command: Argument, timeout: float) -> Any:
+        """A command that may block, on a connection that nobody else waits on meanwhile."""
+        if self._idle_readers:
+            wire = self._idle_readers.pop()
+        else:
+            wire = self._new_wire()
+            self._readers.append(wire)
+        try:
+            return await wire.call(*command, timeout=timeout)
+        finally:
+            self._idle_readers.append(wire)
+
     async def read(self, stream: str, *, after: str | datetime, count: int, wait: float) -> list[Delivery]:
         """See `Transport.read`."""
         position = after if isinstance(after, str) else f"{round(after.timestamp() * 1000) - 1}-18446744073709551615"
         while True:
             block = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
-            reply = await self._readers[""].call(
+            reply = await self._read_call(
                 "XREAD", "COUNT", count, *block, "STREAMS", keys.stream(stream), position, timeout=wait + _BLOCK_MARGIN
             )
             if not reply:
