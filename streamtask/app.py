@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -283,15 +283,29 @@ class SyncApp:
         self._twin: App | None = None
         self._pid = 0
 
-    def publish(self, event: Event, **options: Any) -> str:
+    def publish(
+        self,
+        event: Event,
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_key: str | None = None,
+        event_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
         """See `App.publish`."""
-        return self._wait(lambda twin: twin.publish(event, **options), "await app.publish(...)")
+        return self._wait(
+            lambda twin: twin.publish(
+                event, delay=delay, at=at, dedup_key=dedup_key, event_id=event_id, headers=headers
+            ),
+            "await app.publish(...)",
+        )
 
     def publish_many(self, events: Sequence[Event]) -> list[str]:
         """See `App.publish_many`."""
         return self._wait(lambda twin: twin.publish_many(events), "await app.publish_many(...)")
 
-    def _wait(self, call: Any, instead: str) -> Any:
+    def _wait(self, call: Callable[[App], Coroutine[Any, Any, _T]], instead: str) -> _T:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -299,8 +313,7 @@ class SyncApp:
         else:
             raise ConfigurationError(f"app.sync would block the running event loop; write `{instead}`")
         loop, twin = self._portal()
-        coroutine: Coroutine[Any, Any, Any] = call(twin)
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        return asyncio.run_coroutine_threadsafe(call(twin), loop).result()
 
     def _portal(self) -> tuple[asyncio.AbstractEventLoop, App]:
         """The loop of this process: a fork has the object but not its thread, and must not share its connection."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
 
 from streamtask.envelope import Envelope
 from streamtask.event import Event
@@ -16,7 +17,16 @@ _handlers_log = logging.getLogger("streamtask.handler")
 class BlockingPublisher(Protocol):
     """`app.sync`: publishing for code that cannot await."""
 
-    def publish(self, event: Event, **options: Any) -> str: ...
+    def publish(
+        self,
+        event: Event,
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_key: str | None = None,
+        event_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str: ...
 
     def publish_many(self, events: Sequence[Event]) -> list[str]: ...
 
@@ -24,7 +34,8 @@ class BlockingPublisher(Protocol):
 class Application(Protocol):
     """What a handler may ask of its app."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def url(self) -> str: ...
@@ -32,7 +43,16 @@ class Application(Protocol):
     @property
     def sync(self) -> BlockingPublisher: ...
 
-    async def publish(self, event: Event, **options: Any) -> str: ...
+    async def publish(
+        self,
+        event: Event,
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_key: str | None = None,
+        event_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str: ...
 
     async def publish_many(self, events: Sequence[Event]) -> list[str]: ...
 

@@ -20,6 +20,9 @@ from streamtask.worker.probes import Probes
 
 log = logging.getLogger(__name__)
 
+#: Seconds between two attempts to listen on a port that is taken.
+_AGAIN = 1.0
+
 
 async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink | None) -> None:
     """Consume until SIGTERM or SIGINT, or until a burst is done."""
@@ -35,18 +38,23 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         worker = app.make_worker(settings, supervisor=supervisor)
         stop = _stop_on_signals(worker)
         await worker.start()
-        probes = _probes(worker, options["metrics_port"])
-        waits = [asyncio.create_task(stop.wait()), asyncio.create_task(worker.failed())]
+        duties = [asyncio.create_task(stop.wait()), asyncio.create_task(worker.failed())]
         if settings.burst:
-            waits.append(asyncio.create_task(worker.burst_done()))
-        ended, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+            duties.append(asyncio.create_task(worker.burst_done()))
+        if options["metrics_port"] is not None:
+            duties.append(asyncio.create_task(_serve_probes(worker, options["metrics_port"], supervisor)))
+        ended, others = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
         await worker.stop()
-        if probes is not None:
-            probes.stop()
-        for wait in ended:
-            wait.result()
+        for duty in others:
+            duty.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+    for duty in ended:
+        duty.result()
+    if worker.still_running:
+        # A thread, or a coroutine that ignores its cancellation, would keep this process for as long as it likes. Its
+        # event has been handed back: it must not run on beside its successor.
+        logging.shutdown()
+        os._exit(0)
 
 
 def _stop_on_signals(worker: Any) -> asyncio.Event:
@@ -63,18 +71,35 @@ def _stop_on_signals(worker: Any) -> asyncio.Event:
     return stop
 
 
-def _probes(worker: Any, port: int | None) -> Probes | None:
-    if port is None:
-        return None
+async def _serve_probes(worker: Any, first_port: int, supervisor: SupervisorLink | None) -> None:
+    """Serve /metrics, /live and /ready until cancelled: each process of a supervisor on a port of its own.
+
+    Raises:
+        ConfigurationError: the port is taken, and no predecessor can be about to leave it.
+    """
     health = worker.health
-    probes = Probes(
-        live=lambda: health.live(time.monotonic()),
-        ready=lambda: health.ready(time.monotonic()),
-        metrics=worker.metrics.render,
-        port=port,
-    )
-    probes.start()
-    return probes
+    port = first_port + supervisor.place if supervisor and first_port else first_port
+    while True:
+        probes = Probes(
+            live=lambda: health.live(time.monotonic()),
+            ready=lambda: health.ready(time.monotonic()),
+            metrics=worker.metrics.render,
+            port=port,
+        )
+        try:
+            probes.start()
+            break
+        except ConfigurationError as error:
+            if supervisor is None:
+                raise
+            # While processes are replaced, the one that leaves has the port until it has drained.
+            log.warning("probes.waiting", extra={"port": port, "error": str(error), "again_in": _AGAIN})
+            await asyncio.sleep(_AGAIN)
+    log.info("probes.started", extra={"port": probes.port})
+    try:
+        await asyncio.Event().wait()
+    finally:
+        probes.stop()
 
 
 def main(argument: str) -> int:

@@ -6,9 +6,10 @@ import asyncio
 import contextvars
 import functools
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from streamtask.broker import Broker, Run
@@ -42,6 +43,8 @@ class Executor:
         self._seen = seen
         self._isolation = isolation
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="streamtask-handler")
+        self._counting = threading.Lock()
+        self._in_threads = 0
 
     async def execute(self, run: Run) -> Outcome:
         """Run a handler to its outcome.
@@ -126,15 +129,32 @@ class Executor:
             coroutine = handler.call(event, context)
             return await (coroutine if soft is None else SoftTimeout(coroutine, soft))
         loop = asyncio.get_running_loop()
-        call = functools.partial(contextvars.copy_context().run, handler.call, event, context)
+        call: Callable[[], Any] = functools.partial(contextvars.copy_context().run, handler.call, event, context)
         if soft is None:
-            return await loop.run_in_executor(self._threads, call)
+            return await self._in_thread(call)
         alarm = ThreadAlarm()
         timer = loop.call_later(soft, alarm.ring)
         try:
-            return await loop.run_in_executor(self._threads, alarm.run, call)
+            return await self._in_thread(functools.partial(alarm.run, call))
         finally:
             timer.cancel()
+
+    def _in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
+        running = self._threads.submit(call)
+        with self._counting:
+            self._in_threads += 1
+        running.add_done_callback(self._thread_ended)
+        return asyncio.wrap_future(running)
+
+    def _thread_ended(self, _: Future[Any]) -> None:
+        # Called in the thread.
+        with self._counting:
+            self._in_threads -= 1
+
+    @property
+    def threads_running(self) -> int:
+        """Handlers that run in threads now, also those whose task was cancelled."""
+        return self._in_threads
 
     def close(self) -> None:
         """Let the threads end."""

@@ -15,7 +15,7 @@ import msgspec
 
 from streamtask.broker import Run
 from streamtask.context import Application
-from streamtask.errors import ConfigurationError
+from streamtask.errors import ConfigurationError, StreamtaskError
 from streamtask.telemetry import logs
 from streamtask.transport.port import Dead, Delivery, Done, Outcome, Release, Retry, Skip, Wait
 from streamtask.worker.sandbox import Sandbox
@@ -86,7 +86,9 @@ def encode_outcome(outcome: Outcome) -> bytes:
 def decode_outcome(reply: bytes) -> Outcome:
     """The outcome that the child decided on."""
     kind, outcome = msgspec.msgpack.decode(reply, type=tuple[str, msgspec.Raw])
-    decoded: Outcome = msgspec.msgpack.decode(outcome, type=_OUTCOMES[kind])
+    decoded: Any = msgspec.msgpack.decode(outcome, type=_OUTCOMES[kind])
+    if not isinstance(decoded, Outcome):
+        raise StreamtaskError(f"a child process sent a {kind}, which is no outcome")
     return decoded
 
 

@@ -33,7 +33,7 @@ class Keeper:
         *,
         lease: float,
         info: Callable[[], bytes],
-        on_lost: Callable[[list[Delivery]], None],
+        on_lost: Callable[[list[Delivery]], object],
         on_beat: Callable[[bool], None],
         metrics: Metrics,
     ) -> None:

@@ -19,7 +19,7 @@ class Leases:
 
     def __init__(self) -> None:
         self._held: dict[Key, Delivery] = {}
-        self._cancels: dict[Key, Callable[[], None]] = {}
+        self._cancels: dict[Key, Callable[[], object]] = {}
         self.lost: set[Key] = set()
 
     def hold(self, delivery: Delivery) -> None:
@@ -34,7 +34,7 @@ class Leases:
             self._cancels.pop(key, None)
             self.lost.discard(key)
 
-    def on_lost(self, delivery: Delivery, cancel: Callable[[], None]) -> None:
+    def on_lost(self, delivery: Delivery, cancel: Callable[[], object]) -> None:
         """Call `cancel` if the lease is lost while the handler runs."""
         self._cancels[key_of(delivery)] = cancel
 

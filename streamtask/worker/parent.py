@@ -27,6 +27,7 @@ _PR_SET_PDEATHSIG: Final = 1
 ORPHANED: Final = 70
 
 PID_VARIABLE: Final = "STREAMTASK_SUPERVISOR_PID"
+PLACE_VARIABLE: Final = "STREAMTASK_PLACE"
 CONTROL_VARIABLE: Final = "STREAMTASK_CONTROL_FD"
 STARTED_VARIABLE: Final = "STREAMTASK_STARTED_FD"
 LIFELINE_VARIABLE: Final = "STREAMTASK_LIFELINE_FD"
@@ -92,6 +93,8 @@ class SupervisorLink:
     """A worker's side of its supervisor: what it inherited, and the pipe to report on."""
 
     supervisor_pid: int
+    #: Which of its processes this is, from 0.
+    place: int
     control_fd: int
     started_fd: int
     lifeline_fd: int
@@ -107,6 +110,7 @@ class SupervisorLink:
             return None
         link = cls(
             supervisor_pid=int(environment.pop(PID_VARIABLE)),
+            place=int(environment.pop(PLACE_VARIABLE)),
             control_fd=int(environment.pop(CONTROL_VARIABLE)),
             started_fd=int(environment.pop(STARTED_VARIABLE)),
             lifeline_fd=int(environment.pop(LIFELINE_VARIABLE)),

@@ -99,6 +99,8 @@ class Child:
         self.leaving = False
         #: It was started to take over from a child that still runs.
         self.newcomer = False
+        #: It was killed on somebody's order, or because it did not end in time: no fault of what it was running.
+        self.cut_short = False
         #: When it is killed if it has not ended by then.
         self.kill_at: float | None = None
         self.owner = ""
@@ -114,6 +116,7 @@ class Child:
         os.set_blocking(self.control, False)
         environment = os.environ | {
             "STREAMTASK_SUPERVISOR_PID": str(os.getpid()),
+            "STREAMTASK_PLACE": str(place),
             "STREAMTASK_CONTROL_FD": str(report),
             "STREAMTASK_STARTED_FD": str(self._table),
             "STREAMTASK_LIFELINE_FD": str(watched),
@@ -212,7 +215,7 @@ class Estate:
         self.owner = child.owner
         self.broker = child.broker
         self.subscriptions = child.subscriptions
-        self.started = child.started()
+        self.started = b"" if child.cut_short else child.started()
 
 
 class Returner:
@@ -424,6 +427,7 @@ class Supervisor:
         self._exit_code = self._exit_code or FAILED
         for child in self._children:
             child.kill_at = None
+            child.cut_short = True
             child.kill()
 
     # ── children ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -568,6 +572,7 @@ class Supervisor:
             if child.kill_at is not None and child.kill_at <= now:
                 log.error("child.drain_timed_out", extra={"place": child.place, "child_pid": child.pid})
                 child.kill_at = None
+                child.cut_short = True
                 child.kill()
         if self._stopping:
             return

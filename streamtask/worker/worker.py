@@ -151,7 +151,7 @@ class Worker:
         self.metrics.watch_in_flight(self._in_flight)
         if self._supervisor:
             self._supervisor.ready()
-        log.info("worker.started", extra={"owner": self.owner, "groups": sorted({s.group for s in self._subscriptions})})
+        log.info("worker.started", extra={"owner": self.owner, "groups": self._groups()})
 
     def _make_keeper(self) -> Keeper:
         loop = asyncio.get_running_loop()
@@ -219,14 +219,20 @@ class Worker:
         if task.cancelled() or self._failed.done():
             return
         error = task.exception()
-        log.critical("worker.duty_failed", extra={"duty": task.get_name(), "owner": self.owner}, exc_info=error)
-        self._failed.set_exception(StreamtaskError(f"{task.get_name()} failed: {error!r}; the worker has to be replaced"))
+        duty = task.get_name()
+        log.critical("worker.duty_failed", extra={"duty": duty, "owner": self.owner}, exc_info=error)
+        self._failed.set_exception(StreamtaskError(f"{duty} failed: {error!r}; the worker has to be replaced"))
         # Whoever waits for it is told; who does not must not be told by the garbage collector.
         self._failed.exception()
 
     async def failed(self) -> None:
         """Return never; raise StreamtaskError when this worker cannot go on."""
         await asyncio.shield(self._failed)
+
+    @property
+    def still_running(self) -> int:
+        """After `stop`: handlers that could not be ended. Threads cannot, nor what ignores its cancellation."""
+        return len(self._slots.running) + self._executor.threads_running
 
     def hurry(self) -> None:
         """Give running handlers no more time: `stop` ends at once."""
@@ -417,6 +423,9 @@ class Worker:
                 },
             )
 
+    def _groups(self) -> list[str]:
+        return sorted({sub.group for sub in self._subscriptions})
+
     def _beat(self, ok: bool) -> None:
         now = time.monotonic()
         self.health.keeper_turned(now)
@@ -434,7 +443,7 @@ class Worker:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "supervisor_pid": self._supervisor.supervisor_pid if self._supervisor else None,
-                "groups": sorted({sub.group for sub in self._subscriptions}),
+                "groups": self._groups(),
                 "running": len(self._slots.running),
             }
         )

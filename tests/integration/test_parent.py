@@ -103,6 +103,7 @@ def test_the_link_to_a_supervisor_is_taken_out_of_the_environment_and_kept_from_
         "STREAMTASK_SUPERVISOR_PID": "17",
         "STREAMTASK_CONTROL_FD": str(write_end),
         "STREAMTASK_STARTED_FD": str(write_end),
+        "STREAMTASK_PLACE": "0",
         "STREAMTASK_LIFELINE_FD": str(write_end),
         "HOME": "/",
     }
