@@ -91,6 +91,11 @@ class App(Router):
         """The broker URL in use."""
         return broker_url(self._url)
 
+    @property
+    def address(self) -> str:
+        """The URL by which other processes of this machine reach the broker in use; may start an embedded server."""
+        return self.connector().address
+
     def use_broker(self, url: str) -> None:
         """Use another broker than the one given; before connecting."""
         if self._connector is not None:

@@ -41,6 +41,9 @@ class Application(Protocol):
     def url(self) -> str: ...
 
     @property
+    def address(self) -> str: ...
+
+    @property
     def sync(self) -> BlockingPublisher: ...
 
     async def publish(

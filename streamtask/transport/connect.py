@@ -35,11 +35,16 @@ class Connector:
         self._store = MemoryStore() if scheme == "memory" else None
         self._server = EmbeddedServer(rest or None) if scheme == "embedded" else None
 
+    @property
+    def address(self) -> str:
+        """The URL by which other processes of this machine reach the same server; of an embedded one, its socket."""
+        return self.url if self._server is None else self._server.ensure()
+
     def open(self) -> Transport:
         """A transport that is not connected yet. `Transport.connect` may block for an embedded server to start."""
         if self._store is not None:
             return MemoryTransport(self._store)
-        url = self.url if self._server is None else self._server.ensure()
+        url = self.address
         # Late, so that a program on memory:// never imports redis.
         module = import_module("streamtask.transport.redis.transport")
         transport: Transport = module.RedisTransport(url)

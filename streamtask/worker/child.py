@@ -95,7 +95,6 @@ async def _serve_probes(worker: Any, first_port: int, supervisor: SupervisorLink
             # While processes are replaced, the one that leaves has the port until it has drained.
             log.warning("probes.waiting", extra={"port": port, "error": str(error), "again_in": _AGAIN})
             await asyncio.sleep(_AGAIN)
-    log.info("probes.started", extra={"port": probes.port})
     try:
         await asyncio.Event().wait()
     finally:

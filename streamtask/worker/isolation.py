@@ -6,6 +6,7 @@ passes is defined here; `isolation_child` is the other side. Nothing here settle
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from types import ModuleType
@@ -108,7 +109,7 @@ class Isolation:
             ConfigurationError: the app cannot be loaded in a child process; the message says why.
         """
         if self._children:
-            self._pool = Sandbox(_ENTRY, size=self._children, arguments=app_arguments(self._app))
+            self._pool = await self._sandbox_of(self._children)
             await self._pool.warm()
 
     async def handle(self, run: Run) -> Outcome:
@@ -123,14 +124,17 @@ class Isolation:
         # An async handler keeps its own soft timeout: a signal would hit the event loop.
         soft = None if run.handler.is_async else timeout.soft
         request = encode_request(run.delivery, alone=run.alone)
-        return decode_outcome(await self._sandbox(run).run(request, soft=soft, hard=timeout.hard, alone=run.alone))
+        sandbox = self._pool
+        if run.alone or sandbox is None:
+            if self._suspects is None:
+                self._suspects = await self._sandbox_of(SUSPECTS)
+            sandbox = self._suspects
+        return decode_outcome(await sandbox.run(request, soft=soft, hard=timeout.hard, certain=run.alone))
 
-    def _sandbox(self, run: Run) -> Sandbox:
-        if not run.alone and self._pool is not None:
-            return self._pool
-        if self._suspects is None:
-            self._suspects = Sandbox(_ENTRY, size=SUSPECTS, arguments=app_arguments(self._app))
-        return self._suspects
+    async def _sandbox_of(self, size: int) -> Sandbox:
+        # In a thread: an embedded server may have to be started first.
+        arguments = await asyncio.to_thread(app_arguments, self._app)
+        return Sandbox(_ENTRY, size=size, arguments=arguments)
 
     async def close(self) -> None:
         """Kill what still runs and end the children."""
@@ -145,7 +149,7 @@ def app_arguments(app: Application) -> dict[str, str]:
     Raises:
         ConfigurationError: it has none.
     """
-    common = {"broker": app.url, "log_format": logs.configured_format() or ""}
+    common = {"broker": app.address, "log_format": logs.configured_format() or ""}
     for name, module in list(sys.modules.items()):
         attribute = _attribute(module, app)
         if attribute is None:

@@ -68,16 +68,17 @@ class Sandbox:
     async def warm(self) -> None:
         """Start a child now: raises `ConfigurationError` where that is impossible, before any event depends on it."""
         async with self._free:
-            self._idle.append(await self._take(alone=False))
+            self._idle.append(await self._take())
 
     async def run(
-        self, request: bytes, *, soft: float | None = None, hard: float | None = None, alone: bool = False
+        self, request: bytes, *, soft: float | None = None, hard: float | None = None, certain: bool = False
     ) -> bytes:
         """Have a child answer the request; waits for a free one first.
 
         `soft`: seconds after which `SoftTimeoutError` is raised inside the entry. `hard`: seconds after which the child
-        and all that it started are killed and `HandlerTimeoutError` is raised. `alone`: in a child that has run and
-        will run nothing else, so that its death is this request's doing. Cancelling kills the child.
+        and all that it started are killed and `HandlerTimeoutError` is raised. `certain`: `WorkerLostError` is certain
+        to be this request's doing: where a child dies that has answered others before, the request is sent once more,
+        to a new one. Cancelling kills the child.
 
         Raises `WorkerLostError` where the child died, `ConfigurationError` where it could not start, and
         `StreamtaskError` with the traceback where the entry raised.
@@ -85,23 +86,35 @@ class Sandbox:
         if self._closed:
             raise StreamtaskError("the sandbox is closed")
         async with self._free:
-            child = await self._take(alone=alone)
-            self._running.add(child)
+            child = await self._take()
+            used = child.used
             try:
-                async with asyncio.timeout(hard):
-                    kind, reply = await child.ask(request, soft)
-            except TimeoutError:
-                child.kill()
-                raise HandlerTimeoutError(hard or 0.0) from None
-            except BaseException:
-                child.kill()
-                raise
-            finally:
-                self._running.discard(child)
-                self._put_back(child, alone=alone)
+                kind, reply = await self._ask(child, request, soft, hard)
+            except WorkerLostError:
+                if not (used and certain):
+                    raise
+                kind, reply = await self._ask(await self._start(), request, soft, hard)
         if kind == ERROR:
             raise StreamtaskError(f"the entry of the child process raised: {reply.decode('utf-8', 'replace')}")
         return reply
+
+    async def _ask(self, child: _Child, request: bytes, soft: float | None, hard: float | None) -> tuple[bytes, bytes]:
+        self._running.add(child)
+        try:
+            async with asyncio.timeout(hard):
+                return await child.ask(request, soft)
+        except TimeoutError:
+            child.kill()
+            raise HandlerTimeoutError(hard or 0.0) from None
+        except BaseException:
+            child.kill()
+            raise
+        finally:
+            self._running.discard(child)
+            if child.alive and not self._closed:
+                self._idle.append(child)
+            else:
+                self._end(child)
 
     async def close(self, *, grace: float) -> None:
         """Let what runs end within `grace` seconds, then kill it (its `run` raises `WorkerLostError`)."""
@@ -122,18 +135,19 @@ class Sandbox:
             taken += 1
         await asyncio.gather(*self._ending)
 
-    async def _take(self, *, alone: bool) -> _Child:
+    async def _take(self) -> _Child:
         """A child of ours that is idle, or a new one."""
-        if self._closed:
-            raise StreamtaskError("the sandbox is closed")
-        while self._idle and not alone:
+        while self._idle and not self._closed:
             child = self._idle.pop()
             if child.alive:
                 return child
             self._end(child)
-        if alone and self._idle:
-            # Never more than `size` processes: an idle one makes room.
-            self._end(self._idle.pop(0))
+        return await self._start()
+
+    async def _start(self) -> _Child:
+        """A new child, ready for a request."""
+        if self._closed:
+            raise StreamtaskError("the sandbox is closed")
         child = await _Child.spawn()
         try:
             async with asyncio.timeout(self._start_timeout):
@@ -145,12 +159,6 @@ class Sandbox:
                 raise ConfigurationError(f"{self._entry} took longer than {self._start_timeout:g} s to start") from None
             raise
         return child
-
-    def _put_back(self, child: _Child, *, alone: bool) -> None:
-        if child.alive and not alone and not self._closed:
-            self._idle.append(child)
-        else:
-            self._end(child)
 
     def _end(self, child: _Child) -> None:
         task = asyncio.get_running_loop().create_task(child.end(), name=f"end-sandbox-child-{child.pid}")
@@ -169,6 +177,8 @@ class _Child:
         self._writer = writer
         self._lifeline = lifeline
         self._killed = False
+        #: Whether it has been sent a request.
+        self.used = False
         self.pid = process.pid
         self._watch = asyncio.get_running_loop().create_task(self._bury(), name=f"watch-sandbox-child-{self.pid}")
 
@@ -213,6 +223,7 @@ class _Child:
 
     async def ask(self, request: bytes, soft: float | None) -> tuple[bytes, bytes]:
         """Send a request; the kind of its answer and the answer."""
+        self.used = True
         # 0 stands for "none" on the wire.
         return await self._exchange(REQUEST, 0.0 if soft is None else max(soft, 1e-6), request)
 

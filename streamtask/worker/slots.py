@@ -34,8 +34,11 @@ class Running:
 
 
 class Slots:
-    """`plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs
-    a handler in a slot to its end, `limit` names the limit of a run, or None; `changed` is called when one has ended."""
+    """Holds what waits and what runs.
+
+    `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
+    handler in a slot to its end, `limit` names the limit of a run, or None; `changed` is called when one has ended.
+    """
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ class Worker:
                 f"{list(settings.streams) or 'all'}; nothing to consume"
             )
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
-        self._stream_limits = {place: limit_of_stream(broker, self._subscriptions[i]) for place, i in self._places.items()}
+        self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._held: Counter[tuple[str, str]] = Counter()
         self._duties: list[asyncio.Task[None]] = []

@@ -54,6 +54,12 @@ def do_print(text): print(text); return "printed"
 def do_terminate(text): os.kill(os.getpid(), int(text)); return "alive"
 
 
+def do_note_and_exit(path):
+    with open(path, "a") as file:
+        print(os.getpid(), file=file)
+    os._exit(9)
+
+
 def do_hang(path):
     Path(path).write_text(str(os.getpid()))
     while True:
@@ -212,12 +218,27 @@ async def test_the_signals_of_a_terminal_do_not_end_a_child(sandbox: Sandbox, nu
     assert await sandbox.run(f"terminate {number}".encode()) == b"alive"
 
 
-async def test_a_request_that_runs_alone_shares_its_process_with_no_other(sandbox: Sandbox) -> None:
-    before = await sandbox.run(b"pid")
-    alone = await sandbox.run(b"pid", alone=True)
-    after = await sandbox.run(b"pid")
+async def test_a_death_in_a_used_child_is_tried_again_in_a_new_one_where_it_has_to_be_certain(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    pids = tmp_path / "pids"
+    used = await sandbox.run(b"pid")
 
-    assert len({before, alone, after}) == 3
+    with pytest.raises(WorkerLostError):
+        await sandbox.run(f"note_and_exit {pids}".encode(), certain=True)
+
+    first, second = pids.read_text().split()
+    assert first == used.decode()
+    assert second != first
+
+
+async def test_a_death_in_a_new_child_is_certain_at_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    with pytest.raises(WorkerLostError):
+        await sandbox.run(f"note_and_exit {pids}".encode(), certain=True)
+
+    assert len(pids.read_text().split()) == 1
 
 
 # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
