@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -207,6 +208,7 @@ class App(Router):
             results = await self.transport.publish(items)
         except TransportError as error:
             self._count(items, failed=True)
+            await self._revive()
             raise PublishError(
                 f"it is unknown whether the event is stored ({error}); publish again with event_id=error.event_id",
                 event_id=items[0].event_id,
@@ -216,6 +218,11 @@ class App(Router):
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    async def _revive(self) -> None:
+        """Start an embedded server again that has died: nobody else would, for an app without a worker."""
+        with contextlib.suppress(TransportError, ConfigurationError):
+            await asyncio.to_thread(getattr, self.connector(), "address")
 
     def _count(self, items: list[Outgoing], *, failed: bool) -> None:
         count = self.metrics.publish_failed if failed else self.metrics.published
@@ -328,7 +335,9 @@ class SyncApp:
                 threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True).start()
                 twin = App.__new__(App)
                 twin.__dict__.update(self._app.__dict__, _transport=None, _users=0, _sync=self)
-                twin._connector = self._app.connector()
+                shared = self._app.connector()
+                # A memory is shared; an embedded server has a user of its own in the twin, which outlives `async with`.
+                twin._connector = shared if shared.scheme == "memory" else Connector(shared.url)
                 asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()
                 self._loop, self._twin, self._pid = loop, twin, os.getpid()
             return self._loop, self._twin

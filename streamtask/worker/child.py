@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from streamtask.errors import ConfigurationError, StreamtaskError
+from streamtask.errors import ConfigurationError, StreamtaskError, TransportError
 from streamtask.settings import WorkerSettings
 from streamtask.telemetry import logs
 from streamtask.worker.parent import SupervisorLink
@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two attempts to listen on a port that is taken.
 _AGAIN = 1.0
+#: Seconds between two attempts to connect at the start.
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 5.0
 
 
 async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink | None) -> None:
@@ -34,7 +37,8 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         shutdown_timeout=options["shutdown_timeout"],
         lease=options["lease"],
     )
-    async with app:
+    await _connect(app)
+    try:
         worker = app.make_worker(settings, supervisor=supervisor)
         stop = _stop_on_signals(worker)
         await worker.start()
@@ -48,6 +52,8 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         for duty in others:
             duty.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+    finally:
+        await app.__aexit__()
     for duty in ended:
         duty.result()
     if worker.still_running:
@@ -55,6 +61,20 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         # event has been handed back: it must not run on beside its successor.
         logging.shutdown()
         os._exit(0)
+
+
+async def _connect(app: Any) -> None:
+    """Wait for the broker: one that is down, or still loading its data, is no reason to end."""
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            await app.__aenter__()
+        except TransportError as error:
+            log.warning("worker.waits_for_broker", extra={"error": str(error), "again_in": pause})
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            return
 
 
 def _stop_on_signals(worker: Any) -> asyncio.Event:

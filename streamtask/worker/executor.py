@@ -74,10 +74,14 @@ class Executor:
             context = Context(envelope, delivery.attempt, self._app)
             returned = await self._within(run, event, context)
             return self._broker.succeed(run, context, returned, mark)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if self._leases.is_lost(delivery):
                 raise LeaseLostError(delivery.entry_id, delivery.owner) from None
-            raise
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled us: something that the handler awaited was cancelled, and it let that through.
+            return self._broker.fail(run, error)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
 

@@ -82,7 +82,7 @@ class Keeper:
         while not self._stop.is_set():
             try:
                 if transport is None:
-                    transport = self._open()
+                    transport = await asyncio.to_thread(self._open)
                     await transport.connect()
                 renew = self.reachable_since is None or time.monotonic() - renewed >= self._lease / 3
                 await self._beat(transport)
@@ -96,6 +96,10 @@ class Keeper:
                 self._metrics.transport_error("keeper")
                 log.warning("keeper.failed", extra={"owner": self._owner, "error": str(error)})
                 delay = 0.5
+                if transport is not None:
+                    # Opened anew: that starts an embedded server again, should it have died.
+                    await transport.close()
+                    transport = None
             await self._pause(delay)
         if transport is not None:
             await transport.close()

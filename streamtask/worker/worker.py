@@ -365,6 +365,11 @@ class Worker:
     async def _handle(self, number: int, run: Run) -> None:
         """One handler in one slot, from its start to the outcome on its way."""
         delivery = run.delivery
+        if self._leases.is_lost(delivery):
+            # While it waited for a slot.
+            self._left(delivery)
+            self._settled(Settlement(delivery, Done(), run), Verdict.LOST)
+            return
         task = asyncio.current_task()
         if task is not None:
             self._leases.on_lost(delivery, task.cancel)
