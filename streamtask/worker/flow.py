@@ -16,6 +16,8 @@ class Flow:
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
         self.held = 0
+        #: All that was ever taken in.
+        self.taken = 0
         self._average = FAST_HANDLER
         self._changed = asyncio.Event()
 
@@ -35,6 +37,7 @@ class Flow:
     def took(self, n: int) -> None:
         """Deliveries were taken in."""
         self.held += n
+        self.taken += n
 
     def left(self, seconds: float | None = None) -> None:
         """One delivery has its outcome; `seconds` its handler ran."""

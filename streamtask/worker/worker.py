@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 _UNSTARTED = 1.0
 #: Seconds after which a handler without a timeout is told about.
 _RUNS_LONG = 600.0
+#: Seconds between two looks whether a burst is done.
+_QUIET = 0.05
 #: Seconds for what is left to do at the end once handlers have ended: settling, handing back.
 _LAST_WORDS = 5.0
 
@@ -290,20 +292,24 @@ class Worker:
 
     async def burst_done(self) -> None:
         """Wait until nothing is ready, pending or due for retry."""
-        while True:
-            await asyncio.sleep(0.05)
-            if self._flow.held or not all(fetcher.empty for fetcher in self._fetchers):
-                continue
+        quiet = 0
+        # Twice: while we ask about one stream, a handler elsewhere may emit into one that we have asked about before.
+        while quiet < 2:
+            await asyncio.sleep(_QUIET)
+            taken = self._flow.taken
             try:
-                stats = [
-                    found
-                    for sub in self._subscriptions
-                    for found in await self._transport.stats(sub.stream, sub.group)
-                ]
+                idle = not self._flow.held and await self._all_handled()
             except TransportError:
-                continue
-            if all(found.pending == 0 and found.lag == 0 for found in stats):
-                return
+                idle = False
+            quiet = quiet + 1 if idle and taken == self._flow.taken else 0
+
+    async def _all_handled(self) -> bool:
+        for sub in self._subscriptions:
+            for stats in await self._transport.stats(sub.stream, sub.group):
+                unread = stats.lag if stats.lag is not None else not all(fetcher.empty for fetcher in self._fetchers)
+                if stats.pending or unread:
+                    return False
+        return True
 
     # ── taking in ─────────────────────────────────────────────────────────────────────────────────────────────
 
