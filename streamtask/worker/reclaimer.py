@@ -86,8 +86,9 @@ class Reclaimer:
         return wait
 
     async def _look_for_the_dead(self) -> None:
-        if self._keeper.reachable_for(time.monotonic()) < 2 * BEAT_TTL:
-            # A server that was away has everybody's beats expired: give the living time to beat again.
+        if self._keeper.reachable_for(time.monotonic()) < BEAT_TTL:
+            # A server that was away has everybody's beats expired: give the living time to beat again, which they try
+            # twice a second.
             return
         for sub in self._subscriptions:
             lost = await self._transport.recovery.lost_owners(sub.stream, sub.group, lease=self._lease)
