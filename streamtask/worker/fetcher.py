@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,9 +12,8 @@ from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
 from streamtask.worker.flow import Flow
 from streamtask.worker.leases import Leases
+from streamtask.worker.outage import Outage
 from streamtask.worker.probes import Health
-
-log = logging.getLogger(__name__)
 
 _WAIT = 2.0
 _FIRST_DELAY = 0.05
@@ -46,6 +44,7 @@ class Fetcher:
         self._leases = leases
         self._health = health
         self._metrics = metrics
+        self._outage = Outage("fetch", metrics, group=self._group, streams=[sub.stream for sub in subscriptions])
         self._take = take
         self._room = room
         #: Whether the last read found nothing.
@@ -62,10 +61,10 @@ class Fetcher:
                     await self._recover()
                 await self._read()
                 delay = 0.0
+                self._outage.over()
             except TransportError as error:
                 delay = min(max(delay * 2, _FIRST_DELAY), _LONGEST_DELAY)
-                self._metrics.transport_error("fetch")
-                log.warning("fetch.failed", extra={"group": self._group, "error": str(error), "again_in": delay})
+                self._outage.failed(error)
 
     async def _read(self) -> None:
         streams, room = self._room(self._subscriptions)

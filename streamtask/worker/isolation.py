@@ -94,7 +94,7 @@ def decode_outcome(reply: bytes) -> Outcome:
 
 
 class Isolation:
-    """The child processes of one worker: `children` for the process pool, and some for suspects. Started when needed."""
+    """The child processes of one worker, started when needed: `children` for the process pool, a few for suspects."""
 
     def __init__(self, app: Application, *, children: int) -> None:
         self._app = app

@@ -40,7 +40,7 @@ class _Inside:
             logs.configure("json" if arguments["log_format"] == "json" else "text")
         self._app = getattr(_module(arguments), arguments["attribute"])
         if arguments["broker"].startswith("memory://"):
-            self._app.cut_off("memory:// lives in the worker's process; a handler in a child process cannot publish to it")
+            self._app.cut_off("memory:// lives in the worker's process; a handler in another one cannot publish to it")
             self._connected = True
         else:
             self._app.use_broker(arguments["broker"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +11,7 @@ from streamtask.errors import TransportError
 from streamtask.settings import Retention
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Registered, Subscription, Transport
-
-log = logging.getLogger(__name__)
+from streamtask.worker.outage import Outage
 
 _ROUND = 10.0
 _DEAD_CONSUMER = 600.0
@@ -34,6 +32,7 @@ class Janitor:
         self._subscriptions = subscriptions
         self._retention = retention
         self._metrics = metrics
+        self._outage = Outage("janitor", metrics)
         self._on_registered = on_registered
 
     async def run(self) -> None:
@@ -46,11 +45,11 @@ class Janitor:
                 if time.monotonic() - tidied >= _ROUND:
                     tidied = time.monotonic()
                     await self._tidy()
+                self._outage.over()
             except TransportError as error:
                 # No sample is better than one that stands still.
                 self._metrics.clear_stats()
-                self._metrics.transport_error("janitor")
-                log.warning("janitor.failed", extra={"error": str(error)})
+                self._outage.failed(error)
             await asyncio.sleep(wait)
 
     async def _promote(self) -> float:

@@ -4,7 +4,6 @@ worker's loop costs neither. It never settles anything; what it finds lost it te
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +12,7 @@ from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Transport
 from streamtask.worker.leases import Leases
-
-log = logging.getLogger(__name__)
+from streamtask.worker.outage import Outage
 
 BEAT_EVERY = 1.0
 BEAT_TTL = 5.0
@@ -23,7 +21,10 @@ _GAP = 2.5
 
 
 class Keeper:
-    """Keeps one owner alive. `info` is called for each beat; `on_lost` and `on_beat` are called in the keeper's thread."""
+    """Keeps one owner alive.
+
+    `info` is called for each beat; `on_lost` and `on_beat` are called in the keeper's thread.
+    """
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class Keeper:
         self._info = info
         self._on_lost = on_lost
         self._on_beat = on_beat
-        self._metrics = metrics
+        self._outage = Outage("heartbeat", metrics, owner=owner)
         self._stop = threading.Event()
         self._beaten = threading.Event()
         self._thread = threading.Thread(target=self._run, name="streamtask-keeper", daemon=True)
@@ -93,8 +94,7 @@ class Keeper:
             except TransportError as error:
                 self.reachable_since = None
                 self._on_beat(False)
-                self._metrics.transport_error("keeper")
-                log.warning("keeper.failed", extra={"owner": self._owner, "error": str(error)})
+                self._outage.failed(error)
                 delay = 0.5
                 if transport is not None:
                     # Opened anew: that starts an embedded server again, should it have died.
@@ -111,6 +111,7 @@ class Keeper:
             self.reachable_since = now
         self._run_id, self._last = run_id, now
         self._beaten.set()
+        self._outage.over()
         self._on_beat(True)
 
     async def _renew(self, transport: Transport) -> None:

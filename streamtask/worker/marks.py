@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
 
 from streamtask.errors import TransportError
 from streamtask.transport.port import Transport
-
-log = logging.getLogger(__name__)
+from streamtask.worker.outage import Outage
 
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 2.0
@@ -18,8 +16,9 @@ _LONGEST_DELAY = 2.0
 class Marks:
     """Answers whether a mark stands. Waits out a server that is away: not knowing must never pass for "no"."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, outage: Outage) -> None:
         self._transport = transport
+        self._outage = outage
         self._asked: dict[str, list[tuple[str, str, asyncio.Future[bool]]]] = defaultdict(list)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -50,10 +49,11 @@ class Marks:
                 try:
                     found = await self._transport.marked(group, [(stream, mark) for stream, mark, _ in asked])
                 except TransportError as error:
-                    log.warning("marks.failed", extra={"group": group, "error": str(error), "again_in": delay})
+                    self._outage.failed(error)
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, _LONGEST_DELAY)
                 else:
+                    self._outage.over()
                     break
             for (_, _, answer), stands in zip(asked, found, strict=True):
                 if not answer.done():

@@ -3,7 +3,7 @@
 `Health` is told by the worker what succeeded and when, and gives two verdicts. *Live* is about this process only: a
 Redis outage must not get a worker restarted, because that would kill the handlers that survive it. *Ready* is about
 reading: it turns red when reads stop although the connection looks well. `Probes` answers HTTP from a thread of its
-own, so also while a handler blocks the event loop. Nothing here changes anything, and nothing here talks to a transport.
+own, so also while a handler blocks the event loop. Nothing here changes anything or talks to a transport.
 """
 
 from __future__ import annotations

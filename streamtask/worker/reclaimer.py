@@ -13,6 +13,7 @@ from streamtask.transport.port import Delivery, Subscription, Transport
 from streamtask.worker.flow import Flow
 from streamtask.worker.keeper import BEAT_TTL, Keeper
 from streamtask.worker.leases import Leases
+from streamtask.worker.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Reclaimer:
         self._keeper = keeper
         self._lease = lease
         self._metrics = metrics
+        self._outage = Outage("reclaim", metrics)
         self._take = take
         self._expire = expire
         self._room = room
@@ -60,9 +62,9 @@ class Reclaimer:
                 if time.monotonic() - looked >= _LOOK:
                     looked = time.monotonic()
                     await self._look_for_the_dead()
+                self._outage.over()
             except TransportError as error:
-                self._metrics.transport_error("reclaim")
-                log.warning("reclaim.failed", extra={"error": str(error)})
+                self._outage.failed(error)
                 wait = 1.0
             await asyncio.sleep(wait)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from streamtask.broker import Run
 from streamtask.errors import TransportError
 from streamtask.transport.port import Delivery, Outcome, Transport, Verdict
+from streamtask.worker.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +38,10 @@ Settled = Callable[[Settlement, Verdict], None]
 class Settler:
     """Collects outcomes and commits them in batches: while one batch is on its way, the next one grows."""
 
-    def __init__(self, transport: Transport, on_settled: Settled, on_trouble: Callable[[TransportError], None]) -> None:
+    def __init__(self, transport: Transport, on_settled: Settled, outage: Outage) -> None:
         self._transport = transport
         self._on_settled = on_settled
-        self._on_trouble = on_trouble
+        self._outage = outage
         self._waiting: list[Settlement] = []
         self._some = asyncio.Event()
         self._idle = asyncio.Event()
@@ -91,6 +92,7 @@ class Settler:
                     self._on_settled(settlement, verdict)
             batch = left
             if batch:
-                self._on_trouble(trouble)
+                self._outage.failed(trouble)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY)
+        self._outage.over()

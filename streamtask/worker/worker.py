@@ -41,6 +41,7 @@ from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import children, limit_of, limit_of_stream
 from streamtask.worker.marks import Marks
+from streamtask.worker.outage import Outage
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Health
 from streamtask.worker.reclaimer import Reclaimer
@@ -138,7 +139,7 @@ class Worker:
         self._keeper = self._make_keeper()
         self._keeper.start()
         await self._keeper.first_beat()
-        self._marks = Marks(self._transport)
+        self._marks = Marks(self._transport, Outage("marks", self.metrics))
         self._executor = Executor(
             self._app,
             self._broker,
@@ -147,7 +148,7 @@ class Worker:
             self._isolation,
             threads=self._settings.concurrency,
         )
-        self._settler = Settler(self._transport, self._settled, self._trouble)
+        self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
         self._start_readers()
         self.metrics.watch_in_flight(self._in_flight)
@@ -411,10 +412,6 @@ class Worker:
     def _settled(self, settlement: Settlement, verdict: Verdict) -> None:
         self._leases.drop(settlement.delivery)
         self._reporter.settled(settlement, verdict)
-
-    def _trouble(self, error: TransportError) -> None:
-        self.metrics.transport_error("settle")
-        log.warning("settle.failed", extra={"error": str(error)})
 
     def _lose(self, lost: list[Delivery]) -> None:
         for delivery in lost:
