@@ -1,6 +1,7 @@
 """The smallest whole program: publish an event, handle it, stop. Run it with `python examples/quickstart.py`."""
 
 import asyncio
+from uuid import uuid4
 
 from streamtask import App, Event
 
@@ -21,7 +22,8 @@ async def ship(order: OrderPlaced) -> None:
 
 async def main() -> None:
     async with app:
-        await app.publish(OrderPlaced(order_id="1", total=9.5))
+        # A new id each time: an order that was shipped once is not shipped again.
+        await app.publish(OrderPlaced(order_id=uuid4().hex[:8], total=9.5))
         async with app.worker(concurrency=50):
             await asyncio.wait_for(shipped.wait(), 10)
 

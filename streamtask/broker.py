@@ -119,9 +119,7 @@ class Broker:
         """Every event class that was registered or published, by type."""
         return self._classes
 
-    def subscriptions(
-        self, groups: Collection[str] = (), streams: Collection[str] = ()
-    ) -> list[Subscription]:
+    def subscriptions(self, groups: Collection[str] = (), streams: Collection[str] = ()) -> list[Subscription]:
         """What a worker reads, all or only the groups and streams named."""
         return [
             Subscription(stream=stream, group=group, start=reading.start, handles=self._handles(reading))
@@ -220,9 +218,7 @@ class Broker:
             value = dedupe(event)
         if value is None:
             return None
-        return Mark(
-            f"{run.event_type.type}:{value}", run.handler.dedupe_window, replace=bool(run.delivery.replay)
-        )
+        return Mark(f"{run.event_type.type}:{value}", run.handler.dedupe_window, replace=bool(run.delivery.replay))
 
     # ── after the handler ─────────────────────────────────────────────────────────────────────────────────────
 

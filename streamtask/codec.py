@@ -36,6 +36,8 @@ _YAML = "application/x-yaml"
 _YAML_DEPTH = 100
 #: Memory that one lzma stream may ask for: enough for what `xz -9` writes.
 _LZMA_MEMORY = 80 << 20
+#: Characters of a foreign text that an error shows.
+_SHOWN = 160
 
 # ── compression ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -291,4 +293,4 @@ def _word(value: bytes) -> str:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= 160 else text[:160] + "...")
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")

@@ -26,25 +26,31 @@ class BlockingPublisher(Protocol):
         dedup_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> str: ...
+    ) -> str:
+        """See `App.publish`."""
 
-    def publish_many(self, events: Sequence[Event]) -> list[str]: ...
+    def publish_many(self, events: Sequence[Event]) -> list[str]:
+        """See `App.publish_many`."""
 
 
 class Application(Protocol):
     """What a handler may ask of its app."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The `source` of its envelopes."""
 
     @property
-    def url(self) -> str: ...
+    def url(self) -> str:
+        """The broker URL in use."""
 
     @property
-    def address(self) -> str: ...
+    def address(self) -> str:
+        """The URL by which other processes of this machine reach the broker in use."""
 
     @property
-    def sync(self) -> BlockingPublisher: ...
+    def sync(self) -> BlockingPublisher:
+        """The blocking twin."""
 
     async def publish(
         self,
@@ -55,9 +61,11 @@ class Application(Protocol):
         dedup_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> str: ...
+    ) -> str:
+        """See `App.publish`."""
 
-    async def publish_many(self, events: Sequence[Event]) -> list[str]: ...
+    async def publish_many(self, events: Sequence[Event]) -> list[str]:
+        """See `App.publish_many`."""
 
 
 class Context:

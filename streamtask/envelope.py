@@ -19,6 +19,11 @@ import msgspec
 
 from streamtask.errors import EnvelopeError, EnvelopeTooLargeError, EventRefusedError
 
+#: What a JSON object begins with.
+_OPENING_BRACE = ord("{")
+#: Characters of a foreign name that an error shows.
+_SHOWN = 40
+
 #: The largest envelope, in bytes, that is published or read unless an app says otherwise.
 MAX_BYTES = 1 << 20
 #: The longest name (type, version, source, ids), in characters.
@@ -82,7 +87,7 @@ def decode(body: bytes, *, limit: int = MAX_BYTES) -> Envelope:
         envelope = _DECODER.decode(body)
     except _UNREADABLE as error:
         raise EnvelopeError(f"not an envelope: {error}") from error
-    if memoryview(envelope.payload_json)[0] != 0x7B:
+    if memoryview(envelope.payload_json)[0] != _OPENING_BRACE:
         raise EnvelopeError("not an envelope: Expected `object` - at `$.payload`")
     return envelope
 
@@ -156,7 +161,7 @@ def encode(
 
 
 def _bad_name(name: str) -> str:
-    shown = ascii(name if len(name) <= 40 else name[:40] + "...")
+    shown = ascii(name if len(name) <= _SHOWN else name[:_SHOWN] + "...")
     return f"names and ids in an envelope have 1 to {MAX_NAME} characters, not {len(name)}: {shown}"
 
 

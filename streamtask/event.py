@@ -54,7 +54,7 @@ class EventType:
         return frozenset((self.version, *self.upcasters))
 
     def upcast(self, version: str, upcaster: Upcaster) -> EventType:
-        """This type, able to read `version` too."""
+        """The same type, able to read `version` too."""
         _check_name(self.cls, "version", version)
         if version == self.version:
             raise ConfigurationError(f"{_name(self.cls)}: {version!r} is the current version, nothing to upcast")
@@ -264,7 +264,7 @@ def _refused(cls: type[Event], message: str) -> EventRefusedError:
 def load(cls: type[_EventT], payload: bytes, version: str) -> _EventT:
     """Read an event from its payload's JSON, through the upcasters of an older version.
 
-    Raises `PayloadError` for everything that can be wrong with the payload, upcasters and validators that fail included.
+    Raises `PayloadError` for all that can be wrong with the payload, upcasters and validators that fail included.
     """
     declared = describe(cls)
     try:

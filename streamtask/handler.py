@@ -101,7 +101,7 @@ def make_handler(
     chosen: Pool = pool or ("async" if is_async else "thread")
     if chosen not in ("async", "thread", "process"):
         raise ConfigurationError(f"{name}: pool is 'async', 'thread' or 'process', not {pool!r}")
-    if chosen == "async" and not is_async or chosen == "thread" and is_async:
+    if (chosen == "async" and not is_async) or (chosen == "thread" and is_async):
         kind = "async" if is_async else "plain"
         raise ConfigurationError(f"{name}: pool={chosen!r} does not go with a function that is {kind}")
     if concurrency is not None and concurrency < 1:
@@ -130,7 +130,7 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
         # An annotation of a class that is local to a function: read what can be read.
         hints = getattr(function, "__annotations__", {})
         if any(isinstance(hint, str) for hint in hints.values()):
-            scope = inspect.getclosurevars(function).nonlocals | function.__globals__
+            scope = {**inspect.getclosurevars(function).nonlocals, **function.__globals__}
             try:
                 return {key: eval(hint, scope) if isinstance(hint, str) else hint for key, hint in hints.items()}  # noqa: S307 - the program's own annotations
             except NameError:

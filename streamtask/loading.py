@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from pathlib import Path
 
 from streamtask.app import App
 from streamtask.errors import ConfigurationError
@@ -19,7 +19,7 @@ def load_app(reference: str, *, broker: str | None = None) -> App:
     name, colon, attribute = reference.partition(":")
     if not colon or not name or not attribute:
         raise ConfigurationError(f"-A takes module:attribute, for example shop.events:app; got {reference!r}")
-    folder = os.getcwd()
+    folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Retention:
     """How much history a stream keeps, never less than what some group still needs."""
 
-    #: Seconds.
+    #: Seconds after which an entry that every group has finished is removed.
     max_age: float = 86_400.0
-    #: Entries.
+    #: Entries beyond the newest so many are removed once every group has finished them.
     max_entries: int = 1_000_000
 
 
@@ -21,7 +21,9 @@ class WorkerSettings:
 
     #: Handlers at once.
     concurrency: int = 100
+    #: Only these groups; empty: all that have handlers.
     groups: tuple[str, ...] = ()
+    #: Only these streams; empty: all that have handlers.
     streams: tuple[str, ...] = ()
     #: Stop when nothing is ready, pending or due for retry.
     burst: bool = False

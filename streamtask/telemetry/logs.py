@@ -4,7 +4,7 @@
 
 While a handler runs, what it handles is bound in a context variable, and our formatters add it to every line that any
 logger writes meanwhile. A line is one line whatever stands in it, and passwords in URLs are masked. This module never
-configures logging by itself: `configure` is for the command line, a program that embeds streamtask keeps its own set-up.
+configures logging by itself: `configure` is for the command line; who embeds streamtask keeps their own set-up.
 """
 
 from __future__ import annotations

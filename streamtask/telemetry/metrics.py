@@ -48,7 +48,8 @@ NOT_RUN = frozenset({"skipped", "waiting"})
 
 #: Upper bounds in seconds, 1 ms to 1 h; longer runs are in +Inf only.
 BUCKETS = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+    2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
 )  # fmt: skip
 
 #: Label sets of one metric; whatever comes beyond is counted under OTHER.
@@ -106,24 +107,39 @@ _ROWS: Mapping[str, Metric] = {metric.name: metric for metric in TABLE}
 
 
 class Stats(Protocol):
-    """What `set_stats` reads: the transport port's `GroupStats`, named by shape because that layer is above this one."""
+    """What `set_stats` reads: the port's `GroupStats`, named by shape because that layer is above this one."""
 
     @property
-    def stream(self) -> str: ...
+    def stream(self) -> str:
+        """Short name."""
+
     @property
-    def group(self) -> str: ...
+    def group(self) -> str:
+        """Name."""
+
     @property
-    def consumers(self) -> int: ...
+    def consumers(self) -> int:
+        """On the server."""
+
     @property
-    def pending(self) -> int: ...
+    def pending(self) -> int:
+        """Delivered and not acked."""
+
     @property
-    def lag(self) -> int | None: ...
+    def lag(self) -> int | None:
+        """Entries not read yet; None where unknown."""
+
     @property
-    def lag_seconds(self) -> float | None: ...
+    def lag_seconds(self) -> float | None:
+        """Age of the oldest entry not read yet; None where unknown."""
+
     @property
-    def oldest_pending(self) -> float | None: ...
+    def oldest_pending(self) -> float | None:
+        """Age of the oldest entry not acked, in seconds."""
+
     @property
-    def dead(self) -> int: ...
+    def dead(self) -> int:
+        """Dead letters."""
 
 
 class _Durations:
@@ -267,7 +283,7 @@ class Metrics(Collector):
             events = {key: series.count for key, series in self._events.items()}
             runs = {key: (sum(durations.counts), durations.total) for key, durations in self._durations.items()}
             stats = dict(self._gauges)
-        samples[_EVENTS] = {key: count for key, count in events.items()}
+        samples[_EVENTS] = dict(events.items())
         samples |= _derived(events)
         samples[f"{_DURATION}_count"] = {key: count for key, (count, _) in runs.items()}
         samples[f"{_DURATION}_sum"] = {key: total for key, (_, total) in runs.items()}

@@ -63,4 +63,3 @@ def open_transport(url: str) -> Transport:
         ConfigurationError: the scheme is unknown (the message lists the known ones), or the URL cannot be read.
     """
     return Connector(url).open()
-

@@ -4,9 +4,9 @@
 a few seconds after its last user has left or died. What it stores stays in the data folder.
 
 A user is whoever holds a shared flock on `users.lock`; the kernel gives it back however the process ends. The server is
-the child of a guard (`embedded_guard.py`, which lists the files of the folder) that stops it once nobody holds that lock.
-Starting is serialised by `start.lock`. A guard that is killed takes its server with it; a server that dies is started
-again by the next `ensure`, which may be called at any time, for example when a connection was refused.
+the child of a guard (`embedded_guard.py`, which lists the files of the folder) that stops it once nobody holds that
+lock. Starting is serialised by `start.lock`. A guard that is killed takes its server with it; a server that dies is
+started again by the next `ensure`, which may be called at any time, for example when a connection was refused.
 
 After a fork the child shares the hold of its parent: the server runs until both have released it or ended.
 
@@ -126,7 +126,7 @@ class EmbeddedServer:
     def _address(self) -> str:
         """Where the socket is, as the one who started the server recorded it; empty if nobody has."""
         try:
-            address = os.readlink(self.folder / guard.SOCKET_LINK)
+            address = str((self.folder / guard.SOCKET_LINK).readlink())
         except FileNotFoundError:
             return ""
         return address if _is_private(Path(address).parent, owner=self.folder.stat().st_uid) else ""
@@ -176,7 +176,7 @@ class EmbeddedServer:
         command = [sys.executable or "", "-I", "-S", guard.__file__, str(self.folder), address, str(server)]
         log = self._open_log()
         try:
-            status = subprocess.run(
+            status = subprocess.run(  # noqa: S603 - our own interpreter and file
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -255,7 +255,7 @@ def _servers() -> Iterator[tuple[Path, tuple[int, ...]]]:
     """The servers of this machine that can be run, with their versions, in the order of preference."""
     for path in _candidates():
         try:
-            printed = subprocess.run(
+            printed = subprocess.run(  # noqa: S603 - a server of this machine is asked for its version
                 [path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=START, check=False
             ).stdout
         except (OSError, subprocess.TimeoutExpired):
@@ -294,7 +294,8 @@ def _make(folder: Path) -> None:
 def _runtime_folder() -> Path:
     """A private folder with a short path, for sockets."""
     user = os.geteuid()
-    places = [Path(base, f"streamtask-{user}") for base in dict.fromkeys((tempfile.gettempdir(), "/tmp"))]
+    # Only a folder of ours that nobody else may enter is used, wherever it lies.
+    places = [Path(base, f"streamtask-{user}") for base in dict.fromkeys((tempfile.gettempdir(), "/tmp"))]  # noqa: S108
     session = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     if session.is_absolute() and _is_private(session, owner=user):
         places.insert(0, session / "streamtask")

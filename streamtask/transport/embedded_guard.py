@@ -1,8 +1,9 @@
 """The guard of an embedded server: starts it, waits until nobody uses it any more, stops it in order.
 
-Run by path in a process of its own (`python -I -S embedded_guard.py DATA SOCKET SERVER`, output to the log), one for each
-data folder that is in use; `embedded.py` starts it and shares its file names and locks. It imports the standard library only, never speaks to
-handlers or streams, never restarts a server that died, and never signals a process that is not its own child.
+Run by path in a process of its own (`python -I -S embedded_guard.py DATA SOCKET SERVER`, output to the log), one for
+each data folder that is in use; `embedded.py` starts it and shares its file names and locks. It imports the standard
+library only, never speaks to handlers or streams, never restarts a server that died, and never signals a process that
+is not its own child.
 
 The files of a data folder, and who holds a flock on them (the kernel frees them however a process ends):
 
@@ -45,7 +46,7 @@ EVICTION = 8.0
 START = 10.0
 SHUTDOWN = 30.0
 
-#: Not much to choose: nothing but the append-only file is written, nothing is ever evicted, and only our socket listens.
+#: Not much to choose: only the append-only file is written, nothing is ever evicted, and only our socket listens.
 OPTIONS = (
     ("port", "0"),
     ("unixsocketperm", "700"),
@@ -117,8 +118,8 @@ def main(data: str, address: str, server: str) -> int:
     if os.fork():
         os._exit(0)
     _sign(lock)
-    # Both are inherited through exec. A user with SIGTERM blocked must not make a server that cannot be stopped, nor one
-    # that ignores SIGCHLD a server that never learns that its rewriting of the log file has ended.
+    # Both are inherited through exec. A user with SIGTERM blocked must not make a server that cannot be stopped, nor
+    # one that ignores SIGCHLD a server that never learns that its rewriting of the log file has ended.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _leave)
@@ -203,9 +204,9 @@ def _become_server(lock: int, guard_id: int, address: str, server: str) -> None:
         _end_with(guard_id)
         _sign(lock)
         # Two servers on one append-only file would ruin it: the lock is the server's own, and outlives its guard.
-        os.set_inheritable(lock, True)
+        os.set_inheritable(lock, True)  # noqa: FBT003 - it takes no keyword
         options = [word for name, value in (*OPTIONS, ("unixsocket", address)) for word in (f"--{name}", value)]
-        os.execv(server, [server, *options])
+        os.execv(server, [server, *options])  # noqa: S606 - the server that embedded.py has found and tried
     except OSError as error:
         _say(f"{server} cannot be run: {error}")
 

@@ -19,6 +19,8 @@ from streamtask.errors import TransportError
 
 #: A type and a version of it, as in an envelope: ("OrderPlaced", "v1").
 TypeVersion = tuple[str, str]
+#: Length of the flat fields (name, value) of an entry that has the field `envelope` alone, as most have.
+_PLAIN = 2
 
 
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,7 +105,7 @@ class Delivery:
     def body(self) -> bytes | None:
         """The bytes of the field `envelope`, or None where the entry has no such field."""
         fields = self.fields
-        if len(fields) == 2 and fields[0] == b"envelope":
+        if len(fields) == _PLAIN and fields[0] == b"envelope":
             return fields[1]
         return self.field(b"envelope")
 
@@ -118,7 +120,7 @@ class Delivery:
     @property
     def only(self) -> str | None:
         """The one group this entry is meant for (a replay), or None."""
-        if len(self.fields) == 2:
+        if len(self.fields) == _PLAIN:
             return None
         value = self.field(b"only")
         return None if value is None else value.decode("utf-8", "replace")
@@ -126,7 +128,7 @@ class Delivery:
     @property
     def replay(self) -> str:
         """The replay generation of this entry; empty for an original."""
-        if len(self.fields) == 2:
+        if len(self.fields) == _PLAIN:
             return ""
         return (self.field(b"replay") or b"").decode("utf-8", "replace")
 
@@ -287,9 +289,11 @@ class Transport(Protocol):
     dead_letters: DeadLetters | None
     inspection: Inspection | None
 
-    async def connect(self) -> None: ...
+    async def connect(self) -> None:
+        """Connect, and find out what the server can do."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Drop every connection."""
 
     async def register(self, subscription: Subscription) -> Registered:
         """Make sure that stream and group exist; grow the group's durable set of types. Idempotent.
@@ -303,9 +307,7 @@ class Transport(Protocol):
         Never sent twice by the transport: after an error it is unknown whether the item is stored.
         """
 
-    async def fetch(
-        self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float
-    ) -> list[Delivery]:
+    async def fetch(self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float) -> list[Delivery]:
         """New entries, at most `count` a stream; waits up to `wait` seconds for the first. Safe to cancel.
 
         What had been handed over by the server when the caller was cancelled, or when the connection broke, stays
@@ -313,8 +315,11 @@ class Transport(Protocol):
         """
 
     async def settle(self, settlements: Sequence[tuple[Delivery, Outcome]]) -> list[Verdict | TransportError]:
-        """Commit outcomes, each atomic and fenced by (owner, deliveries). A TransportError in the list: that one was
-        not committed and stays pending; settle it again. A raised TransportError: unknown for all of them."""
+        """Commit outcomes, each atomic and fenced by (owner, deliveries).
+
+        A TransportError in the list: that one was not committed and stays pending; settle it again. A raised
+        TransportError: unknown for all of them.
+        """
 
     async def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
         """Renew the lease of what is held; returns those that are lost. All of one owner."""
@@ -328,9 +333,7 @@ class Transport(Protocol):
     async def stats(self, stream: str, group: str | None = None) -> list[GroupStats]:
         """The groups of a stream (or the one named). Cheap enough to be asked every few seconds."""
 
-    async def read(
-        self, stream: str, *, after: str | datetime, count: int, wait: float
-    ) -> list[Delivery]:
+    async def read(self, stream: str, *, after: str | datetime, count: int, wait: float) -> list[Delivery]:
         """Entries after an id ("0", "$" or an entry id) or from a moment on; no group, nothing is owned or changed."""
 
 
@@ -353,8 +356,11 @@ class Recovery(Protocol):
         """
 
     async def lost_owners(self, stream: str, group: str, *, lease: float) -> dict[str, str]:
-        """Owners that hold entries and should not: owner -> "dead" (no beat) or "stale" (beats, but holds an entry
-        not renewed for `lease` seconds). Reserved owners are never named."""
+        """Owners that hold entries and should not: owner -> "dead" or "stale".
+
+        Dead: without a beat. Stale: it beats, but holds an entry not renewed for `lease` seconds. Reserved owners are
+        never named.
+        """
 
     async def hand_back(
         self,
@@ -390,8 +396,10 @@ class Retention(Protocol):
     """Bounds on what is kept."""
 
     async def trim(self, stream: str, *, max_age: float, max_entries: int) -> int:
-        """Remove entries that every group has finished and that are older than `max_age` seconds or beyond the newest
-        `max_entries`; checkpoint the groups' positions. Returns how many were removed."""
+        """Remove what every group has finished, checkpoint the groups' positions; returns how many were removed.
+
+        Only entries older than `max_age` seconds, or beyond the newest `max_entries`.
+        """
 
     async def sweep_consumers(self, stream: str, group: str, *, idle: float) -> int:
         """Remove consumers without a beat, without pending entries and idle for longer than this."""
@@ -400,18 +408,23 @@ class Retention(Protocol):
 class DeadLetters(Protocol):
     """Dead letters of a stream. An id here is the entry id in the dead-letter stream."""
 
-    async def count(self, stream: str) -> int: ...
+    async def count(self, stream: str) -> int:
+        """How many there are."""
 
     async def page(self, stream: str, *, after: str, limit: int) -> list[DeadLetter]:
         """Oldest first, ids greater than `after` ("" from the start)."""
 
-    async def get(self, stream: str, dead_id: str) -> DeadLetter | None: ...
+    async def get(self, stream: str, dead_id: str) -> DeadLetter | None:
+        """One dead letter, or None if there is no such one (any more)."""
 
     async def replay(self, stream: str, dead_id: str) -> str | None:
-        """Append the original entry again for the group that failed only, and remove the dead letter: one atomic step.
-        Returns the new entry id, or None if there is no such dead letter (any more)."""
+        """Append the original entry again, for the group that failed only, and remove the dead letter.
 
-    async def purge(self, stream: str, dead_ids: Sequence[str]) -> int: ...
+        One atomic step. Returns the new entry id, or None if there is no such dead letter (any more).
+        """
+
+    async def purge(self, stream: str, dead_ids: Sequence[str]) -> int:
+        """Remove dead letters for good; returns how many there were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -483,38 +496,46 @@ class ConsumerInfo:
 
 
 class Inspection(Protocol):
-    """Read-only questions. Nothing here changes anything."""
+    """Read-only questions, and two verbs for operators: `drop_group`, `replay_history`."""
 
     async def streams(self) -> list[str]:
         """Every stream that a publisher or worker has named."""
 
-    async def stream(self, stream: str) -> StreamInfo: ...
+    async def stream(self, stream: str) -> StreamInfo:
+        """One stream: its length, its ends, its groups."""
 
-    async def pending(self, stream: str, group: str, *, limit: int, after: str = "") -> list[PendingEntry]: ...
+    async def pending(self, stream: str, group: str, *, limit: int, after: str = "") -> list[PendingEntry]:
+        """Entries delivered and not acked, ids greater than `after`."""
 
-    async def consumers(self, stream: str, group: str) -> list[ConsumerInfo]: ...
+    async def consumers(self, stream: str, group: str) -> list[ConsumerInfo]:
+        """The consumers that a group has on the server."""
 
     async def workers(self) -> list[Mapping[str, object]]:
         """The `info` of every living owner, with `worker` (the owner) and `last_beat_ms` added."""
 
     async def groups(self, stream: str) -> list[Mapping[str, object]]:
-        """`stream, group, interest (["Type:v1"...]), skipped ({type: {first_id, count}}), last_seen_ms (or None)`."""
+        """`stream, group, interest, skipped, last_seen_ms` of each group; the last may be None.
+
+        `interest` is a list ["Type:v1"...], `skipped` a mapping {type: {first_id, count}}.
+        """
 
     async def drop_group(self, stream: str, group: str) -> bool:
-        """Remove a group that is gone for good, with all that belongs to it. (The only verb here that changes.)"""
+        """Remove a group that is gone for good, with all that belongs to it."""
 
     async def entry(self, stream: str, entry_id: str) -> Sequence[bytes] | None:
         """One entry's fields."""
 
     async def state(self, stream: str, group: str, entry_id: str) -> Mapping[str, object]:
-        """`state` (waiting, running, retrying, abandoned, done, unread), `consumer, deliveries, failures, due_in_ms`
-        as far as known."""
+        """Where an entry is in a group: `state`, and `consumer, deliveries, failures, due_in_ms` as far as known.
 
-    async def replay_history(
-        self, stream: str, group: str, *, since: str | datetime, generation: str
-    ) -> int:
-        """Hand history to a group again: a new group is made at `since`; an existing one gets copies that it alone
-        handles. Returns how many entries the group will see."""
+        A state is waiting, running, retrying, abandoned, done or unread.
+        """
+
+    async def replay_history(self, stream: str, group: str, *, since: str | datetime, generation: str) -> int:
+        """Hand history to a group again; returns how many entries the group will see.
+
+        A new group is made at `since`; an existing one gets copies that it alone handles.
+        """
 
     async def settings(self) -> Mapping[str, str]:
         """The server's configuration and state as far as `doctor` asks for it."""

@@ -1,5 +1,6 @@
 """Heartbeat and lease renewal, in a thread with an event loop and a connection of its own: a handler that blocks the
-worker's loop costs neither. It never settles anything; what it finds lost it tells to the worker's loop."""
+worker's loop costs neither. It never settles anything; what it finds lost it tells to the worker's loop.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import json
 import lzma
@@ -25,7 +26,9 @@ BODY = json.dumps(
     {
         "schema_version": "v1", "event_id": "1", "event_type": "OrderPlaced", "source": "orders",
         "timestamp": "2024-10-19T12:34:56.789Z", "trace_id": "0" * 32,
-        "payload": {"order_id": "é & * <<", "total": 9.5, "n": 7, "none": None, "yes": True, "when": "2024-10-19", "list": [1]},
+        "payload": {
+            "order_id": "é & * <<", "total": 9.5, "n": 7, "none": None, "yes": True, "when": "2024-10-19", "list": [1],
+        },
     }
 ).encode()  # fmt: skip
 COMPRESSIONS = ["gzip", "zlib", "bz2", "lzma"]
@@ -33,7 +36,8 @@ COMPRESSIONS = ["gzip", "zlib", "bz2", "lzma"]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3),
     max_leaves=10,
 )  # fmt: skip
 
@@ -88,16 +92,20 @@ def test_json_that_says_so_is_json(content_type, content_encoding):
     content_encoding=st.none() | st.binary(max_size=20),
 )
 def test_decoding_answers_or_raises_envelope_error_whatever_an_entry_says(body, content_type, content_encoding):
+    said = ""
+    decoded: object = b""
     try:
-        assert isinstance(Codec().decode(body, content_type, content_encoding), bytes)
+        decoded = Codec().decode(body, content_type, content_encoding)
     except EnvelopeError as error:
-        assert len(str(error)) < 400
+        said = str(error)
+    assert isinstance(decoded, bytes)
+    assert len(said) < 400
 
 
 @pytest.mark.parametrize(
     "content_type",
-    [b"application/x-python-serialize", b"application/data", b"application/text", b"text/plain", b"application/x-msgpack",
-     b"application/x-yaml", b"unknown/type", b"\xff\xfe", b"pickle", b"msgpack"],
+    [b"application/x-python-serialize", b"application/data", b"application/text", b"text/plain",
+     b"application/x-msgpack", b"application/x-yaml", b"unknown/type", b"\xff\xfe", b"pickle", b"msgpack"],
 )  # fmt: skip
 def test_a_content_type_that_was_not_accepted_is_refused_and_never_passed_through(content_type):
     with pytest.raises(EnvelopeError, match="not accepted"):
@@ -131,8 +139,9 @@ def test_what_is_compressed_is_read_by_every_app(compress, body):
 
 @pytest.mark.parametrize(
     ("content_encoding", "compress"),
-    [("gzip", gzip.compress), ("gzip", zlib.compress), ("zlib", gzip.compress), ("deflate", zlib.compress), ("bzip2", bz2.compress),
-     ("xz", lzma.compress), ("application/x-gzip", zlib.compress), ("application/x-bz2", bz2.compress),
+    [("gzip", gzip.compress), ("gzip", zlib.compress), ("zlib", gzip.compress), ("deflate", zlib.compress),
+     ("bzip2", bz2.compress), ("xz", lzma.compress), ("application/x-gzip", zlib.compress),
+     ("application/x-bz2", bz2.compress),
      ("application/x-lzma", lzma.compress), ("GZIP", gzip.compress)],
 )  # fmt: skip
 def test_the_words_and_formats_of_other_producers_are_understood(content_encoding, compress):
@@ -186,7 +195,7 @@ def test_an_lzma_stream_cannot_ask_for_gigabytes():
 
 @pytest.mark.parametrize("compress", ["zstd", "brotli", "none", ""])
 def test_a_compression_that_cannot_be_bounded_is_refused_at_construction(compress):
-    with pytest.raises(ConfigurationError, match="bounded.*gzip, zlib, bz2, lzma"):
+    with pytest.raises(ConfigurationError, match=r"bounded.*gzip, zlib, bz2, lzma"):
         Codec(compress=compress)
 
 
@@ -353,10 +362,8 @@ def test_an_envelope_goes_through_the_serializers_of_the_extras(name):
 @packaged
 @given(body=st.binary(max_size=200))
 def test_reading_the_serializers_of_the_extras_is_total(name, body):
-    try:
+    with contextlib.suppress(EnvelopeError):
         Codec(accept=[name]).decode(body, f"application/x-{name}".encode(), None)
-    except EnvelopeError:
-        pass
 
 
 def test_msgpack_with_integer_keys_or_too_large_integers_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -90,7 +91,8 @@ def test_what_is_written_has_the_form_and_the_order_of_the_contract():
 @given(
     event_type=names, schema_version=names, source=names, event_id=names, trace_id=names,
     key=optional, span_id=optional, causation_id=optional,
-    headers=st.none() | st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3),
+    headers=st.none()
+    | st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3),
     seconds=st.floats(0, 4e9),
 )  # fmt: skip
 def test_what_is_written_is_read_back_equal(seconds, **fields):
@@ -113,7 +115,8 @@ def test_what_is_written_is_read_back_equal(seconds, **fields):
         b'{"unknown":' + b"[" * 100_000, body(unknown="X").replace(b'"X"', b'"\xff"'),
         raw(b"1"), raw(b"null"), raw(b'"{}"'), raw(b"[{}]"), raw(b"true"),
         body(timestamp=1729341296), body(timestamp="2024-10-19T12:34:56"), body(timestamp="yesterday"),
-        body(timestamp="9999-12-31T23:59:60Z"), body(event_id=""), body(event_id="x" * (MAX_NAME + 1)), body(source=None),
+        body(timestamp="9999-12-31T23:59:60Z"), body(event_id=""), body(event_id="x" * (MAX_NAME + 1)),
+        body(source=None),
         body(headers={"a": 1}), body(headers=[]), body(key=3), body(trace_id=10**30),
         body(event_id=1).replace(b'"event_id": 1', b'"event_id": ' + b"9" * 5000),
     ],
@@ -153,14 +156,10 @@ def probe(bytes_: bytes) -> None:
     for name in (envelope.event_id, envelope.event_type, envelope.schema_version, envelope.source, envelope.trace_id):
         assert 0 < len(name.encode()) <= MAX_NAME * 4
     assert envelope.timestamp.tzinfo is not None
-    try:
+    with contextlib.suppress(EnvelopeError):
         assert isinstance(envelope.payload, dict)
-    except EnvelopeError:
-        pass
-    try:
+    with contextlib.suppress(ValidationError):
         Anything.model_validate_json(envelope.payload_bytes)
-    except ValidationError:
-        pass
 
 
 @given(st.binary())

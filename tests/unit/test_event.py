@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import json
@@ -210,7 +211,8 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 @given(
     st.builds(
         Rich, id=st.uuids(), at=st.datetimes(timezones=st.just(UTC)), day=st.dates(), clock=st.times(),
-        wait=st.timedeltas(timedelta(days=-9999), timedelta(days=9999)), price=st.decimals(allow_nan=False, allow_infinity=False),
+        wait=st.timedeltas(timedelta(days=-9999), timedelta(days=9999)),
+        price=st.decimals(allow_nan=False, allow_infinity=False),
         colour=st.sampled_from(Colour), data=st.binary(), places=st.lists(st.builds(Place, city=texts), max_size=3),
         numbers=st.dictionaries(st.integers(), st.lists(finite, max_size=3).map(tuple), max_size=3),
         tags=st.sets(texts, max_size=3), big=st.integers(-(10**300), 10**300), note=st.none() | texts,
@@ -300,6 +302,8 @@ def test_endless_and_very_deep_values_are_refused():
 
 def test_an_error_of_the_users_own_validator_or_comparison_is_a_refusal_too():
     class Vector:
+        __hash__ = None
+
         def __eq__(self, other: object) -> bool:
             raise ValueError("ambiguous")
 
@@ -455,10 +459,8 @@ def test_many_problems_are_counted_and_long_names_are_cut():
 )
 def test_loading_is_total(payload, version):
     for cls in (OrderPlaced, Blob, Loose, Rich):
-        try:
+        with contextlib.suppress(PayloadError):
             assert isinstance(load(cls, payload, version), cls)
-        except PayloadError:
-            pass
 
 
 # ── older versions ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -497,7 +499,7 @@ def test_an_older_payload_goes_through_every_version_after_it_in_natural_order()
 
 
 def test_an_unknown_version_is_an_error_that_tells_the_known_ones():
-    with pytest.raises(PayloadError, match="'?v12'? is unknown; known: v1, v2, v10, v11"):
+    with pytest.raises(PayloadError, match=r"'?v12'? is unknown; known: v1, v2, v10, v11"):
         load(versioned(), b"{}", "v12")
 
 
@@ -533,7 +535,7 @@ def test_two_upcasters_for_one_version_or_one_for_the_current_are_refused():
     def one(payload: dict[str, Any]) -> dict[str, Any]:
         return payload
 
-    with pytest.raises(ConfigurationError, match="one.*other"):
+    with pytest.raises(ConfigurationError, match=r"one.*other"):
 
         @Twice.upcast("v1")
         def other(payload: dict[str, Any]) -> dict[str, Any]:

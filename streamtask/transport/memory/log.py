@@ -61,7 +61,7 @@ class Entry(NamedTuple):
     @property
     def is_copy(self) -> bool:
         """A replay for one group: no part of the stream's own history."""
-        return len(self.fields) > 2 and self.field(b"only") is not None
+        return self.field(b"only") is not None
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ _COPY_FIELDS = frozenset({b"only", b"replay"})
 
 
 def holds(group: Group | None, delivery: Delivery) -> bool:
-    """The fence: is the entry still pending with this owner, and in this delivery of it?"""
+    """Whether the fence holds: the entry is still pending with this owner, and in this delivery of it."""
     pending = group.pending.get(parse_id(delivery.entry_id)) if group is not None else None
     return pending is not None and (pending.owner, pending.deliveries) == (delivery.owner, delivery.deliveries)
 
@@ -63,7 +63,7 @@ def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: D
         for emit in outcome.emits:
             store.publish(emit, now)
         if mark is not None:
-            marks.put(mark.name, True, now + mark.window, now)
+            marks.put(mark.name, value=True, until=now + mark.window, now=now)
     state.ack(delivery.group, parse_id(delivery.entry_id))
     return verdict
 

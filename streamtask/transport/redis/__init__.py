@@ -1,0 +1,1 @@
+"""The Redis engine, for Redis 6.2 or newer and Valkey. No other package knows the Redis client."""

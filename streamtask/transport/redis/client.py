@@ -105,10 +105,11 @@ def _sentinel_factory(url: str) -> ConnectionFactory:
     if password:
         options |= {"username": unquote(user) or None, "password": unquote(password)}
     options.pop("socket_keepalive")
-    sentinel = Sentinel(addresses, sentinel_kwargs={"socket_timeout": COMMAND_TIMEOUT})
-    pool = SentinelConnectionPool(service, sentinel, **options)
-    # The connection refers to its pool weakly; the closure keeps the pool alive.
-    return lambda: pool.make_connection()
+    # redis-py does not annotate Sentinel. A connection refers to its pool weakly; the method keeps it alive.
+    sentinel = Sentinel(addresses, sentinel_kwargs={"socket_timeout": COMMAND_TIMEOUT})  # type: ignore[no-untyped-call]
+    pool: Any = SentinelConnectionPool(service, sentinel, **options)  # type: ignore[no-untyped-call]
+    make: ConnectionFactory = pool.make_connection
+    return make
 
 
 class Wire:

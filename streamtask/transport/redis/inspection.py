@@ -1,5 +1,7 @@
-"""Read-only questions about streams, groups, consumers and workers. Only `drop_group` and `replay_history` change
-anything, and only because an operator asked."""
+"""Read-only questions about streams, groups, consumers and workers.
+
+Only `drop_group` and `replay_history` change anything, and only because an operator asked.
+"""
 
 from __future__ import annotations
 
@@ -52,9 +54,7 @@ class RedisInspection:
 
     async def pending(self, stream: str, group: str, *, limit: int, after: str = "") -> list[PendingEntry]:
         """See `Inspection.pending`."""
-        page = await self._wire.call(
-            "XPENDING", keys.stream(stream), group, f"({after}" if after else "-", "+", limit
-        )
+        page = await self._wire.call("XPENDING", keys.stream(stream), group, f"({after}" if after else "-", "+", limit)
         if not page:
             return []
         ids = [entry_id for entry_id, *_ in page]
@@ -155,7 +155,7 @@ class RedisInspection:
                 ["HDEL", keys.seen(stream), group],
             ]
         )  # fmt: skip
-        return dropped == 1
+        return bool(dropped == 1)
 
     async def entry(self, stream: str, entry_id: str) -> Sequence[bytes] | None:
         """See `Inspection.entry`."""

@@ -41,9 +41,7 @@ class RedisSchedule:
 
     async def scheduled(self, stream: str, *, limit: int) -> list[Mapping[str, object]]:
         """See `Schedule.scheduled`."""
-        now, due = await self._wire.many(
-            [["TIME"], ["ZRANGE", keys.delayed(stream), 0, limit - 1, "WITHSCORES"]]
-        )
+        now, due = await self._wire.many([["TIME"], ["ZRANGE", keys.delayed(stream), 0, limit - 1, "WITHSCORES"]])
         ids = due[::2]
         if not ids:
             return []
@@ -123,9 +121,7 @@ class RedisDeadLetters:
 
     async def page(self, stream: str, *, after: str, limit: int) -> list[DeadLetter]:
         """See `DeadLetters.page`."""
-        reply = await self._wire.call(
-            "XRANGE", keys.dead(stream), f"({after}" if after else "-", "+", "COUNT", limit
-        )
+        reply = await self._wire.call("XRANGE", keys.dead(stream), f"({after}" if after else "-", "+", "COUNT", limit)
         return [_letter(stream, dead_id.decode(), words) for dead_id, words in reply]
 
     async def get(self, stream: str, dead_id: str) -> DeadLetter | None:

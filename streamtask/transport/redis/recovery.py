@@ -1,5 +1,7 @@
-"""Who lives, and what the dead left behind: beats, claims of what is due, hand-backs. Never touches a live owner's work
-on its own: it reports and parks, the reclaimer decides when."""
+"""Who lives, and what the dead left behind: beats, claims of what is due, hand-backs.
+
+Never touches a live owner's work on its own: it reports and parks, the reclaimer decides when.
+"""
 
 from __future__ import annotations
 
@@ -99,10 +101,8 @@ class RedisRecovery:
         total, first = 0, "-"
         while True:
             args: list[Argument] = [group, owner, first, round(idle * 1000), int(started is None)]
-            parked, last = await self._wire.run(
-                self._hand_back, names, [*args, len(keep), *keep, *(started or ())]
-            )
-            total += parked
+            parked, last = await self._wire.run(self._hand_back, names, [*args, len(keep), *keep, *(started or ())])
+            total += int(parked)
             if not last:
                 return total
             first = f"({last.decode()}"

@@ -1,7 +1,7 @@
 """The Redis transport: the five batch verbs on streams and consumer groups, each one script or one pipeline.
 
 It commits what the broker decided and decides nothing itself. What the dead left behind is `recovery.py`, dead
-letters, schedule and retention are `keeping.py`, read-only questions are `inspection.py`; the key names are in `keys.py`.
+letters, schedule and retention are `keeping.py`, read-only questions are `inspection.py`; key names are in `keys.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ from typing import Any
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
     Capabilities,
+    DeadLetters,
     Delivery,
     GroupStats,
+    Inspection,
     Outcome,
     Outgoing,
+    Recovery,
     Registered,
+    Retention,
+    Schedule,
     Subscription,
     TypeVersion,
     Verdict,
@@ -39,6 +44,8 @@ log = logging.getLogger(__name__)
 _BLOCK_MARGIN = 2.0
 #: Counting a backlog by hand stops here; beyond it the lag is None.
 _COUNTED = 10_000
+#: What the register script answers where the group had been there before.
+_VANISHED = 2
 _VERDICTS = {b"ok": Verdict.SETTLED, b"lost": Verdict.LOST, b"duplicate": Verdict.DUPLICATE}
 
 
@@ -62,11 +69,11 @@ class RedisTransport:
         self._publish = Script("publish")
         self._lag = Script("lag")
         self.capabilities = Capabilities(engine="redis")
-        self.recovery = RedisRecovery(self._wire)
-        self.schedule = RedisSchedule(self._wire)
-        self.retention = RedisRetention(self._wire)
-        self.dead_letters = RedisDeadLetters(self._wire)
-        self.inspection = RedisInspection(self._wire)
+        self.recovery: Recovery = RedisRecovery(self._wire)
+        self.schedule: Schedule | None = RedisSchedule(self._wire)
+        self.retention: Retention | None = RedisRetention(self._wire)
+        self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)
+        self.inspection: Inspection | None = RedisInspection(self._wire)
 
     async def connect(self) -> None:
         """Connect and find out what the server can do."""
@@ -96,13 +103,11 @@ class RedisTransport:
             self._register, names, [group, commands.start_id(subscription.start), *pairs]
         )
         await self._wire.call("SADD", keys.STREAMS, stream)
-        if created == 2:
+        if created == _VANISHED:
             log.error("group.vanished", extra={"stream": stream, "group": group, "made_again_at": "its checkpoint"})
         return Registered(
             interest=frozenset(keys.unpair(member.decode()) for member in interest),
-            skipped_before={
-                skipped[i].decode(): skipped[i + 1].decode() for i in range(0, len(skipped), 2)
-            },
+            skipped_before={skipped[i].decode(): skipped[i + 1].decode() for i in range(0, len(skipped), 2)},
             created=created > 0,
         )
 
@@ -150,11 +155,9 @@ class RedisTransport:
 
     # ── fetch ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def fetch(
-        self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float
-    ) -> list[Delivery]:
+    async def fetch(self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float) -> list[Delivery]:
         """See `Transport.fetch`. One XREADGROUP for all streams of the group."""
-        block = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
+        block: list[Argument] = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
         reply = await self._read_call(
             "XREADGROUP", "GROUP", group, owner, "COUNT", count, *block,
             "STREAMS", *(keys.stream(name) for name in streams), *(">" for _ in streams),
@@ -186,7 +189,7 @@ class RedisTransport:
         """See `Transport.read`."""
         position = after if isinstance(after, str) else f"{round(after.timestamp() * 1000) - 1}-18446744073709551615"
         while True:
-            block = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
+            block: list[Argument] = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
             reply = await self._read_call(
                 "XREAD", "COUNT", count, *block, "STREAMS", keys.stream(stream), position, timeout=wait + _BLOCK_MARGIN
             )

@@ -1,0 +1,57 @@
+"""Fixtures of the chaos tests: a ledger, and workers that are ended after the test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.workers import Ledger, WorkerProcess
+from tests.servers import available_servers
+
+#: (url, source, **options) -> a worker that works.
+StartWorker = Callable[..., Awaitable[WorkerProcess]]
+#: (name, value) -> printed and recorded with the test.
+Measured = Callable[[str, float], None]
+
+#: For a test that takes long: one server program instead of each.
+one_server = pytest.mark.parametrize(
+    "server_binary", available_servers()[:1], ids=lambda binary: binary.name, indirect=True
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """What handlers have noted in this test."""
+    return Ledger(tmp_path / "ledger")
+
+
+@pytest.fixture
+async def start_worker(tmp_path: Path, ledger: Ledger) -> AsyncIterator[StartWorker]:
+    """Start a worker; ended after the test, whatever happened."""
+    async with AsyncExitStack() as stack:
+        workers: list[WorkerProcess] = []
+
+        async def start(url: str, source: str, **options: Any) -> WorkerProcess:
+            worker = WorkerProcess(url, source, tmp_path / f"worker-{len(workers) + 1}", ledger, **options)
+            workers.append(worker)
+            return await stack.enter_async_context(worker)
+
+        yield start
+    for worker in workers:
+        lines = worker.log_text().splitlines()[-40:]
+        print(f"--- the last lines of {worker.folder.name}", *lines, sep="\n")  # noqa: T201 - shown where a test fails
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None], request: pytest.FixtureRequest) -> Measured:
+    """Note a measured number: `pytest -s` shows it, a report (`--junit-xml`) keeps it."""
+
+    def measure(name: str, value: float) -> None:
+        record_property(name, round(value, 3))
+        print(f"\nMEASURED {request.node.name}: {name} = {value:.3f}")  # noqa: T201 - what it is for
+
+    return measure
