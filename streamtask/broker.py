@@ -141,11 +141,10 @@ class Broker:
         found = reading and reading.handlers.get(type_)
         return found[0] if found else None
 
-    def handlers(self, stream: str, group: str) -> list[Handler]:
-        """The handlers of one group on one stream, each once."""
-        reading = self._readings.get((stream, group))
-        found = reading.handlers.values() if reading else ()
-        return list({id(handler): handler for handler, _ in found}.values())
+    def handlers(self, *places: tuple[str, str]) -> list[Handler]:
+        """The handlers of some (stream, group), each once."""
+        readings = [self._readings[place] for place in places if place in self._readings]
+        return list({id(handler): handler for reading in readings for handler, _ in reading.handlers.values()}.values())
 
     # ── before the handler ────────────────────────────────────────────────────────────────────────────────────
 

@@ -255,7 +255,7 @@ class Claimed:
     gone: Sequence[str] = ()
     #: Waiting entries past their deadline (now owned by the caller, to be dead-lettered).
     expired: Sequence[Delivery] = ()
-    #: Seconds until the next parked entry is due; 0: more are due now; None: none is parked.
+    #: Seconds until the next entry can be taken; 0: more can be taken now; None: there is none.
     next_due: float | None = None
 
 
@@ -352,7 +352,8 @@ class Recovery(Protocol):
     async def claim(self, subscription: Subscription, owner: str, *, count: int) -> Claimed:
         """Take up to `count` parked entries that are due, and waiting entries of the types this worker handles.
 
-        Adds 1 to their delivery count. Also takes waiting entries past their deadline, as `expired`.
+        Adds 1 to their delivery count. A `count` of 0 takes nothing and says when there is something. Waiting entries
+        of other types that are past their deadline come beside them, as `expired`: they need no slot.
         """
 
     async def lost_owners(self, stream: str, group: str, *, lease: float) -> dict[str, str]:

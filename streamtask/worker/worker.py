@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -52,8 +53,10 @@ from streamtask.worker.started import StartedTable
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a delivery may wait here for a slot before it goes back.
-_UNSTARTED = 1.0
+#: Seconds that a delivery may wait here for a slot before it goes back; it is looked at twice in that time.
+_UNSTARTED = 0.6
+#: More than any worker takes in.
+_NO_LIMIT = 1 << 30
 #: Seconds after which a handler without a timeout is told about.
 _RUNS_LONG = 600.0
 #: Seconds between two looks whether a burst is done.
@@ -127,7 +130,12 @@ class Worker:
         Raises:
             ConfigurationError: there is nothing to consume, or no child process can be started for a handler.
         """
-        self._isolation = Isolation(self._app, children=children(self._broker, self._subscriptions))
+        handlers = self._broker.handlers(*self._places)
+        self._isolation = Isolation(
+            self._app,
+            children=children(handlers),
+            modules={handler.function.__module__ for handler in handlers},
+        )
         await self._isolation.prepare()
         self._transport = await asyncio.to_thread(self._open)
         await self._transport.connect()
@@ -179,7 +187,7 @@ class Worker:
                 leases=self._leases,
                 health=self.health,
                 metrics=self.metrics,
-                take=self._take,
+                take=partial(self._take, due=False),
                 room=self._room,
             )
             self._fetchers.append(fetcher)
@@ -193,9 +201,9 @@ class Worker:
             keeper=self._keeper,
             lease=self._settings.lease,
             metrics=self.metrics,
-            take=self._take,
+            take=partial(self._take, due=True),
             expire=self._expire,
-            room=self._room_for_a_retry,
+            room=self._own_room,
         )
         self._duty("reclaimer", reclaimer.run())
         self._duty("look-round", self._look_round())
@@ -316,26 +324,25 @@ class Worker:
 
     def _room(self, subs: Sequence[Subscription]) -> tuple[list[str], int]:
         """Which of these streams may be read now, and how much may be taken; they are of one group."""
-        room = self._flow.room()
+        room = self._flow.free_for_new
         if not room:
             return [], 0
-        streams = [sub.stream for sub in subs if not self._slots.steps_aside(sub.stream, sub.group)]
+        own = {sub.stream: self._own_room(sub) for sub in subs}
+        streams = [stream for stream, most in own.items() if most]
         if len(streams) == 1:
-            room = min(room, self._own_room(subs[0].group, streams[0]))
+            room = min(room, own[streams[0]])
         return streams, room if streams else 0
 
-    def _room_for_a_retry(self, sub: Subscription) -> int:
+    def _own_room(self, sub: Subscription) -> int:
+        """How much of a stream may be taken in, the worker's slots apart: no more than can run."""
         if self._slots.steps_aside(sub.stream, sub.group):
             return 0
-        return min(self._flow.room_for_a_retry(), self._own_room(sub.group, sub.stream))
+        limit = self._stream_limits[sub.stream, sub.group]
+        return _NO_LIMIT if limit is None else max(0, limit - self._held[sub.stream, sub.group])
 
-    def _own_room(self, group: str, stream: str) -> int:
-        limit = self._stream_limits[stream, group]
-        return self._flow.concurrency * 2 if limit is None else max(0, limit - self._held[stream, group])
-
-    def _take(self, deliveries: list[Delivery]) -> None:
+    def _take(self, deliveries: list[Delivery], *, due: bool) -> None:
         """From a fetcher or the reclaimer: hold them until they are settled."""
-        self._flow.took(len(deliveries))
+        self._flow.took(len(deliveries), due=due)
         for delivery in deliveries:
             self._held[delivery.stream, delivery.group] += 1
             self._leases.hold(delivery)
@@ -343,7 +350,7 @@ class Worker:
 
     def _expire(self, deliveries: list[Delivery]) -> None:
         """From the reclaimer: these have waited too long for a worker that handles them."""
-        self._flow.took(len(deliveries))
+        self._flow.took(len(deliveries), due=True)
         for delivery in deliveries:
             place = delivery.stream, delivery.group
             self._held[place] += 1
@@ -356,7 +363,10 @@ class Worker:
             await asyncio.sleep(_UNSTARTED / 2)
             now = time.monotonic()
             self.health.loop_turned(now)
-            for delivery in self._slots.overdue(_UNSTARTED):
+            overdue = self._slots.overdue(_UNSTARTED)
+            if overdue:
+                self._flow.stalled()
+            for delivery in overdue:
                 self._outcome(delivery, Release())
             for running in self._slots.running:
                 timeout = running.run.handler.timeout
