@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import os
 import threading
@@ -36,10 +37,10 @@ _T = TypeVar("_T")
 
 
 class App(Router):
-    """An application: `App("orders", broker="redis://localhost:6379/0")`.
+    """An application, such as `App("orders", broker="redis://localhost:6379/0")`.
 
-    `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER, else
-    a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: see the page on codecs.
+    `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER,
+    else a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: the page on codecs.
     """
 
     def __init__(
@@ -102,6 +103,13 @@ class App(Router):
         if self._connector is not None:
             raise ConfigurationError("the app is connected already")
         self._url = url
+
+    def disconnect(self, sync: SyncApp) -> None:
+        """Forget the connection: this is a copy of the app, for another event loop."""
+        shared = self.connector()
+        # A memory is shared; an embedded server has a user of its own here, which outlives `async with`.
+        self._connector = shared if shared.scheme == "memory" else Connector(shared.url)
+        self._transport, self._users, self._sync = None, 0, sync
 
     def cut_off(self, reason: str) -> None:
         """Refuse to connect, with this reason: in a child process that cannot reach the broker."""
@@ -293,7 +301,7 @@ class SyncApp:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._twin: App | None = None
-        self._pid = 0
+        self._pid = os.getpid()
 
     def publish(
         self,
@@ -329,15 +337,15 @@ class SyncApp:
 
     def _portal(self) -> tuple[asyncio.AbstractEventLoop, App]:
         """The loop of this process: a fork has the object but not its thread, and must not share its connection."""
+        if self._pid != os.getpid():
+            # Forked: another thread of the parent may have held the lock at that moment, and is not here to let go.
+            self._lock, self._loop, self._pid = threading.Lock(), None, os.getpid()
         with self._lock:
-            if self._loop is None or self._twin is None or self._pid != os.getpid():
+            if self._loop is None or self._twin is None:
                 loop = asyncio.new_event_loop()
                 threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True).start()
-                twin = App.__new__(App)
-                twin.__dict__.update(self._app.__dict__, _transport=None, _users=0, _sync=self)
-                shared = self._app.connector()
-                # A memory is shared; an embedded server has a user of its own in the twin, which outlives `async with`.
-                twin._connector = shared if shared.scheme == "memory" else Connector(shared.url)
+                twin = copy.copy(self._app)
+                twin.disconnect(self)
                 asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()
-                self._loop, self._twin, self._pid = loop, twin, os.getpid()
+                self._loop, self._twin = loop, twin
             return self._loop, self._twin

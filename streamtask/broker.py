@@ -26,6 +26,7 @@ from streamtask.errors import (
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import Handler
 from streamtask.transport.port import (
+    PLAIN,
     Dead,
     Delivery,
     Done,
@@ -43,6 +44,8 @@ from streamtask.transport.port import (
 WAIT_TIMEOUT = 600.0
 #: Crashes after which an entry runs alone in a process of its own.
 CRASHES_BEFORE_ISOLATION = 2
+#: Errors after which an event never runs again by itself, and the reason that its dead letter gives.
+_FINAL = ((Reject, "rejected"), (PayloadError, "validation_error"), (EventRefusedError, "emit_refused"))
 _TRACEBACK_BYTES = 8192
 _ERROR_LENGTH = 2000
 
@@ -157,7 +160,7 @@ class Broker:
         body = delivery.body
         if body is None:
             raise EnvelopeError("the entry has no field `envelope`")
-        if len(delivery.fields) != 2:
+        if len(delivery.fields) != PLAIN:
             body = self.codec.decode(body, delivery.field(b"content_type"), delivery.field(b"content_encoding"))
         return envelopes.decode(body, limit=self._limit)
 
@@ -173,11 +176,11 @@ class Broker:
         reading = self._readings.get((delivery.stream, delivery.group))
         found = reading.handlers.get(envelope.event_type) if reading else None
         if found is None or envelope.schema_version not in found[1].versions:
-            return self._foreign(delivery, envelope, interest)
+            return self._foreign(envelope, interest)
         return Run(delivery, found[0], found[1], envelope, delivery.crashes >= CRASHES_BEFORE_ISOLATION)
 
     @staticmethod
-    def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
+    def _foreign(envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
         """A type or version that this worker does not handle: another worker's, or nobody's (rule 11)."""
         if any(type_ == envelope.event_type for type_, _ in interest):
             return Wait(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
@@ -243,23 +246,27 @@ class Broker:
 
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""
-        attempt = run.delivery.attempt
         if isinstance(error, RetryLater):
             return Retry(error.delay, failed=False, error=str(error)[:_ERROR_LENGTH])
-        if isinstance(error, Reject):
-            return self._dead(run, "rejected", error)
-        if isinstance(error, PayloadError):
-            return self._dead(run, "validation_error", error)
-        if isinstance(error, EventRefusedError):
-            return self._dead(run, "emit_refused", error)
-        if isinstance(error, WorkerLostError) and run.alone:
-            return self._dead(run, "worker_lost", error)
+        reason = self._final(run, error)
+        if reason:
+            return self._dead(run, reason, error)
+        return Retry(run.handler.retry.delay(run.delivery.attempt, random.random), error=_describe(error))
+
+    @staticmethod
+    def _final(run: Run, error: BaseException) -> str:
+        """Why an error is the end of the event; empty where it runs again."""
+        for kind, reason in _FINAL:
+            if isinstance(error, kind):
+                return reason
         retry = run.handler.retry
-        if isinstance(error, Exception) and not retry.wants(error):
-            return self._dead(run, "not_retryable", error)
-        if attempt >= retry.max_attempts:
-            return self._dead(run, "worker_lost" if isinstance(error, WorkerLostError) else "max_attempts", error)
-        return Retry(retry.delay(attempt, random.random), error=_describe(error))
+        # A process that died raised nothing: `retry_on` does not speak of it.
+        lost = isinstance(error, WorkerLostError)
+        if isinstance(error, Exception) and not lost and not retry.wants(error):
+            return "not_retryable"
+        if (lost and run.alone) or run.delivery.attempt >= retry.max_attempts:
+            return "worker_lost" if lost else "max_attempts"
+        return ""
 
     @staticmethod
     def _dead(run: Run, reason: str, error: BaseException) -> Dead:

@@ -20,7 +20,7 @@ from streamtask.errors import TransportError
 #: A type and a version of it, as in an envelope: ("OrderPlaced", "v1").
 TypeVersion = tuple[str, str]
 #: Length of the flat fields (name, value) of an entry that has the field `envelope` alone, as most have.
-_PLAIN = 2
+PLAIN = 2
 
 
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -105,7 +105,7 @@ class Delivery:
     def body(self) -> bytes | None:
         """The bytes of the field `envelope`, or None where the entry has no such field."""
         fields = self.fields
-        if len(fields) == _PLAIN and fields[0] == b"envelope":
+        if len(fields) == PLAIN and fields[0] == b"envelope":
             return fields[1]
         return self.field(b"envelope")
 
@@ -120,7 +120,7 @@ class Delivery:
     @property
     def only(self) -> str | None:
         """The one group this entry is meant for (a replay), or None."""
-        if len(self.fields) == _PLAIN:
+        if len(self.fields) == PLAIN:
             return None
         value = self.field(b"only")
         return None if value is None else value.decode("utf-8", "replace")
@@ -128,7 +128,7 @@ class Delivery:
     @property
     def replay(self) -> str:
         """The replay generation of this entry; empty for an original."""
-        if len(self.fields) == _PLAIN:
+        if len(self.fields) == PLAIN:
             return ""
         return (self.field(b"replay") or b"").decode("utf-8", "replace")
 

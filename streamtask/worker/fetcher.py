@@ -69,9 +69,9 @@ class Fetcher:
     async def _read(self) -> None:
         streams, room = self._room(self._subscriptions)
         if not room:
-            self._health.paused(self._group, True, time.monotonic())
+            self._health.paused(self._group, time.monotonic(), paused=True)
             await self._flow.wait(lambda: self._room(self._subscriptions)[1])
-            self._health.paused(self._group, False, time.monotonic())
+            self._health.paused(self._group, time.monotonic(), paused=False)
             streams, room = self._room(self._subscriptions)
         count = max(1, room // len(streams))
         deliveries = await self._transport.fetch(self._group, self._owner, streams, count=count, wait=_WAIT)

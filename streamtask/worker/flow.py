@@ -66,7 +66,7 @@ class Flow:
         self.changed()
 
     def stalled(self) -> None:
-        """What was taken in ahead got no slot in time: take nothing ahead until handlers have shown to be fast again."""
+        """What was taken in ahead got no slot in time: take nothing ahead until handlers are seen to be fast again."""
         self._average = max(self._average, FAST_HANDLER)
 
     def changed(self) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import importlib
-import os.path
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -104,7 +104,7 @@ async def _awaited(run: Run, event: Event, context: Context) -> Any:
 def _module(place: str) -> ModuleType:
     """A module by its name, or a script by its path."""
     try:
-        return load_main(place) if os.path.isabs(place) else importlib.import_module(place)
+        return load_main(place) if Path(place).is_absolute() else importlib.import_module(place)
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"a module of the app cannot be imported in a child process: {error}") from error
 

@@ -37,7 +37,7 @@ class Janitor:
 
     async def run(self) -> None:
         """Promote what is due each second at least, tidy up every ten, until cancelled."""
-        tidied = time.monotonic() - _ROUND * random.random()
+        tidied = time.monotonic() - _ROUND * random.random()  # noqa: S311 - spreads the janitors of a fleet, hides nothing
         while True:
             wait = 1.0
             try:

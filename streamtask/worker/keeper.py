@@ -1,5 +1,7 @@
-"""Heartbeat and lease renewal, in a thread with an event loop and a connection of its own: a handler that blocks the
-worker's loop costs neither. It never settles anything; what it finds lost it tells to the worker's loop.
+"""Heartbeat and lease renewal, in a thread with an event loop and a connection of its own.
+
+A handler that blocks the worker's loop costs neither. The keeper never settles anything; what it finds lost it tells to
+the worker's loop.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
@@ -25,6 +28,13 @@ _TRUST = BEAT_TTL
 _TRUST_AFTER_OUTAGE = 2 * BEAT_TTL
 
 
+class OnBeat(Protocol):
+    """Told of each beat, in the keeper's thread."""
+
+    def __call__(self, *, ok: bool) -> None:
+        """`ok`: the server took it."""
+
+
 class Keeper:
     """Keeps one owner alive.
 
@@ -40,7 +50,7 @@ class Keeper:
         lease: float,
         info: Callable[[], bytes],
         on_lost: Callable[[list[Delivery]], object],
-        on_beat: Callable[[bool], None],
+        on_beat: OnBeat,
         metrics: Metrics,
     ) -> None:
         self._open = open_transport
@@ -66,8 +76,7 @@ class Keeper:
 
     async def first_beat(self) -> None:
         """Wait until the owner has shown that it lives."""
-        while not self._beaten.is_set():
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(self._beaten.wait)
 
     async def stop(self) -> None:
         """Stop beating and end the thread."""
@@ -101,7 +110,7 @@ class Keeper:
                 delay = min(BEAT_EVERY, self._lease / 6)
             except TransportError as error:
                 self._reachable_since = None
-                self._on_beat(False)
+                self._on_beat(ok=False)
                 self._outage.failed(error)
                 delay = 0.5
                 if transport is not None:
@@ -121,7 +130,7 @@ class Keeper:
         self._run_id, self._last = run_id, now
         self._beaten.set()
         self._outage.over()
-        self._on_beat(True)
+        self._on_beat(ok=True)
 
     async def _renew(self, transport: Transport) -> None:
         held = self._leases.snapshot()
@@ -132,5 +141,6 @@ class Keeper:
 
     async def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
+        # Looked at often: the event is a thread's, which nothing on this loop can wait for.
+        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(left, 0.25))

@@ -1,5 +1,6 @@
-"""Outcomes → one batched, atomic settle at a time. What cannot be settled stays held and is tried again: transport
-trouble is never a handler's failure.
+"""Outcomes → one batched, atomic settle at a time.
+
+What cannot be settled stays held and is tried again: transport trouble is never a handler's failure.
 """
 
 from __future__ import annotations

@@ -59,8 +59,10 @@ _UNSTARTED = 0.6
 _NO_LIMIT = 1 << 30
 #: Seconds after which a handler without a timeout is told about.
 _RUNS_LONG = 600.0
-#: Seconds between two looks whether a burst is done.
+#: Seconds between two looks whether a burst is done, and how many have to find nothing: while we ask about one stream,
+#: a handler elsewhere may emit into one that we have asked about before.
 _QUIET = 0.05
+_QUIET_LOOKS = 2
 #: Seconds for what is left to do at the end once handlers have ended: settling, handing back.
 _LAST_WORDS = 5.0
 
@@ -302,8 +304,7 @@ class Worker:
     async def burst_done(self) -> None:
         """Wait until nothing is ready, pending or due for retry."""
         quiet = 0
-        # Twice: while we ask about one stream, a handler elsewhere may emit into one that we have asked about before.
-        while quiet < 2:
+        while quiet < _QUIET_LOOKS:
             await asyncio.sleep(_QUIET)
             taken = self._flow.taken
             try:
@@ -444,7 +445,7 @@ class Worker:
     def _groups(self) -> list[str]:
         return sorted({sub.group for sub in self._subscriptions})
 
-    def _beat(self, ok: bool) -> None:
+    def _beat(self, *, ok: bool) -> None:
         now = time.monotonic()
         self.health.keeper_turned(now)
         if ok:
