@@ -80,15 +80,13 @@ def dead_letter_reasons() -> Iterator[str]:
     """What is called a reason in the broker, the only place that decides on one."""
     yield from (reason for _, reason in broker._FINAL)
     for node in ast.walk(ast.parse(inspect.getsource(broker))):
-        if isinstance(node, ast.Return):
-            value: ast.expr | None = node.value
-        elif (isinstance(node, ast.keyword) and node.arg == "reason") or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "reason"):
+        named = isinstance(node, ast.keyword) and node.arg == "reason"
+        assigned = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "reason"
+        if named or assigned or isinstance(node, ast.Return):
             value = node.value
-        else:
-            continue
-        for each in (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,):
-            if isinstance(each, ast.Constant) and isinstance(each.value, str) and each.value:
-                yield each.value
+            for each in (value.body, value.orelse) if isinstance(value, ast.IfExp) else (value,):
+                if isinstance(each, ast.Constant) and isinstance(each.value, str) and each.value:
+                    yield each.value
 
 
 def test_every_log_event_of_the_code_is_explained() -> None:
