@@ -221,11 +221,13 @@ class App(Router):
                 f"it is unknown whether the event is stored ({error}); publish again with event_id=error.event_id",
                 event_id=items[0].event_id,
             ) from error
+        errors = [result for result in results if isinstance(result, Exception)]
+        if not errors:
+            self._count(items, failed=False)
+            return
         for item, result in zip(items, results, strict=True):
             self._count([item], failed=isinstance(result, Exception))
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        raise errors[0]
 
     async def _revive(self) -> None:
         """Start an embedded server again that has died: nobody else would, for an app without a worker."""

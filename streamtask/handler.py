@@ -53,16 +53,13 @@ class Handler:
     dedupe: Dedupe | None
     dedupe_window: float
     pool: Pool
+    #: Whether the function is a coroutine function.
+    is_async: bool
 
     @property
     def name(self) -> str:
         """Module and qualified name of the function."""
         return f"{self.function.__module__}.{self.function.__qualname__}"
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the function is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function)
 
     def call(self, event: Event, context: Context) -> Any:
         """Call the function: its result, or its coroutine."""
@@ -120,6 +117,7 @@ def make_handler(
         dedupe=dedupe,
         dedupe_window=dedupe_window,
         pool=chosen,
+        is_async=is_async,
     )
 
 
