@@ -86,5 +86,6 @@ class Fetcher:
         """After trouble: groups that vanished are made again, and what was handed to us unseen is given back."""
         for sub in self._subscriptions:
             await self._transport.register(sub)
-            keep = self._leases.ids(sub.stream, sub.group)
-            await self._transport.recovery.hand_back(sub.stream, sub.group, self._owner, started=(), keep=keep)
+            async with self._leases.arriving:
+                keep = self._leases.ids(sub.stream, sub.group)
+                await self._transport.recovery.hand_back(sub.stream, sub.group, self._owner, started=(), keep=keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from streamtask.transport.port import Delivery
@@ -21,6 +22,9 @@ class Leases:
         self._held: dict[Key, Delivery] = {}
         self._cancels: dict[Key, Callable[[], object]] = {}
         self.lost: set[Key] = set()
+        #: Held while entries are on their way from the server to `hold`: whoever gives back what is ours on the server
+        #: and not here waits for it, or would give back what is about to run.
+        self.arriving = asyncio.Lock()
 
     def hold(self, delivery: Delivery) -> None:
         """From now on the keeper renews it."""

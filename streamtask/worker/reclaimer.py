@@ -79,15 +79,17 @@ class Reclaimer:
         wait, due_waits = _POLL, False
         for sub in self._subscriptions:
             own_room = self._room(sub)
-            claimed = await self._transport.recovery.claim(sub, self._owner, count=min(self._flow.free, own_room))
+            async with self._leases.arriving:
+                count = min(self._flow.free, own_room)
+                claimed = await self._transport.recovery.claim(sub, self._owner, count=count)
+                if claimed.deliveries:
+                    self._metrics.reclaimed(sub.stream, sub.group, len(claimed.deliveries), "due")
+                    self._take(list(claimed.deliveries))
+                if claimed.expired:
+                    self._expire(list(claimed.expired))
             for entry_id in claimed.gone:
                 self._metrics.gone(sub.stream, sub.group)
                 log.error("entry.gone", extra={"stream": sub.stream, "group": sub.group, "entry_id": entry_id})
-            if claimed.deliveries:
-                self._metrics.reclaimed(sub.stream, sub.group, len(claimed.deliveries), "due")
-                self._take(list(claimed.deliveries))
-            if claimed.expired:
-                self._expire(list(claimed.expired))
             if claimed.next_due == 0:
                 # More is due: it waits for a slot, unless it waits for others of its own kind.
                 due_waits = due_waits or own_room > len(claimed.deliveries)

@@ -50,6 +50,7 @@ from streamtask.worker.reporting import Reporter
 from streamtask.worker.settler import Settlement, Settler
 from streamtask.worker.slots import Slots
 from streamtask.worker.started import StartedTable
+from streamtask.worker.timekeeper import Timekeeper
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +212,7 @@ class Worker:
         self._duty("look-round", self._look_round())
         janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
+        self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics).run())
 
     def _readings(self) -> list[list[Subscription]]:
         """What is read together: the streams of a group, but those that have limits of their own apart."""

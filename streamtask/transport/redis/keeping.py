@@ -79,13 +79,13 @@ class RedisRetention:
         """See `Retention.trim`. Works through what is too much in bites, so that no call blocks the server for long."""
         removed = 0
         for _ in range(100):
-            reply = await self._wire.run(
+            bite, more = await self._wire.run(
                 self._trim,
-                [keys.stream(stream), keys.floors(stream)],
+                [keys.stream(stream), keys.floors(stream), keys.delayed(stream)],
                 [round(max_age * 1000), max_entries, _TRIMMED],
             )
-            removed += reply
-            if reply < _TRIMMED:
+            removed += bite
+            if not more:
                 break
         return removed
 
