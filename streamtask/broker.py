@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from streamtask import envelope as envelopes
 from streamtask.codec import Codec
 from streamtask.context import Context
@@ -46,12 +48,12 @@ WAIT_TIMEOUT = 600.0
 CRASHES_BEFORE_ISOLATION = 2
 #: Errors after which an event never runs again by itself, and the reason that its dead letter gives.
 _FINAL = ((Reject, "rejected"), (PayloadError, "validation_error"), (EventRefusedError, "emit_refused"))
+_DONE = Done()
 _TRACEBACK_BYTES = 8192
 _ERROR_LENGTH = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """A delivery that is to be handled."""
 
     delivery: Delivery
@@ -226,11 +228,11 @@ class Broker:
 
     def succeed(self, run: Run, context: Context, returned: Any, mark: Mark | None) -> Outcome:
         """The handler returned: its effects."""
-        emits = list(context.emits)
+        emits = context.emits
         if returned is not None:
             emits = [*((event, None) for event in _events(returned, run.handler)), *emits]
         if not emits:
-            return Done(mark=mark) if mark else Done()
+            return Done(mark=mark) if mark else _DONE
         group, replay = run.delivery.group, run.delivery.replay
         outgoing = tuple(
             self.outgoing(

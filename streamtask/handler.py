@@ -55,6 +55,8 @@ class Handler:
     pool: Pool
     #: Whether the function is a coroutine function.
     is_async: bool
+    #: Whether it is one that runs on the loop for as long as it likes.
+    is_unbounded: bool
 
     @property
     def name(self) -> str:
@@ -105,6 +107,7 @@ def make_handler(
         raise ConfigurationError(f"{name}: concurrency is at least 1, got {concurrency}")
     if isinstance(start, str) and start not in ("earliest", "latest"):
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
+    limits = timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout)
     return Handler(
         function=function,
         events=taken,
@@ -112,12 +115,13 @@ def make_handler(
         group=group,
         start=start,
         retry=retry or Retry(),
-        timeout=timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout),
+        timeout=limits,
         concurrency=concurrency,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
         pool=chosen,
         is_async=is_async,
+        is_unbounded=is_async and limits == Timeout(),
     )
 
 

@@ -15,6 +15,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from streamtask.errors import TransportError
 
 #: A type and a version of it, as in an envelope: ("OrderPlaced", "v1").
@@ -26,9 +28,11 @@ PLAIN = 2
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """One event on its way into a stream."""
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """One event on its way into a stream.
+
+    A struct, as all that is made for every event: a frozen dataclass takes five times as long to make.
+    """
 
     stream: str
     body: bytes
@@ -151,8 +155,7 @@ class Mark:
     replace: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """Handled: commit the effects and ack, in one atomic step."""
 
     emits: tuple[Outgoing, ...] = ()

@@ -6,12 +6,13 @@ It commits nothing: emits, marks and dead letters travel back as an outcome for 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import msgspec
 
 from streamtask.broker import Run
 from streamtask.context import Context
@@ -53,7 +54,7 @@ class _Inside:
         plan = self._app.broker.plan(asked.delivery(), ())
         if not isinstance(plan, Run):
             return encode_outcome(plan)
-        run = dataclasses.replace(plan, alone=asked.alone)
+        run = msgspec.structs.replace(plan, alone=asked.alone)
         token = logs.bind(
             event_id=run.envelope.event_id,
             event_type=run.envelope.event_type,

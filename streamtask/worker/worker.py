@@ -48,7 +48,7 @@ from streamtask.worker.probes import Health
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.reporting import Reporter
 from streamtask.worker.settler import Settlement, Settler
-from streamtask.worker.slots import Slots
+from streamtask.worker.slots import Running, Slots
 from streamtask.worker.started import StartedTable
 from streamtask.worker.timekeeper import Timekeeper
 
@@ -300,7 +300,7 @@ class Worker:
                     "entry_id": delivery.entry_id,
                 },
             )
-            running.task.cancel()
+            running.cancel()
         await self._slots.idle(_LAST_WORDS / 2)
 
     async def burst_done(self) -> None:
@@ -382,25 +382,21 @@ class Worker:
     def _plan(self, delivery: Delivery) -> Run | Outcome:
         return self._broker.plan(delivery, self._interest.get((delivery.stream, delivery.group), frozenset()))
 
-    async def _handle(self, number: int, run: Run) -> None:
+    async def _handle(self, running: Running) -> None:
         """One handler in one slot, from its start to the outcome on its way."""
+        run = running.run
         delivery = run.delivery
         if self._leases.is_lost(delivery):
             # While it waited for a slot.
-            self._left(delivery)
-            self._settled(Settlement(delivery, Done(), run), Verdict.LOST)
+            self._lost(run)
             return
-        task = asyncio.current_task()
-        if task is not None:
-            self._leases.on_lost(delivery, task.cancel)
         if self._started is not None:
-            self._started.mark(number, self._places[delivery.stream, delivery.group], delivery.entry_id)
+            self._started.mark(running.number, self._places[delivery.stream, delivery.group], delivery.entry_id)
         started = time.perf_counter()
         try:
             outcome = await self._executor.execute(run)
         except LeaseLostError:
-            self._left(delivery)
-            self._settled(Settlement(delivery, Done(), run), Verdict.LOST)
+            self._lost(run)
         except asyncio.CancelledError:
             self._outcome(delivery, Release(), run)
             raise
@@ -408,7 +404,11 @@ class Worker:
             self._outcome(delivery, outcome, run, time.perf_counter() - started)
         finally:
             if self._started is not None:
-                self._started.clear(number)
+                self._started.clear(running.number)
+
+    def _lost(self, run: Run) -> None:
+        self._left(run.delivery)
+        self._settled(Settlement(run.delivery, Done(), run), Verdict.LOST)
 
     def _outcome(
         self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
@@ -428,7 +428,8 @@ class Worker:
 
     def _lose(self, lost: list[Delivery]) -> None:
         for delivery in lost:
-            self._leases.lose(delivery)
+            if self._leases.lose(delivery):
+                self._slots.cancel(delivery)
 
     # ── what the duties tell and ask ──────────────────────────────────────────────────────────────────────────
 

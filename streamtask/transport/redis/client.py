@@ -172,7 +172,7 @@ class Wire:
             try:
                 async with asyncio.timeout(timeout):
                     connection = self._connection or await self._connect()
-                    packed = [_pack(tuple(command)) for command in commands]
+                    packed = b"".join([_pack(tuple(command)) for command in commands])
                     await connection.send_packed_command(packed, check_health=False)
                     replies = [await self._reply(connection) for _ in commands]
             except (RedisError, OSError, TimeoutError) as error:
