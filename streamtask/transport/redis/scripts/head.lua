@@ -57,7 +57,7 @@ end
 -- A server that is full refuses a script's first write, unless it is one that cannot grow anything; after such a write
 -- it lets the others pass. For housekeeping, which is what makes room. Changes nothing: no such member exists.
 local function write_although_full(zset)
-    redis.call('ZREM', zset, '')
+    redis.pcall('ZREM', zset, '')
 end
 
 -- Give an entry to a reserved owner. JUSTID: the delivery count is not ours to change.

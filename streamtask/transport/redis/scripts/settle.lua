@@ -12,8 +12,9 @@
 --     wait     type, version, timeout ms
 -- -> for each: 'ok', 'lost', 'duplicate', or 'failed: ' and why (nothing was changed, the entry stays pending)
 --
--- Redis does not roll a script back. So, for each outcome: the fence; a renewal, which is a write that OOM never
--- refuses and which lets the later writes of the script pass; new entries, taken back if one of them fails; the ack last.
+-- Redis does not roll a script back. So, first a write that a full server does not refuse and after which it lets the
+-- others pass; then for each outcome the fence, and new entries, taken back if one of them fails; the acks last, all in
+-- one, whatever went wrong with one of the outcomes.
 local stream, retry, history, dead, counts_key, skipped, waits = unpack(KEYS, 1, 7)
 local group, owner, mark_prefix, wait_prefix = unpack(ARGV, 1, 4)
 local at = 6
@@ -62,14 +63,20 @@ for i = 1, tonumber(ARGV[5]) do
 end
 local counts = held(stream, group, owner, ids)
 
-local function forget(id)
-    redis.call('HDEL', history, id .. ':f', id .. ':u', id .. ':e')
+write_although_full(retry)
+local acked = {}
+
+local function ack(o)
+    -- What was delivered once has no history.
+    if o.count > 1 then redis.call('HDEL', history, o.id .. ':f', o.id .. ':u', o.id .. ':e') end
+    acked[#acked + 1] = o.id
+    return 'ok'
 end
 
-local function ack(id)
-    forget(id)
-    redis.call('XACK', stream, group, id)
-    return 'ok'
+local checked = {}
+local function is_stream(key)
+    if checked[key] == nil then checked[key] = is_type(key, 'stream') end
+    return checked[key]
 end
 
 local function failed(reply)
@@ -125,18 +132,17 @@ local verbs = {}
 
 function verbs.done(o)
     for _, emit in ipairs(o.emits) do
-        if not is_type(emit.key, 'stream') then return 'failed: WRONGTYPE ' .. emit.key end
+        if not is_stream(emit.key) then return 'failed: WRONGTYPE ' .. emit.key end
     end
     local mark = mark_prefix .. o.mark
     if o.mark ~= '' and o.replace == '0' and redis.call('EXISTS', mark) == 1 then
-        ack(o.id)
+        ack(o)
         return 'duplicate'
     end
-    if #o.emits > 0 or o.mark ~= '' then give(stream, group, owner, o.id) end
     local refused = append(o.emits)
     if refused then return failed(refused) end
     if o.mark ~= '' then redis.call('SET', mark, o.id, 'PX', o.window) end
-    return ack(o.id)
+    return ack(o)
 end
 
 function verbs.retry(o)
@@ -150,14 +156,13 @@ function verbs.release(o)
 end
 
 function verbs.dead(o)
-    if not is_type(dead, 'stream') or not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. dead end
-    give(stream, group, owner, o.id)
+    if not is_stream(dead) or not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. dead end
     o.fields[#o.fields + 1] = 'dead_at'
     o.fields[#o.fields + 1] = string.format('%.0f', now_ms())
     local reply = redis.pcall('XADD', dead, '*', unpack(o.fields))
     if type(reply) == 'table' then return failed(reply) end
     redis.pcall('HINCRBY', counts_key, group, 1)
-    return ack(o.id)
+    return ack(o)
 end
 
 function verbs.skip(o)
@@ -165,7 +170,7 @@ function verbs.skip(o)
         redis.pcall('HSETNX', skipped, o.type, o.id)
         redis.pcall('HINCRBY', skipped, o.type .. '\tn', 1)
     end
-    return ack(o.id)
+    return ack(o)
 end
 
 function verbs.wait(o)
@@ -185,11 +190,15 @@ end
 local verdicts = {}
 for i, o in ipairs(outcomes) do
     if counts[o.id] == o.count then
-        verdicts[i] = verbs[o.verb](o)
+        local went, verdict = pcall(verbs[o.verb], o)
+        verdicts[i] = went and verdict or failed(type(verdict) == 'table' and verdict or { err = verdict })
         -- An id named twice in one batch is ours only once.
         if verdicts[i] == 'ok' or verdicts[i] == 'duplicate' then counts[o.id] = nil end
     else
         verdicts[i] = 'lost'
     end
+end
+for i = 1, #acked, 1000 do
+    redis.call('XACK', stream, group, unpack(acked, i, math.min(i + 999, #acked)))
 end
 return verdicts
