@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from streamtask import App
+from streamtask.errors import TransportError
 from tests.chaos.conftest import Measured, StartWorker
 from tests.chaos.workers import Job, Ledger, dead_letters, emitted, nothing_pending, pending, until
 from tests.servers import RedisServer
@@ -290,6 +291,27 @@ async def test_a_dead_letter_of_any_size_can_be_replayed_and_purged(redis_server
         assert again.entry_id == replayed
         assert list(again.fields) == [b"only", b"chaos", b"replay", letter.dead_id.encode(), *words]
         assert await app.transport.dead_letters.purge("jobs", [again.dead_id]) == 1
+
+
+async def test_a_dead_letter_of_more_fields_than_a_script_can_write_stays_when_it_is_replayed(
+    redis_server: RedisServer,
+) -> None:
+    fields, _ = CASES["10,000 fields"]
+    client = redis_server.client()
+    client.execute_command("XADD", "stream:jobs", "*", *(word for pair in fields for word in pair))
+    app = App("chaos", broker=redis_server.url)
+
+    @app.on(Job)
+    async def handle(job: Job) -> None: ...
+
+    async with app.worker():
+        await until(lambda: client.xlen("{stream:jobs}:dead") == 1, 10)
+        [letter] = await dead_letters(redis_server.url, "jobs")
+        assert app.transport.dead_letters is not None
+        with pytest.raises(TransportError, match="more fields"):
+            await app.transport.dead_letters.replay("jobs", letter.dead_id)
+    [again] = await dead_letters(redis_server.url, "jobs")
+    assert again == letter
 
 
 async def test_many_malformed_entries_at_once_become_dead_letters_each(
