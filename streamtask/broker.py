@@ -182,7 +182,7 @@ class Broker:
         """A type or version that this worker does not handle: another worker's, or nobody's (rule 11)."""
         if any(type_ == envelope.event_type for type_, _ in interest):
             return Wait(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
-        return Skip(envelope.event_type)
+        return Skip(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
 
     def expired(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Dead:
         """The outcome of an entry that has waited too long for a worker that handles it."""

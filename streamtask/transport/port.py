@@ -190,9 +190,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Not for this group: ack. `event_type`, if given, is a type outside the group's set; its first id is noted."""
+    """Not for this group: ack. `event_type`, if given, is a type outside the group's set; its first id is noted.
+
+    The engine looks once more: a type that has joined the set meanwhile waits, as by `Wait`.
+    """
 
     event_type: str = ""
+    version: str = ""
+    timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

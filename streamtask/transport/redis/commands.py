@@ -11,7 +11,7 @@ from streamtask.transport.port import Dead, Delivery, Done, Outcome, Outgoing, R
 from streamtask.transport.redis.client import Argument, ServerError
 
 #: KEYS of the settle script before the streams that are emitted to.
-_SETTLE_KEYS = 7
+_SETTLE_KEYS = 8
 
 
 def start_id(start: str | datetime) -> str:
@@ -80,7 +80,8 @@ def outcome(delivery: Delivery, result: Outcome, targets: dict[str, int]) -> Seq
             words = _letter(delivery, result)
             return ("dead", *head, len(words), *words)
         case Skip():
-            return ("skip", *head, "" if delivery.only is not None else result.event_type)
+            noted = int(delivery.only is None)
+            return ("skip", *head, result.event_type, noted, result.version, round(result.timeout * 1000))
         case Wait():
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
 
