@@ -173,7 +173,7 @@ class Broker:
             return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
         reading = self._readings.get((delivery.stream, delivery.group))
         found = reading.handlers.get(envelope.event_type) if reading else None
-        if found is None or envelope.schema_version not in found[1].versions:
+        if found is None or not _reads(found[1], envelope.schema_version):
             return self._foreign(delivery, envelope, interest)
         return Run(delivery, found[0], found[1], envelope, delivery.crashes >= CRASHES_BEFORE_ISOLATION)
 
@@ -316,6 +316,11 @@ class Broker:
             content_encoding=content_encoding,
             **options,
         )
+
+
+def _reads(known: EventType, version: str) -> bool:
+    # As of now: an upcaster may have been added since the handler was.
+    return version == known.version or version in describe(known.cls).upcasters
 
 
 def _events(returned: Any, handler: Handler) -> list[Event]:
