@@ -45,6 +45,8 @@ WAIT_TIMEOUT = 600.0
 CRASHES_BEFORE_ISOLATION = 2
 _TRACEBACK_BYTES = 8192
 _ERROR_LENGTH = 2000
+#: Characters of a foreign name that an error shows.
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,11 @@ class Broker:
     @staticmethod
     def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
         """A type or version that this worker does not handle: another worker's, or nobody's (rule 11)."""
+        for name in (envelope.event_type, envelope.schema_version):
+            if not name.isprintable():
+                # Nobody can declare it, and the indexes of what waits take a tab for the end of a name.
+                error = f"not an envelope: {ascii(name)[:_SHOWN]} is no name of a type or version"
+                return Dead(reason="undecodable", error=error, attempts=delivery.attempt)
         if any(type_ == envelope.event_type for type_, _ in interest):
             return Wait(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
         return Skip(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
