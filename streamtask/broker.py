@@ -220,7 +220,9 @@ class Broker:
         if dedupe is None or dedupe is True:
             value = key_of(event) if run.event_type.key else None
         elif isinstance(dedupe, str):
-            value = str(getattr(event, dedupe))
+            found = getattr(event, dedupe)
+            # As with a key: what has no identity is a duplicate of nothing.
+            value = None if found is None else str(found)
         else:
             value = dedupe(event)
         if value is None:
