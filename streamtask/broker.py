@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import traceback
@@ -25,6 +26,7 @@ from streamtask.errors import (
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import Handler
+from streamtask.retry import Retry as RetryPolicy
 from streamtask.transport.port import (
     Dead,
     Delivery,
@@ -39,11 +41,14 @@ from streamtask.transport.port import (
     Wait,
 )
 
+log = logging.getLogger(__name__)
+
 #: Seconds that an entry waits for a worker that handles its type or version.
 WAIT_TIMEOUT = 600.0
 #: Crashes after which an entry runs alone in a process of its own.
 CRASHES_BEFORE_ISOLATION = 2
 _TRACEBACK_BYTES = 8192
+_DEFAULT_RETRY = RetryPolicy()
 _ERROR_LENGTH = 2000
 #: Characters of a foreign name that an error shows.
 _SHOWN = 80
@@ -255,7 +260,7 @@ class Broker:
         """The handler raised, timed out or lost its process: again, or dead."""
         attempt = run.delivery.attempt
         if isinstance(error, RetryLater):
-            return Retry(error.delay, failed=False, error=str(error)[:_ERROR_LENGTH])
+            return Retry(error.delay, failed=False, error=_text(error)[:_ERROR_LENGTH])
         if isinstance(error, Reject):
             return self._dead(run, "rejected", error)
         if isinstance(error, PayloadError):
@@ -269,11 +274,16 @@ class Broker:
             return self._dead(run, "not_retryable", error)
         if attempt >= retry.max_attempts:
             return self._dead(run, "worker_lost" if isinstance(error, WorkerLostError) else "max_attempts", error)
-        return Retry(retry.delay(attempt, random.random), error=_describe(error))
+        try:
+            delay = retry.delay(attempt, random.random)
+        except Exception as trouble:  # noqa: BLE001 - a backoff function is the user's: it raises what it likes
+            log.error("retry.backoff_failed", extra={"handler": run.handler.name, "error": _describe(trouble)})
+            delay = _DEFAULT_RETRY.delay(attempt, random.random)
+        return Retry(delay, error=_describe(error))
 
     @staticmethod
     def _dead(run: Run, reason: str, error: BaseException) -> Dead:
-        text = "".join(traceback.format_exception(error))
+        text = _utf8("".join(traceback.format_exception(error)))
         return Dead(
             reason=reason,
             error=_describe(error),
@@ -343,6 +353,19 @@ def _events(returned: Any, handler: Handler) -> list[Event]:
     return events
 
 
+def _text(error: BaseException) -> str:
+    """What an error says, as far as it can be said."""
+    try:
+        return _utf8(str(error))
+    except Exception as trouble:  # noqa: BLE001 - an error's class is the user's: it raises what it likes
+        return f"(its text cannot be read: {type(trouble).__name__})"
+
+
+def _utf8(text: str) -> str:
+    # A file name that is no UTF-8 has lone surrogates, which no transport can carry.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _describe(error: BaseException) -> str:
-    text = str(error)
+    text = _text(error)
     return (f"{type(error).__name__}: {text}" if text else type(error).__name__)[:_ERROR_LENGTH]
