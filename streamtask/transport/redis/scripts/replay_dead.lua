@@ -7,6 +7,7 @@ local group, entry = '', {}
 for i = 1, #letter[2], 2 do
     local name, value = letter[2][i], letter[2][i + 1]
     if name == 'group' then group = value end
+    if name == 'fields' then return redis.error_reply('TOOMANY the entry has more fields than a script can write') end
     if string.sub(name, 1, 6) == 'field:' and name ~= 'field:only' and name ~= 'field:replay' then
         entry[#entry + 1] = string.sub(name, 7)
         entry[#entry + 1] = value
