@@ -173,7 +173,9 @@ class Broker:
         """What is to be done with a delivery: run a handler, or one of the outcomes that need none."""
         only = delivery.only
         if only is not None and only != delivery.group:
-            return Skip()
+            if only and "\ufffd" not in only:
+                return Skip()
+            return Dead(reason="undecodable", error="the field `only` names no group", attempts=delivery.attempt)
         try:
             envelope = self.decode(delivery)
         except EnvelopeError as error:
