@@ -425,7 +425,8 @@ class DeadLetters(Protocol):
     async def replay(self, stream: str, dead_id: str) -> str | None:
         """Append the original entry again, for the group that failed only, and remove the dead letter.
 
-        One atomic step. Returns the new entry id, or None if there is no such dead letter (any more).
+        One atomic step. Returns the new entry id, or None if there is no such dead letter (any more). A TransportError
+        where that group is gone: nobody would read the entry, so the dead letter stays.
         """
 
     async def purge(self, stream: str, dead_ids: Sequence[str]) -> int:

@@ -13,6 +13,12 @@ for i = 1, #letter[2], 2 do
         entry[#entry + 1] = value
     end
 end
+-- To a group that is gone it would be delivered never, and trimmed with the history.
+local there = false
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
+    if fields_of(flat)['name'] == group then there = true end
+end
+if not there then return redis.error_reply("NOGROUP there is no group '" .. group .. "' that could read it") end
 local id = redis.call('XADD', KEYS[2], '*', 'only', group, 'replay', ARGV[1], unpack(entry))
 redis.call('XDEL', KEYS[1], ARGV[1])
 redis.call('HINCRBY', KEYS[3], group, -1)
