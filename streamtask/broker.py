@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import traceback
@@ -27,6 +28,7 @@ from streamtask.errors import (
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import Handler
+from streamtask.retry import Retry as RetryPolicy
 from streamtask.transport.port import (
     PLAIN,
     Dead,
@@ -42,6 +44,8 @@ from streamtask.transport.port import (
     Wait,
 )
 
+log = logging.getLogger(__name__)
+
 #: Seconds that an entry waits for a worker that handles its type or version.
 WAIT_TIMEOUT = 600.0
 #: Crashes after which an entry runs alone in a process of its own.
@@ -50,7 +54,10 @@ CRASHES_BEFORE_ISOLATION = 2
 _FINAL = ((Reject, "rejected"), (PayloadError, "validation_error"), (EventRefusedError, "emit_refused"))
 _DONE = Done()
 _TRACEBACK_BYTES = 8192
+_DEFAULT_RETRY = RetryPolicy()
 _ERROR_LENGTH = 2000
+#: Characters of a foreign name that an error shows.
+_SHOWN = 80
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -170,23 +177,30 @@ class Broker:
         """What is to be done with a delivery: run a handler, or one of the outcomes that need none."""
         only = delivery.only
         if only is not None and only != delivery.group:
-            return Skip()
+            if only and "\ufffd" not in only:
+                return Skip()
+            return Dead(reason="undecodable", error="the field `only` names no group", attempts=delivery.attempt)
         try:
             envelope = self.decode(delivery)
         except EnvelopeError as error:
             return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
         reading = self._readings.get((delivery.stream, delivery.group))
         found = reading.handlers.get(envelope.event_type) if reading else None
-        if found is None or envelope.schema_version not in found[1].versions:
-            return self._foreign(envelope, interest)
+        if found is None or not _reads(found[1], envelope.schema_version):
+            return self._foreign(delivery, envelope, interest)
         return Run(delivery, found[0], found[1], envelope, delivery.crashes >= CRASHES_BEFORE_ISOLATION)
 
     @staticmethod
-    def _foreign(envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
+    def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
         """A type or version that this worker does not handle: another worker's, or nobody's (rule 11)."""
+        for name in (envelope.event_type, envelope.schema_version):
+            if not name.isprintable():
+                # Nobody can declare it, and the indexes of what waits take a tab for the end of a name.
+                error = f"not an envelope: {ascii(name)[:_SHOWN]} is no name of a type or version"
+                return Dead(reason="undecodable", error=error, attempts=delivery.attempt)
         if any(type_ == envelope.event_type for type_, _ in interest):
             return Wait(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
-        return Skip(envelope.event_type)
+        return Skip(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
 
     def expired(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Dead:
         """The outcome of an entry that has waited too long for a worker that handles it."""
@@ -217,7 +231,9 @@ class Broker:
         if dedupe is None or dedupe is True:
             value = key_of(event) if run.event_type.key else None
         elif isinstance(dedupe, str):
-            value = str(getattr(event, dedupe))
+            found = getattr(event, dedupe)
+            # As with a key: what has no identity is a duplicate of nothing.
+            value = None if found is None else str(found)
         else:
             value = dedupe(event)
         if value is None:
@@ -249,11 +265,11 @@ class Broker:
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""
         if isinstance(error, RetryLater):
-            return Retry(error.delay, failed=False, error=str(error)[:_ERROR_LENGTH])
+            return Retry(error.delay, failed=False, error=_text(error)[:_ERROR_LENGTH])
         reason = self._final(run, error)
         if reason:
             return self._dead(run, reason, error)
-        return Retry(run.handler.retry.delay(run.delivery.attempt, random.random), error=_describe(error))
+        return Retry(self._delay(run), error=_describe(error))
 
     @staticmethod
     def _final(run: Run, error: BaseException) -> str:
@@ -271,8 +287,19 @@ class Broker:
         return ""
 
     @staticmethod
+    def _delay(run: Run) -> float:
+        """Seconds until the next attempt."""
+        attempt = run.delivery.attempt
+        try:
+            return run.handler.retry.delay(attempt, random.random)
+        except Exception as trouble:  # noqa: BLE001 - a backoff function is the user's: it raises what it likes
+            fields = {"handler": run.handler.name, "error": _describe(trouble)}
+            log.error("retry.backoff_failed", extra=fields)  # noqa: TRY400 - the line says it
+            return _DEFAULT_RETRY.delay(attempt, random.random)
+
+    @staticmethod
     def _dead(run: Run, reason: str, error: BaseException) -> Dead:
-        text = "".join(traceback.format_exception(error))
+        text = _utf8("".join(traceback.format_exception(error)))
         return Dead(
             reason=reason,
             error=_describe(error),
@@ -326,6 +353,11 @@ class Broker:
         )
 
 
+def _reads(known: EventType, version: str) -> bool:
+    # As of now: an upcaster may have been added since the handler was.
+    return version == known.version or version in describe(known.cls).versions
+
+
 def _events(returned: Any, handler: Handler) -> list[Event]:
     events = list(returned) if isinstance(returned, list | tuple) else [returned]
     for event in events:
@@ -337,6 +369,19 @@ def _events(returned: Any, handler: Handler) -> list[Event]:
     return events
 
 
+def _text(error: BaseException) -> str:
+    """What an error says, as far as it can be said."""
+    try:
+        return _utf8(str(error))
+    except Exception as trouble:  # noqa: BLE001 - an error's class is the user's: it raises what it likes
+        return f"(its text cannot be read: {type(trouble).__name__})"
+
+
+def _utf8(text: str) -> str:
+    # A file name that is no UTF-8 has lone surrogates, which no transport can carry.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _describe(error: BaseException) -> str:
-    text = str(error)
+    text = _text(error)
     return (f"{type(error).__name__}: {text}" if text else type(error).__name__)[:_ERROR_LENGTH]

@@ -19,6 +19,8 @@ StreamtaskError
 
 from __future__ import annotations
 
+import math
+
 
 class StreamtaskError(Exception):
     """Base of every error this package raises."""
@@ -97,8 +99,8 @@ class RetryLater(StreamtaskError):  # noqa: N818 - a handler raises it as a requ
     """Raised by a handler to run again after `delay` seconds, without counting as a failure."""
 
     def __init__(self, reason: str = "", *, delay: float) -> None:
-        if delay < 0:
-            raise ValueError(f"delay is in seconds and cannot be negative, got {delay}")
+        if not 0 <= delay < math.inf:
+            raise ValueError(f"delay is in seconds, from 0, got {delay}")
         super().__init__(reason or f"again in {delay:g} s")
         self.delay = delay
 

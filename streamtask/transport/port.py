@@ -193,9 +193,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Not for this group: ack. `event_type`, if given, is a type outside the group's set; its first id is noted."""
+    """Not for this group: ack. `event_type`, if given, is a type outside the group's set; its first id is noted.
+
+    The engine looks once more: a type that has joined the set meanwhile waits, as by `Wait`.
+    """
 
     event_type: str = ""
+    version: str = ""
+    timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,7 +429,8 @@ class DeadLetters(Protocol):
     async def replay(self, stream: str, dead_id: str) -> str | None:
         """Append the original entry again, for the group that failed only, and remove the dead letter.
 
-        One atomic step. Returns the new entry id, or None if there is no such dead letter (any more).
+        One atomic step. Returns the new entry id, or None if there is no such dead letter (any more). A TransportError
+        where that group is gone: nobody would read the entry, so the dead letter stays.
         """
 
     async def purge(self, stream: str, dead_ids: Sequence[str]) -> int:

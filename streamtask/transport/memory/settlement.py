@@ -43,6 +43,9 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
             ledger.counts_of(entry_id).uncharged += 1
             group.give(entry_id, WAITING, now)
             ledger.waiting.setdefault((outcome.type, outcome.version), {})[entry_id] = now + outcome.timeout
+        case Skip(event_type=event_type) if any(type_ == event_type for type_, _ in ledger.interest):
+            wait = Wait(event_type, outcome.version, outcome.timeout)
+            return settle(store, delivery, wait, now)
         case Skip(event_type=event_type):
             if event_type and delivery.only is None:
                 ledger.skipped.setdefault(event_type, Skipped(entry_id)).count += 1

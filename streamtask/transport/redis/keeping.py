@@ -151,6 +151,9 @@ def _letter(stream: str, dead_id: str, words: Sequence[bytes]) -> DeadLetter:
     for name, value in zip(words[::2], words[1::2], strict=True):
         if name.startswith(b"field:"):
             fields += [name[6:], value]
+        elif name == b"fields":
+            # More than a script can write one by one.
+            fields = msgspec.msgpack.decode(value)
         else:
             evidence[name.decode()] = value.decode("utf-8", "replace")
     entry_id = evidence["entry_id"]

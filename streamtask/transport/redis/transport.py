@@ -261,6 +261,7 @@ class RedisTransport:
             keys.dead_counts(stream),
             keys.skipped(stream, group),
             keys.waits(stream, group),
+            keys.types(stream, group),
         ]
         targets: dict[str, int] = {}
         args: list[Argument] = [

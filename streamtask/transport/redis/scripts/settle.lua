@@ -1,6 +1,6 @@
 -- settle: commit a batch of outcomes of one owner in one group; each is fenced and atomic by itself.
 -- KEYS[1] stream  [2] retry index  [3] history  [4] dead letters  [5] dead-letter counts  [6] skipped  [7] waits
---     [8..] streams that are emitted to
+--     [8] types of the group  [9..] streams that are emitted to
 -- ARGV group, owner, prefix of marks, prefix of wait indexes, number of outcomes, then for each: verb, id, delivery
 --     count and
 --     done     mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index in KEYS, delay ms
@@ -8,14 +8,14 @@
 --     retry    delay ms, failed (0 or 1), error
 --     release  delay ms
 --     dead     number of field words, the words
---     skip     type ('' if not to be noted)
+--     skip     type ('' for an entry of another group), to be noted (0 or 1), version, timeout ms
 --     wait     type, version, timeout ms
 -- -> for each: 'ok', 'lost', 'duplicate', or 'failed: ' and why (nothing was changed, the entry stays pending)
 --
 -- Redis does not roll a script back. So, first a write that a full server does not refuse and after which it lets the
 -- others pass; then for each outcome the fence, and new entries, taken back if one of them fails; the acks last, all in
 -- one, whatever went wrong with one of the outcomes.
-local stream, retry, history, dead, counts_key, skipped, waits = unpack(KEYS, 1, 7)
+local stream, retry, history, dead, counts_key, skipped, waits, types = unpack(KEYS, 1, 8)
 local group, owner, mark_prefix, wait_prefix = unpack(ARGV, 1, 4)
 local at = 6
 
@@ -47,7 +47,7 @@ local function parse()
     elseif o.verb == 'dead' then
         o.fields = words(tonumber(word()))
     elseif o.verb == 'skip' then
-        o.type = word()
+        o.type, o.noted, o.version, o.timeout = word(), word(), word(), tonumber(word())
     elseif o.verb == 'wait' then
         o.type, o.version, o.timeout = word(), word(), tonumber(word())
     else
@@ -165,8 +165,19 @@ function verbs.dead(o)
     return ack(o)
 end
 
+-- Whether a type is the group's business. The worker's knowledge of that may be some seconds old.
+local kinds
+local function is_wanted(kind)
+    if not kinds then
+        kinds = {}
+        for _, pair in ipairs(redis.call('SMEMBERS', types)) do kinds[string.match(pair, '^(.*)\t')] = true end
+    end
+    return kinds[kind]
+end
+
 function verbs.skip(o)
-    if o.type ~= '' then
+    if o.type ~= '' and is_wanted(o.type) then return verbs.wait(o) end
+    if o.type ~= '' and o.noted == '1' then
         redis.pcall('HSETNX', skipped, o.type, o.id)
         redis.pcall('HINCRBY', skipped, o.type .. '\tn', 1)
     end
