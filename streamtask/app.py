@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import logging
+import math
 import os
 import threading
 from collections import Counter
@@ -34,6 +35,9 @@ from streamtask.worker.worker import Worker
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+#: Events that `publish_many` sends in one round trip.
+_BATCH = 500
 
 
 class App(Router):
@@ -179,6 +183,8 @@ class App(Router):
         """
         if delay is not None and at is not None:
             raise ValueError("give delay or at, not both")
+        if delay is not None and not 0 <= delay < math.inf:
+            raise ValueError(f"delay is in seconds, from 0, got {delay}")
         if at is not None and at.tzinfo is None:
             raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
         item = self._outgoing(
@@ -191,11 +197,20 @@ class App(Router):
         """Publish events in order, a round trip a few hundred; returns their event ids.
 
         Raises:
-            PublishError: for the first event of which it is unknown whether it is stored.
+            PublishError: `error.unsure` says which are not known to be stored. All others are; publish each of these
+                again: `for place, id in error.unsure.items(): await app.publish(events[place], event_id=id)`.
         """
         items = [self._outgoing(event) for event in events]
-        for start in range(0, len(items), 500):
-            await self._store(items[start : start + 500])
+        for start in range(0, len(items), _BATCH):
+            batch = items[start : start + _BATCH]
+            stored: set[int] = set()
+            try:
+                await self._store(batch, stored)
+            except PublishError as error:
+                error.unsure = {
+                    place: items[place].event_id for place in range(start, len(items)) if place - start not in stored
+                }
+                raise
         return [item.event_id for item in items]
 
     def _outgoing(
@@ -211,7 +226,8 @@ class App(Router):
             **options,
         )
 
-    async def _store(self, items: list[Outgoing]) -> None:
+    async def _store(self, items: list[Outgoing], stored: set[int] | None = None) -> None:
+        """Publish a batch; `stored` takes the places of those that are known to be stored where not all are."""
         try:
             results = await self.transport.publish(items)
         except TransportError as error:
@@ -225,8 +241,10 @@ class App(Router):
         if not errors:
             self._count(items, failed=False)
             return
-        for item, result in zip(items, results, strict=True):
+        for place, (item, result) in enumerate(zip(items, results, strict=True)):
             self._count([item], failed=isinstance(result, Exception))
+            if stored is not None and not isinstance(result, Exception):
+                stored.add(place)
         raise errors[0]
 
     async def _revive(self) -> None:

@@ -33,12 +33,14 @@ class ConfigurationError(StreamtaskError):
 class PublishError(StreamtaskError):
     """Nothing is known about the event: it may or may not be stored.
 
-    Publishing again with `event_id=error.event_id` stores it once.
+    Publishing again with `event_id=error.event_id` stores it once. From `publish_many`, `unsure` has the place of each
+    event that is not known to be stored, and its id; all others are stored.
     """
 
     def __init__(self, message: str, *, event_id: str) -> None:
         super().__init__(message)
         self.event_id = event_id
+        self.unsure: dict[int, str] = {0: event_id}
 
 
 class EventRefusedError(PublishError):
