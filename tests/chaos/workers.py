@@ -339,30 +339,32 @@ class Publisher:
     It does as a careful program does: what raised is published again with its event id, until a publish returns.
     """
 
-    def __init__(self, url: str, *, every: float = 0.005) -> None:
+    def __init__(self, url: str, *, every: float = 0.005, lanes: int = 1) -> None:
+        """`every`: seconds between two publishes of a lane, each of which has a connection of its own."""
         self._url = url
         self._every = every
+        self._lanes = lanes
         #: When the first publish of each number began, and when one returned.
         self.asked: dict[int, float] = {}
         self.returned: dict[int, float] = {}
         #: How often a publish raised, by the name of the error.
         self.raised: Counter[str] = Counter()
         self._stop = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Begin."""
-        self._task = asyncio.create_task(self._run())
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(self._lanes)]
         await until(lambda: self.returned, _PATIENCE)
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
         """Publish nothing new, and wait until the last one has returned."""
-        assert self._task is not None
         self._stop = True
         if kind is not None:
-            self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=kind is not None)
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
 
     async def _run(self) -> None:
         async with App("chaos", broker=self._url) as app:
