@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import time
 from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,7 +120,7 @@ async def test_a_retry_comes_within_the_bounds_of_its_policy_and_never_early(
 async def test_what_waits_for_a_retry_survives_a_restart_with_its_count_and_its_moment(
     private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured, *, harm: str
 ) -> None:
-    url, n, backoff = private_redis.url, 200, 4.0
+    url, n, backoff = private_redis.url, 200, 3.0
     source = f"BACKOFF = {backoff}\n{FAILS_TWICE}"
     worker = await start_worker(url, source)
     await publish(url, [Job(n=number) for number in range(n)])
@@ -144,8 +142,8 @@ async def test_what_waits_for_a_retry_survives_a_restart_with_its_count_and_its_
     # The moment of the failure is that of the start here.
     starts = {(line.key, line.attempt): line.at for line in ledger.lines("start")}
     waits = [at - starts[key, attempt - 1] for (key, attempt), at in starts.items() if attempt > 1]
-    measured("seconds until a retry after 4, least", min(waits))
-    measured("seconds until a retry after 4, most", max(waits))
+    measured("seconds until a retry after 3, least", min(waits))
+    measured("seconds until a retry after 3, most", max(waits))
     assert min(waits) > backoff - EARLY
     assert max(waits) < backoff + 5
     assert await dead_letters(url, "jobs") == []

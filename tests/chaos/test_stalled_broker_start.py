@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.conftest import Measured, StartWorker, one_server
-from tests.chaos.workers import Job, Ledger, WorkerProcess, nothing_pending, publish, until
+from tests.chaos.workers import LONG, Job, Ledger, WorkerProcess, nothing_pending, publish, until
 from tests.servers import RedisServer
 
 HANDLER = """
@@ -18,8 +18,8 @@ async def handle(job: Job, ctx: Context) -> None:
     note("end", job.n, ctx.attempt)
 """
 
-#: Longer than a worker process that ends in trouble is started again.
-_STALLED = 8.0
+#: In the long form longer than a worker process that ends in trouble is started again.
+_STALLED = 8.0 if LONG else 3.0
 
 
 @one_server
@@ -80,8 +80,8 @@ async def test_a_worker_that_waits_for_a_server_ends_at_once_when_asked_to(
 
 
 def _make_loading_slow(server: RedisServer) -> None:
-    """Write what takes ten seconds to load, 400 microseconds a command."""
+    """Write what takes longer to load than we want it to stall, at 400 microseconds a command."""
     with server.client().pipeline(transaction=False) as pipeline:
-        for _ in range(25_000):
+        for _ in range(round(_STALLED / 0.0004) + 2000):
             pipeline.incr("filler")
         pipeline.execute()
