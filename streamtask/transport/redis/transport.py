@@ -102,7 +102,8 @@ class RedisTransport:
         created, interest, skipped = await self._wire.run(
             self._register, names, [group, commands.start_id(subscription.start), *pairs]
         )
-        await self._wire.call("SADD", keys.STREAMS, stream)
+        self._known.discard(stream)
+        await self._name_streams({stream})
         if created == _VANISHED:
             log.error("group.vanished", extra={"stream": stream, "group": group, "made_again_at": "its checkpoint"})
         return Registered(
@@ -121,9 +122,9 @@ class RedisTransport:
     async def publish(self, items: Sequence[Outgoing]) -> list[str | Exception]:
         """See `Transport.publish`. One pipeline; a plain event is a plain XADD."""
         packed = [self._publish_command(item) for item in items]
-        new = {item.stream for item in items} - self._known
-        replies = await self._publisher.many([*packed, *(["SADD", keys.STREAMS, name] for name in sorted(new))])
-        self._known |= new
+        new = sorted({item.stream for item in items} - self._known)
+        replies = await self._publisher.many([*packed, *(["SADD", keys.STREAMS, name] for name in new)])
+        self._known |= {name for name, reply in zip(new, replies[len(items) :], strict=True) if reply in (0, 1)}
         replies = replies[: len(items)]
         for index, reply in enumerate(replies):
             if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
@@ -234,10 +235,14 @@ class RedisTransport:
         return verdicts
 
     async def _name_streams(self, streams: set[str]) -> None:
-        """Note streams that were only emitted to, so that they are inspected and kept within bounds too."""
+        """Note streams, those that are only emitted to as well, so that they are inspected too.
+
+        A full server refuses that: it is tried again with the next one, and holds up nothing.
+        """
         if new := streams - self._known:
-            await self._wire.call("SADD", keys.STREAMS, *sorted(new))
-            self._known |= new
+            [reply] = await self._wire.many([["SADD", keys.STREAMS, *sorted(new)]])
+            if not isinstance(reply, ServerError):
+                self._known |= new
 
     def _ack_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
         first = batch[0][0]

@@ -9,6 +9,7 @@ local created = 0
 local floor = redis.call('HGET', floors, group)
 if not is_type(stream, 'stream') then return redis.error_reply('WRONGTYPE ' .. stream .. ' is not a stream') end
 if floor and redis.call('XLEN', stream) == 0 then floor = '0' end
+let_pass(floors)
 local reply = redis.pcall('XGROUP', 'CREATE', stream, group, floor or start, 'MKSTREAM')
 if reply['err'] then
     if not string.find(reply['err'], 'BUSYGROUP', 1, true) then return reply end

@@ -13,6 +13,7 @@ end
 
 if redis.call('EXISTS', stream) == 0 then return 0 end
 local groups, floor, passed = {}, nil, nil
+let_pass(floors)
 local vanished = fields_of(redis.call('HGETALL', floors))
 vanished['~sweep:'] = nil
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
