@@ -77,17 +77,17 @@ class RedisRetention:
 
     async def trim(self, stream: str, *, max_age: float, max_entries: int) -> int:
         """See `Retention.trim`. Works through what is too much in bites, so that no call blocks the server for long."""
-        removed = 0
+        total = 0
         for _ in range(100):
-            reply = await self._wire.run(
+            removed, more = await self._wire.run(
                 self._trim,
                 [keys.stream(stream), keys.floors(stream)],
                 [round(max_age * 1000), max_entries, _TRIMMED],
             )
-            removed += reply
-            if reply < _TRIMMED:
+            total += removed
+            if not more:
                 break
-        return removed
+        return total
 
     async def sweep_consumers(self, stream: str, group: str, *, idle: float) -> int:
         """See `Retention.sweep_consumers`."""
