@@ -44,6 +44,9 @@ class Settler:
         self._on_settled = on_settled
         self._outage = outage
         self._waiting: list[Settlement] = []
+        #: What the server has refused, each until its next try: nothing else waits for it.
+        self._refused = 0
+        self._delay = _FIRST_DELAY / 2
         self._some = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -63,37 +66,49 @@ class Settler:
             batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
             if not self._waiting:
                 self._some.clear()
-            await self._commit(batch)
-            if not self._waiting:
+            refused = await self._commit(batch)
+            if refused:
+                self._refused += len(refused)
+                self._delay = min(2 * self._delay, _LONGEST_DELAY)
+                asyncio.get_running_loop().call_later(self._delay, self._try_again, refused)
+            elif not self._refused:
+                self._delay = _FIRST_DELAY / 2
+            if not self._waiting and not self._refused:
                 self._idle.set()
+
+    def _try_again(self, refused: list[Settlement]) -> None:
+        self._refused -= len(refused)
+        self._waiting += refused
+        self._some.set()
 
     async def drained(self) -> None:
         """Wait until every outcome is committed."""
         await self._idle.wait()
 
-    async def _commit(self, batch: list[Settlement]) -> None:
+    async def _commit(self, batch: list[Settlement]) -> list[Settlement]:
+        """Commit a batch, however long the server is away; what it refused singly."""
         delay, again = _FIRST_DELAY, False
-        while batch:
+        while True:
             try:
                 verdicts = await self._transport.settle([(each.delivery, each.outcome) for each in batch])
+                break
             except TransportError as error:
                 # Unknown whether it ran. A later LOST may be our own success.
                 again = True
-                verdicts = [error] * len(batch)
-            left = []
-            for settlement, verdict in zip(batch, verdicts, strict=True):
-                if isinstance(verdict, TransportError):
-                    left.append(settlement)
-                    trouble = verdict
-                elif verdict is Verdict.LOST and again:
-                    delivery = settlement.delivery
-                    log.info("settle.unconfirmed", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
-                    self._on_settled(settlement, Verdict.SETTLED)
-                else:
-                    self._on_settled(settlement, verdict)
-            batch = left
-            if batch:
-                self._outage.failed(trouble)
+                self._outage.failed(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY)
-        self._outage.over()
+        refused = []
+        for settlement, verdict in zip(batch, verdicts, strict=True):
+            if isinstance(verdict, TransportError):
+                refused.append(settlement)
+                self._outage.failed(verdict)
+            elif verdict is Verdict.LOST and again:
+                delivery = settlement.delivery
+                log.info("settle.unconfirmed", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
+                self._on_settled(settlement, Verdict.SETTLED)
+            else:
+                self._on_settled(settlement, verdict)
+        if not refused and not self._refused:
+            self._outage.over()
+        return refused
