@@ -106,25 +106,29 @@ class RedisServer:
         self._clients.append(client)
         return client
 
-    def start(self) -> None:
-        """Start the process and wait until it answers, with all data loaded."""
+    def start(self, *options: str, wait: bool = True) -> None:
+        """Start the process and wait until it answers, with all data loaded. `options`: for this process only."""
         if self._process is not None:
             raise RuntimeError("the server is running already")
         command = [str(self.binary.path), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--unixsocket", str(self.socket), "--dir", str(self.folder), "--daemonize", "no"]
         if self._appendfsync is not None:
             command += ["--appendonly", "yes", "--appendfsync", self._appendfsync]
+        command += options
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=os.environ | self.binary.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        if not wait:
+            return
         try:
-            self._wait_until_ready()
+            self.wait_until_ready()
         except BaseException:
             self.kill()
             raise
 
-    def _wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Wait until it answers, with all data loaded."""
         assert self._process is not None
         deadline = time.monotonic() + _PATIENCE
         client = self.client(socket_timeout=1.0)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from streamtask.errors import ConfigurationError, StreamtaskError, TransportError
@@ -37,9 +38,10 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         shutdown_timeout=options["shutdown_timeout"],
         lease=options["lease"],
     )
-    await _connect(app)
+    await _patiently(app.__aenter__)
     try:
         worker = app.make_worker(settings, supervisor=supervisor)
+        await _patiently(worker.connect)
         stop = _stop_on_signals(worker)
         await worker.start()
         duties = [asyncio.create_task(stop.wait()), asyncio.create_task(worker.failed())]
@@ -63,12 +65,12 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         os._exit(0)
 
 
-async def _connect(app: Any) -> None:
-    """Wait for the broker: one that is down, or still loading its data, is no reason to end."""
+async def _patiently(connect: Callable[[], Awaitable[object]]) -> None:
+    """Wait for the broker: one that is down, loads its data or takes no writes is no reason to end."""
     pause = _FIRST_PAUSE
     while True:
         try:
-            await app.__aenter__()
+            await connect()
         except TransportError as error:
             log.warning("worker.waits_for_broker", extra={"error": str(error), "again_in": pause})
             await asyncio.sleep(pause)

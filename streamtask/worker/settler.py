@@ -20,8 +20,6 @@ log = logging.getLogger(__name__)
 _BATCH = 500
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 2.0
-#: Seconds until an outcome that was refused for a reason of its own is tried again.
-_REFUSED_DELAY = 1.0
 
 
 class Settlement(NamedTuple):
@@ -47,8 +45,9 @@ class Settler:
         self._on_settled = on_settled
         self._outage = outage
         self._waiting: list[Settlement] = []
-        #: Refused one by one, and waiting for their next time; others pass them.
-        self._refused: list[Settlement] = []
+        #: How many the server has refused singly. They wait for their next try; others pass them.
+        self._refused = 0
+        self._refused_delay = _FIRST_DELAY
         #: Settled before with an unknown result. A later LOST may be our own success.
         self._unsure: set[Delivery] = set()
         self._some = asyncio.Event()
@@ -79,38 +78,46 @@ class Settler:
         await self._idle.wait()
 
     async def _commit(self, batch: list[Settlement]) -> None:
+        verdicts = await self._settle(batch)
+        refused = []
+        for settlement, verdict in zip(batch, verdicts, strict=True):
+            if isinstance(verdict, TransportError):
+                refused.append(settlement)
+                self._outage.failed(verdict)
+            else:
+                self._on_settled(settlement, self._confirmed(settlement.delivery, verdict))
+        if refused:
+            self._refused += len(refused)
+            asyncio.get_running_loop().call_later(self._refused_delay, self._try_again, refused)
+            self._refused_delay = min(self._refused_delay * 2, _LONGEST_DELAY)
+        elif not self._refused:
+            self._refused_delay = _FIRST_DELAY
+            self._outage.over()
+
+    async def _settle(self, batch: list[Settlement]) -> list[Verdict | TransportError]:
+        """The verdicts, however long the server is away."""
         delay = _FIRST_DELAY
         while True:
             try:
-                verdicts = await self._transport.settle([(each.delivery, each.outcome) for each in batch])
-                break
+                return await self._transport.settle([(each.delivery, each.outcome) for each in batch])
             except TransportError as error:
                 # Unknown whether it ran; and the others could not be settled either.
                 self._unsure.update(each.delivery for each in batch)
                 self._outage.failed(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY)
-        refused = []
-        for settlement, verdict in zip(batch, verdicts, strict=True):
-            delivery = settlement.delivery
-            if isinstance(verdict, TransportError):
-                self._unsure.add(delivery)
-                refused.append(settlement)
-                self._outage.failed(verdict)
-                continue
-            sure = delivery not in self._unsure
-            self._unsure.discard(delivery)
-            if verdict is Verdict.LOST and not sure:
-                log.info("settle.unconfirmed", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
-                verdict = Verdict.SETTLED  # noqa: PLW2901
-            self._on_settled(settlement, verdict)
-        if refused:
-            if not self._refused:
-                asyncio.get_running_loop().call_later(_REFUSED_DELAY, self._try_the_refused)
-            self._refused += refused
-        elif not self._refused:
-            self._outage.over()
 
-    def _try_the_refused(self) -> None:
-        self._waiting, self._refused = self._waiting + self._refused, []
+    def _confirmed(self, delivery: Delivery, verdict: Verdict) -> Verdict:
+        """The verdict; LOST after a try of which the result is unknown may be our own success."""
+        if delivery not in self._unsure:
+            return verdict
+        self._unsure.discard(delivery)
+        if verdict is not Verdict.LOST:
+            return verdict
+        log.info("settle.unconfirmed", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
+        return Verdict.SETTLED
+
+    def _try_again(self, refused: list[Settlement]) -> None:
+        self._refused -= len(refused)
+        self._waiting += refused
         self._some.set()

@@ -120,6 +120,7 @@ class Worker:
             changed=self._flow.changed,
         )
         self._reporter = Reporter(self.metrics)
+        self._connected = False
         self._stopping = False
         self._hurry = asyncio.Event()
         #: Set with the error of a duty that ended: this worker has to be replaced.
@@ -127,8 +128,20 @@ class Worker:
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def connect(self) -> None:
+        """Connect and register the groups; part of `start`. After a TransportError it can be called again."""
+        transport = await asyncio.to_thread(self._open)
+        try:
+            await transport.connect()
+            for sub in self._subscriptions:
+                self._registered(sub, await transport.register(sub))
+        except BaseException:
+            await transport.close()
+            raise
+        self._transport, self._connected = transport, True
+
     async def start(self) -> None:
-        """Connect, register the groups, and begin to consume.
+        """Connect, unless `connect` has done so, and begin to consume.
 
         Raises:
             ConfigurationError: there is nothing to consume, or no child process can be started for a handler.
@@ -140,10 +153,8 @@ class Worker:
             modules={handler.function.__module__ for handler in handlers},
         )
         await self._isolation.prepare()
-        self._transport = await asyncio.to_thread(self._open)
-        await self._transport.connect()
-        for sub in self._subscriptions:
-            self._registered(sub, await self._transport.register(sub))
+        if not self._connected:
+            await self.connect()
         self.metrics.know(type_ for sub in self._subscriptions for type_, _ in sub.handles)
         if self._supervisor:
             self._supervisor.introduce(self.owner, self._app.url, list(self._places))

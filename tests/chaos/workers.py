@@ -22,7 +22,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from streamtask import App, Event
+from streamtask.errors import PublishError
 from streamtask.transport.connect import open_transport
+
+#: Whether the long forms of tests are wanted: more rounds, more events.
+LONG = os.environ.get("STREAMTASK_LONG") == "1"
 
 #: Seconds that a worker may take to begin or to end.
 _PATIENCE = 30.0
@@ -327,6 +331,60 @@ class WorkerProcess:
         """Every worker process that the supervisor has told of and that is still this folder's."""
         told = [int(line["child_pid"]) for line in self.logs("child.started")]
         return [pid for pid in told if _works_in(pid, self.folder)]
+
+
+class Publisher:
+    """Publishes `Job(n=0)`, `Job(n=1)`... all the time, while the `async with` lasts.
+
+    It does as a careful program does: what raised is published again with its event id, until a publish returns.
+    """
+
+    def __init__(self, url: str, *, every: float = 0.005, lanes: int = 1) -> None:
+        """`every`: seconds between two publishes of a lane, each of which has a connection of its own."""
+        self._url = url
+        self._every = every
+        self._lanes = lanes
+        #: When the first publish of each number began, and when one returned.
+        self.asked: dict[int, float] = {}
+        self.returned: dict[int, float] = {}
+        #: How often a publish raised, by the name of the error.
+        self.raised: Counter[str] = Counter()
+        self._stop = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(self._lanes)]
+        await until(lambda: self.returned, _PATIENCE)
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        """Publish nothing new, and wait until the last one has returned."""
+        self._stop = True
+        if kind is not None:
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
+
+    async def _run(self) -> None:
+        async with App("chaos", broker=self._url) as app:
+            while not self._stop:
+                await self._publish(app, Job(n=len(self.asked)))
+                await asyncio.sleep(self._every)
+
+    async def _publish(self, app: App, job: Job) -> None:
+        self.asked[job.n] = time.monotonic()
+        event_id = None
+        while True:
+            try:
+                await app.publish(job, event_id=event_id)
+            except PublishError as error:
+                self.raised[type(error).__name__] += 1
+                event_id = error.event_id
+                await asyncio.sleep(0.02)
+            else:
+                self.returned[job.n] = time.monotonic()
+                return
 
 
 def lives(pid: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -31,7 +32,8 @@ ConnectionFactory = Callable[[], Any]
 #: Seconds for a command that does not block on purpose, connecting included.
 COMMAND_TIMEOUT = 5.0
 #: After one of these the server will not take our commands on this connection: resolve and connect anew.
-_RECONNECT = ("READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH")
+#: UNBLOCKED: a primary has become a replica, and closes the connection after it.
+_RECONNECT = ("READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH", "UNBLOCKED")
 
 
 #: A command as bytes. hiredis takes a tenth of redis-py's time for it.
@@ -214,12 +216,15 @@ _CODES = {
     "MasterDownError": "MASTERDOWN",
     "ClusterDownError": "CLUSTERDOWN",
 }
+#: How Redis 6.2 wraps what a command within a script was refused with.
+_WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]+ .+)", re.DOTALL)
 
 
 def _message(error: ResponseError) -> str:
     """The server's words, with their code in front."""
     code = _CODES.get(type(error).__name__, "")
-    return f"{code} {error}".strip()
+    within = _WITHIN_SCRIPT.search(str(error))
+    return within[1] if within else f"{code} {error}".strip()
 
 
 def _translate(error: Exception) -> TransportError:

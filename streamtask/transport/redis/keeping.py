@@ -81,7 +81,7 @@ class RedisRetention:
         for _ in range(100):
             bite, more = await self._wire.run(
                 self._trim,
-                [keys.stream(stream), keys.floors(stream), keys.delayed(stream)],
+                [keys.stream(stream), keys.floors(stream)],
                 [round(max_age * 1000), max_entries, _TRIMMED],
             )
             removed += bite

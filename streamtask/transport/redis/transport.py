@@ -97,7 +97,6 @@ class RedisTransport:
             keys.skipped(stream, group),
             keys.floors(stream),
             keys.seen(stream),
-            keys.delayed(stream),
         ]
         pairs = [keys.pair(*handled) for handled in sorted(subscription.handles)]
         created, interest, skipped = await self._wire.run(

@@ -2,8 +2,8 @@
 -- KEYS[1] its beat  [2] workers   ARGV owner, ttl ms, info   -> 1
 -- A script so that the time is the server's. Owners that died an hour ago leave the list.
 local now = now_ms()
-write_although_full(KEYS[2])
+-- First, so that a full server lets the others pass: it is a write that takes no memory.
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 3600000)
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 3600000)
 return 1

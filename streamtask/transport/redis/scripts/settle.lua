@@ -63,7 +63,7 @@ for i = 1, tonumber(ARGV[5]) do
 end
 local counts = held(stream, group, owner, ids)
 
-write_although_full(retry)
+let_pass(history)
 local acked = {}
 
 local function ack(o)

@@ -1,6 +1,6 @@
 -- trim: remove entries that every group has finished and that are too old or too many; checkpoint the groups.
--- KEYS[1] stream  [2] floors  [3] any sorted set of the stream   ARGV longest age ms, most entries, most to look at in this call
--- -> { removed, 1 where another call would find more to look at }
+-- KEYS[1] stream  [2] floors   ARGV longest age ms, most entries, most to look at in this call
+-- -> { removed, 1 if there may be more to remove, else 0 }
 -- Atomic so that no group can be made, or rewound, between the look at the groups and the cut.
 local stream, floors = KEYS[1], KEYS[2]
 local max_age, max_entries, batch = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -13,8 +13,8 @@ local function previous(id)
 end
 
 if redis.call('EXISTS', stream) == 0 then return { 0, 0 } end
-write_although_full(KEYS[3])
 local groups, floor, passed = {}, nil, nil
+let_pass(floors)
 local vanished = fields_of(redis.call('HGETALL', floors))
 vanished['~sweep:'] = nil
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -40,7 +40,8 @@ for _, position in pairs(vanished) do
 end
 
 -- `wanted`: everything below it is too old, or more than we keep.
-local wanted = string.format('%.0f-0', math.max(0, now_ms() - max_age))
+local old = string.format('%.0f-0', math.max(0, now_ms() - max_age))
+local wanted = old
 local excess = redis.call('XLEN', stream) - max_entries
 if excess > 0 then
     local page = redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(excess, batch))
@@ -50,30 +51,42 @@ end
 local bound = wanted
 if floor and before(floor, wanted) then bound = floor end
 local removed = redis.call('XTRIM', stream, 'MINID', '=', bound)
-if bound == wanted or not passed then return { removed, excess > batch and removed > 0 and 1 or 0 } end
+if bound == wanted or not passed then return { removed, removed >= batch and 1 or 0 } end
 
--- An entry that is pending for long holds the floor. Above it, take out singly what every group has acked.
-local cursor = redis.call('HGET', floors, '~sweep:') or bound
-if before(cursor, bound) then cursor = bound end
-local last = before(passed, wanted) and passed or previous(wanted)
-if before(last, cursor) then
-    redis.call('HDEL', floors, '~sweep:')
-    return { removed, 0 }
+-- An entry that is pending for long holds the floor. Above it, take out singly what every group has acked. The cursor
+-- is where the last call ended, and how many entries stand below it: they count among those that we keep.
+local cursor, below = string.match(redis.call('HGET', floors, '~sweep:') or '', '^(%S+) (%d+)$')
+if not cursor or before(cursor, bound) then
+    cursor, below = bound, 0
+else
+    below = math.max(0, below - removed)
 end
-local page = redis.call('XRANGE', stream, cursor, last, 'COUNT', batch)
-if #page == 0 then
-    redis.call('HDEL', floors, '~sweep:')
-    return { removed, 0 }
-end
-local low, high, busy = page[1][1], page[#page][1], {}
-for _, g in ipairs(groups) do
-    if g['pending'] > 0 then
-        -- All of the range: it may hold more pending ids than entries, where somebody else has deleted some.
-        for _, p in ipairs(redis.call('XPENDING', stream, g['name'], low, high, g['pending'])) do busy[p[1]] = true end
+excess = redis.call('XLEN', stream) - max_entries - below
+local page = redis.call('XRANGE', stream, cursor, passed, 'COUNT', batch)
+local more, busy = #page == batch, {}
+if #page > 0 then
+    for _, g in ipairs(groups) do
+        if g['pending'] > 0 then
+            -- All of them: an entry that somebody has deleted may be pending too, and must not crowd out another.
+            local low, high = page[1][1], page[#page][1]
+            for _, p in ipairs(redis.call('XPENDING', stream, g['name'], low, high, g['pending'])) do
+                busy[p[1]] = true
+            end
+        end
     end
 end
-for _, entry in ipairs(page) do
-    if not busy[entry[1]] then removed = removed + redis.call('XDEL', stream, entry[1]) end
+for i, entry in ipairs(page) do
+    local id = entry[1]
+    if i > excess and not before(id, old) then
+        more = false
+        break
+    end
+    cursor = after(id)
+    if busy[id] then below = below + 1 else removed = removed + redis.call('XDEL', stream, id) end
 end
-redis.call('HSET', floors, '~sweep:', after(high))
-return { removed, #page == batch and 1 or 0 }
+if more then
+    redis.call('HSET', floors, '~sweep:', cursor .. ' ' .. string.format('%.0f', below))
+else
+    redis.call('HDEL', floors, '~sweep:')
+end
+return { removed, more and 1 or 0 }

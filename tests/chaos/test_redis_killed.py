@@ -1,0 +1,478 @@
+"""A server that dies, forgets, fills up, becomes a replica or stands still under load: nothing is lost or doubled, and
+workers go on by themselves.
+
+The load is two workers and a publisher that publishes again, with the same event id, whatever raised. Each event is
+handled into one other event, so that an effect that was committed twice shows in the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from streamtask import App
+from streamtask.envelope import new_event_id
+from streamtask.errors import StoreFullError
+from tests.chaos.conftest import Measured, StartWorker, one_server
+from tests.chaos.workers import (
+    LONG,
+    Job,
+    Ledger,
+    Publisher,
+    WorkerProcess,
+    dead_letters,
+    emitted,
+    nothing_pending,
+    publish,
+    until,
+)
+from tests.servers import RedisServer, ServerBinary
+
+LOAD = """
+@app.on(Job)
+async def load(job: Job, ctx: Context) -> Made:
+    note("start", job.n, ctx.attempt)
+    await asyncio.sleep(0.001 + job.n % 10 / 200)
+    note("end", job.n, ctx.attempt)
+    return Made(n=job.n)
+"""
+
+#: Beside the load, events that run until the test opens the gate.
+LONG_RUNNING = (
+    LOAD
+    + """
+
+class Task(Event, stream="tasks"):
+    n: int
+
+
+@app.on(Task)
+async def task(task: Task, ctx: Context) -> Made:
+    note("long", task.n, ctx.attempt)
+    await gate("go")
+    note("long-end", task.n, ctx.attempt)
+    return Made(n=task.n, by="long")
+"""
+)
+
+#: The long ones, and a tenth of the others fails at first.
+FAILS_ONCE = LONG_RUNNING.replace(
+    '    note("end"',
+    """    await asyncio.sleep(0.1)
+    if job.kind == "fails" and ctx.attempt == 1:
+        raise ValueError("again")
+    note("end\"""",
+).replace("@app.on(Job)", "@app.on(Job, retry=Retry(3, backoff=1.0))")
+
+#: Beside the load, events that are handled into nothing.
+WITHOUT_EFFECTS = (
+    LOAD
+    + """
+
+class Plain(Event, stream="plain"):
+    n: int
+
+
+@app.on(Plain)
+async def plain(plain: Plain) -> None:
+    note("plain", plain.n)
+"""
+)
+
+#: Keeps nothing that is handled.
+SHORT_MEMORY = """
+from streamtask import Retention
+
+app = App("chaos", retention=Retention(max_age=1.0))
+
+
+@app.on(Job)
+async def handle(job: Job) -> None:
+    note("end", job.n)
+"""
+
+
+class Task(Job, stream="tasks"):
+    pass
+
+
+class Plain(Job, stream="plain"):
+    pass
+
+
+@one_server
+@pytest.mark.timeout(600 if LONG else 180)
+async def test_a_server_killed_again_and_again_loses_nothing_doubles_nothing_and_is_consumed_within_seconds(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    url, kills = private_redis.url, 100 if LONG else 20
+    workers = [await start_worker(url, LOAD, concurrency=50) for _ in range(2)]
+    began, waits = time.monotonic(), []
+    async with Publisher(url, lanes=3) as publisher:
+        for _ in range(kills):
+            await asyncio.sleep(random.uniform(0.5, 1.5))
+            private_redis.kill()
+            # Mostly back before anybody's first pause is over, sometimes after several.
+            await asyncio.sleep(random.choice((0.0, 0.0, 1.5)))
+            private_redis.start()
+            waits.append(await _consuming_again(ledger, publisher, 15))
+
+    measured("seconds until consuming again, longest", max(waits))
+    measured("seconds until consuming again, median", sorted(waits)[kills // 2])
+    await _each_event_once(url, ledger, publisher, measured)
+    measured("seconds in all", time.monotonic() - began)
+    unconfirmed = sum(len(worker.logs("settle.unconfirmed")) for worker in workers)
+    measured("settlements whose reply the kill had cut off", unconfirmed)
+    _no_suspects(workers)
+    assert max(waits) < 15
+
+
+@pytest.fixture
+def forgetful_redis(server_binary: ServerBinary) -> Iterator[RedisServer]:
+    """A server of the test's own that keeps nothing."""
+    server = RedisServer(server_binary)
+    server.start()
+    yield server
+    server.close()
+
+
+@one_server
+@pytest.mark.parametrize("how", ["restarted", "flushed"])
+async def test_a_server_that_comes_back_empty_is_consumed_again_within_seconds_and_with_few_words(
+    forgetful_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured, *, how: str
+) -> None:
+    url = forgetful_redis.url
+    workers = [await start_worker(url, LOAD, concurrency=50) for _ in range(2)]
+    waits, told = [], []
+    async with Publisher(url) as publisher:
+        for _ in range(20 if LONG else 3):
+            await asyncio.sleep(0.5)
+            before, words = time.monotonic(), _words(workers)
+            if how == "flushed":
+                forgetful_redis.client().flushall()
+            else:
+                forgetful_redis.kill()
+                forgetful_redis.start()
+            waits.append(await _consuming_again(ledger, publisher, 15))
+            await asyncio.sleep(2.0)
+            told.append((_words(workers) - words).total() / len(workers) / (time.monotonic() - before))
+            emptied = before
+
+    measured("seconds until consuming again, longest", max(waits))
+    measured("log lines a second and worker, most, without those of lost leases", max(told))
+    # What was in the server is gone. All that came after it was empty for the last time stands there and is handled.
+    since = {n for n, asked in publisher.asked.items() if asked > emptied + 1}
+    await nothing_pending(url, within=20)
+    made = Counter(each["n"] for each in await emitted(url, "made"))
+    assert {n: made[n] for n in since} == dict.fromkeys(since, 1)
+    assert max(made.values()) == 1
+    assert await dead_letters(url, "jobs") == []
+    assert max(waits) < 15
+    assert max(told) < 5
+    _no_suspects(workers)
+
+
+@one_server
+async def test_connections_dropped_fifty_times_under_load_lose_nothing_and_double_nothing(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    url = private_redis.url
+    workers = [await start_worker(url, LOAD, concurrency=50) for _ in range(2)]
+    admin = private_redis.client()
+    async with Publisher(url, every=0.002) as publisher:
+        for _ in range(500 if LONG else 50):
+            admin.client_kill_filter(_type="normal", skipme=True)
+            await asyncio.sleep(random.uniform(0.0, 0.3))
+
+    await _each_event_once(url, ledger, publisher, measured)
+    _no_suspects(workers)
+
+
+@one_server
+async def test_scripts_forgotten_all_the_time_cost_nothing(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    url = private_redis.url
+    workers = [await start_worker(url, LOAD, concurrency=50) for _ in range(2)]
+    admin = private_redis.client()
+    async with Publisher(url, every=0.002) as publisher:
+        for _ in range(3000 if LONG else 300):
+            admin.script_flush()
+            await asyncio.sleep(0.01)
+
+    await _each_event_once(url, ledger, publisher, measured)
+    assert publisher.raised == Counter()
+    assert set(ledger.count("start").values()) == {1}
+    assert {line["event"] for worker in workers for line in worker.logs() if line["level"] != "INFO"} <= {"info"}
+
+
+@one_server
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 4.0, 8.0, 16.0] if LONG else [8.0])
+async def test_a_server_that_stands_still_makes_no_running_handler_run_twice_and_no_event_double(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured, *, seconds: float
+) -> None:
+    url = private_redis.url
+    workers = [await start_worker(url, LONG_RUNNING, concurrency=50, lease=3.0) for _ in range(2)]
+    await publish(url, [Task(n=n) for n in range(20)])
+    await until(lambda: len(ledger.lines("long")) == 20, 10)
+    async with Publisher(url) as publisher:
+        await asyncio.sleep(1.0)
+        private_redis.pause()
+        await asyncio.sleep(seconds)
+        private_redis.resume()
+        wait = await _consuming_again(ledger, publisher, 15)
+        # Time for whoever would take the long ones over.
+        await asyncio.sleep(7.0)
+        ledger.open_gate("go")
+
+    measured("seconds until consuming again", wait)
+    await nothing_pending(url, "tasks")
+    assert ledger.count("long") == ledger.count("long-end") == {str(n): 1 for n in range(20)}
+    await _each_event_once(url, ledger, publisher, measured, long_ones=20)
+    assert [line for worker in workers for line in worker.logs("lease_lost")] == []
+    _no_suspects(workers)
+
+
+@one_server
+async def test_a_server_that_is_a_replica_for_a_while_is_consumed_again_within_seconds(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    url = private_redis.url
+    workers = [await start_worker(url, LONG_RUNNING, concurrency=50, lease=3.0) for _ in range(2)]
+    await publish(url, [Task(n=n) for n in range(20)])
+    await until(lambda: len(ledger.lines("long")) == 20, 10)
+    admin = private_redis.client()
+    async with Publisher(url) as publisher:
+        await asyncio.sleep(1.0)
+        words, before = _words(workers), time.monotonic()
+        admin.replicaof("127.0.0.1", 1)
+        await asyncio.sleep(6.0)
+        told = (_words(workers) - words).total() / len(workers) / (time.monotonic() - before)
+        admin.replicaof("no", "one")
+        wait = await _consuming_again(ledger, publisher, 15)
+        await asyncio.sleep(7.0)
+        ledger.open_gate("go")
+
+    measured("seconds until consuming again", wait)
+    measured("log lines a second and worker", told)
+    assert publisher.raised["PublishError"] > 10
+    await nothing_pending(url, "tasks")
+    assert ledger.count("long") == ledger.count("long-end") == {str(n): 1 for n in range(20)}
+    await _each_event_once(url, ledger, publisher, measured, long_ones=20)
+    assert told < 5
+    _no_suspects(workers)
+
+
+@pytest.fixture
+def pair(server_binary: ServerBinary) -> Iterator[tuple[RedisServer, RedisServer]]:
+    """A primary and its replica."""
+    primary, replica = (RedisServer(server_binary, tcp=True, appendfsync="always") for _ in range(2))
+    try:
+        primary.start("--repl-diskless-sync-delay", "0")
+        replica.start("--replicaof", "127.0.0.1", str(primary.port))
+        yield primary, replica
+    finally:
+        primary.close()
+        replica.close()
+
+
+@one_server
+async def test_a_failover_behind_one_address_is_followed_within_seconds_though_the_old_primary_lives(
+    pair: tuple[RedisServer, RedisServer],
+    start_worker: StartWorker,
+    ledger: Ledger,
+    measured: Measured,
+    tmp_path: Path,
+) -> None:
+    primary, replica = pair
+    front = tmp_path / "front"
+    front.symlink_to(primary.socket)
+    url = f"unix://{front}"
+    await until(lambda: replica.client().info("replication")["master_link_status"] == "up", 15)
+    workers = [await start_worker(url, LOAD, concurrency=50) for _ in range(2)]
+    async with Publisher(url) as publisher:
+        await asyncio.sleep(1.0)
+        # In order: the primary takes no writes until its replica has them all.
+        primary.client().execute_command("FAILOVER", "TO", "127.0.0.1", replica.port)
+        await until(lambda: replica.client().info("replication")["role"] == "master", 10)
+        front.unlink()
+        front.symlink_to(replica.socket)
+        wait = await _consuming_again(ledger, publisher, 15)
+        await asyncio.sleep(3.0)
+
+    measured("seconds until consuming again", wait)
+    await _each_event_once(url, ledger, publisher, measured)
+    assert primary.client().info("replication")["role"] == "slave"
+    _no_suspects(workers)
+
+
+@one_server
+async def test_a_full_server_refuses_publishes_at_once_and_goes_on_to_be_drained(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    url = private_redis.url
+    workers = [await start_worker(url, FAILS_ONCE, concurrency=10, lease=3.0) for _ in range(2)]
+    await publish(url, [Task(n=n) for n in range(4)])
+    await until(lambda: len(ledger.lines("long")) == 4, 10)
+    await publish(url, [Job(n=n, kind="fails" if n % 10 == 0 else "") for n in range(500)])
+    admin = private_redis.client()
+    async with App("chaos", broker=url) as app:
+        admin.config_set("maxmemory", 1)
+        began, words = time.monotonic(), _words(workers)
+        with pytest.raises(StoreFullError):
+            await app.publish(Job(n=1000))
+        measured("seconds until a publish was refused", time.monotonic() - began)
+        assert time.monotonic() - began < 1
+        assert len(ledger.lines("end")) < 250
+        for options in ({"event_id": new_event_id()}, {"dedup_key": "x"}, {"delay": 1.0}):
+            with pytest.raises(StoreFullError):
+                await app.publish(Job(n=1000), **options)
+
+        # All of it is handled, retried and acked by a server that is full.
+        await until(lambda: len(ledger.count("end")) == 500, 20)
+        await nothing_pending(url)
+        measured("seconds until the full server was drained", time.monotonic() - began)
+        # Longer than a lease, and than a heartbeat lives.
+        await asyncio.sleep(max(0.0, began + 10.0 - time.monotonic()))
+        told = (_words(workers) - words - Counter({"event.retry": 50})).total() / len(workers)
+        measured("log lines a second and worker", told / (time.monotonic() - began))
+        with pytest.raises(StoreFullError):
+            await app.publish(Job(n=1000))
+
+        admin.config_set("maxmemory", 0)
+        freed = time.monotonic()
+        await app.publish(Job(n=1000))
+        await until(lambda: ledger.count("end")["1000"], 15)
+        measured("seconds until a new event was handled", time.monotonic() - freed)
+    await asyncio.sleep(7.0)
+    ledger.open_gate("go")
+    await nothing_pending(url, "tasks")
+    await nothing_pending(url)
+
+    assert ledger.count("long") == ledger.count("long-end") == {str(n): 1 for n in range(4)}
+    assert ledger.count("end") == {str(n): 1 for n in [*range(500), 1000]}
+    made = await emitted(url, "made")
+    assert Counter(each["n"] for each in made if not each["by"]) == Counter([*range(500), 1000])
+    assert Counter(each["n"] for each in made if each["by"]) == Counter(range(4))
+    assert await dead_letters(url, "jobs") == await dead_letters(url, "tasks") == []
+    assert told / 10 < 5
+    _no_suspects(workers)
+
+
+@one_server
+async def test_a_worker_that_starts_while_the_server_is_full_drains_it(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger
+) -> None:
+    url = private_redis.url
+    first = await start_worker(url, LOAD)
+    await first.terminate()
+    await publish(url, [Job(n=n) for n in range(100)])
+    private_redis.client().config_set("maxmemory", 1)
+
+    await start_worker(url, LOAD)
+    await until(lambda: len(ledger.count("end")) == 100, 15)
+    await nothing_pending(url)
+    assert Counter(each["n"] for each in await emitted(url, "made")) == Counter(range(100))
+
+
+@one_server
+async def test_a_full_server_has_room_again_once_what_it_keeps_is_handled_and_too_old(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    url = private_redis.url
+    await start_worker(url, SHORT_MEMORY)
+    await publish(url, [Job(n=n, kind="x" * 10_000) for n in range(2000)])
+    await until(lambda: len(ledger.lines("end")) == 2000, 20)
+    await nothing_pending(url)
+    admin = private_redis.client()
+    admin.config_set("maxmemory", admin.info("memory")["used_memory"] // 2)
+    full = time.monotonic()
+
+    async with App("chaos", broker=url) as app:
+        with pytest.raises(StoreFullError):
+            await app.publish(Job(n=2000))
+
+        async def has_room() -> bool:
+            try:
+                await app.publish(Job(n=2000))
+            except StoreFullError:
+                return False
+            return True
+
+        # A janitor tidies up every ten seconds.
+        await until(has_room, 30, every=0.5)
+    measured("seconds until there was room", time.monotonic() - full)
+
+
+async def test_an_effect_that_cannot_be_stored_stays_pending_and_holds_up_nothing_else(
+    redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    url = redis_server.url
+    client = redis_server.client()
+    client.set("stream:made", "no stream")
+    worker = await start_worker(url, WITHOUT_EFFECTS)
+    await publish(url, [Job(n=0)])
+    await until(lambda: worker.logs("settle.failed"), 10)
+    began = time.monotonic()
+    await publish(url, [Plain(n=n) for n in range(100)])
+    await until(lambda: len(ledger.lines("plain")) == 100, 10)
+    await nothing_pending(url, "plain")
+    measured("seconds until what has no such effect was settled", time.monotonic() - began)
+
+    client.delete("stream:made")
+    await nothing_pending(url)
+    assert [each["n"] for each in await emitted(url, "made")] == [0]
+    assert ledger.count("start") == {"0": 1}
+    assert await dead_letters(url, "jobs") == []
+
+
+async def _consuming_again(ledger: Ledger, publisher: Publisher, within: float) -> float:
+    """Seconds from now until an event is handled that is published from now on."""
+    now = time.monotonic()
+
+    def handled() -> bool:
+        return any(publisher.asked[int(line.key)] > now for line in ledger.lines("end")[-200:])
+
+    await until(handled, within, every=0.01)
+    return time.monotonic() - now
+
+
+async def _each_event_once(
+    url: str, ledger: Ledger, publisher: Publisher, measured: Measured, *, long_ones: int = 0
+) -> None:
+    """All that was published is handled to its end, committed once, and nothing else stands anywhere."""
+    published = dict.fromkeys(publisher.returned, 1)
+    stopped = time.monotonic()
+    with suppress(AssertionError):
+        await until(lambda: len(ledger.count("end")) == len(published), 20)
+    await nothing_pending(url, within=20)
+    measured("seconds until all was settled", time.monotonic() - stopped)
+    measured("events", len(published))
+    measured("publishes that raised", publisher.raised.total())
+    measured("extra runs", ledger.count("start").total() - len(published))
+
+    made = await emitted(url, "made")
+    assert {str(n) for n in published} - set(ledger.count("end")) == set()
+    assert Counter(each["n"] for each in made if not each["by"]) == published
+    assert Counter(each["n"] for each in made if each["by"]) == dict.fromkeys(range(long_ones), 1)
+    assert {line.attempt for line in ledger.lines()} == {1}
+    assert await dead_letters(url, "jobs") == []
+
+
+def _words(workers: list[WorkerProcess]) -> Counter[str]:
+    """What the workers have logged, without what is said of each event that was under way."""
+    lines = [line["event"] for worker in workers for line in worker.logs()]
+    return Counter(event for event in lines if event not in ("lease_lost", "settle.unconfirmed"))
+
+
+def _no_suspects(workers: list[WorkerProcess]) -> None:
+    """No process died, and no event is taken for one that kills."""
+    for worker in workers:
+        assert worker.logs("event.isolated") == worker.logs("child.ended") == []
