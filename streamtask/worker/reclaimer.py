@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _POLL = 0.2
 _LOOK = 1.0
+#: Seconds after which a reply that has not come will not come: longer than any command waits.
+_UNSEEN = 6.0
 
 
 class Reclaimer:
@@ -55,6 +57,8 @@ class Reclaimer:
         self._expire = expire
         self._room = room
         self._due_waits = False
+        #: When a claim failed whose reply may have been lost, with what it brought.
+        self._trouble_at: float | None = None
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -66,8 +70,10 @@ class Reclaimer:
                 if time.monotonic() - looked >= _LOOK:
                     looked = time.monotonic()
                     await self._look_for_the_dead()
+                    await self._look_for_the_unseen()
                 self._outage.over()
             except TransportError as error:
+                self._trouble_at = time.monotonic()
                 self._outage.failed(error)
                 wait = 1.0
             await asyncio.sleep(wait)
@@ -107,13 +113,24 @@ class Reclaimer:
             for owner, state in lost.items():
                 await self._park(sub, owner, state)
 
+    async def _look_for_the_unseen(self) -> None:
+        """Some time after a claim failed: give back what it may have brought us without our knowing."""
+        if self._trouble_at is not None and time.monotonic() - self._trouble_at > _UNSEEN + _LOOK:
+            self._trouble_at = None
+            for sub in self._subscriptions:
+                await self._give_back_unseen(sub, idle=_UNSEEN)
+
+    async def _give_back_unseen(self, sub: Subscription, *, idle: float) -> int:
+        """Give back what is ours on the server, for `idle` seconds, and not here."""
+        keep = self._leases.ids(sub.stream, sub.group)
+        return await self._transport.recovery.hand_back(
+            sub.stream, sub.group, self._owner, started=(), keep=keep, idle=idle
+        )
+
     async def _park(self, sub: Subscription, owner: str, state: str) -> None:
         if owner == self._owner:
             # Handed to us in a reply that never came.
-            keep = self._leases.ids(sub.stream, sub.group)
-            n = await self._transport.recovery.hand_back(
-                sub.stream, sub.group, owner, started=(), keep=keep, idle=self._lease
-            )
+            n = await self._give_back_unseen(sub, idle=self._lease)
         else:
             idle = self._lease if state == "stale" else 0.0
             n = await self._transport.recovery.hand_back(sub.stream, sub.group, owner, idle=idle)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.workers import Ledger, WorkerProcess
-from tests.servers import available_servers
+from tests.chaos.workers import LONG, Ledger, WorkerProcess
+from tests.servers import ServerBinary, available_servers
 
 #: (url, source, **options) -> a worker that works.
 StartWorker = Callable[..., Awaitable[WorkerProcess]]
@@ -21,6 +21,13 @@ Measured = Callable[[str, float], None]
 one_server = pytest.mark.parametrize(
     "server_binary", available_servers()[:1], ids=lambda binary: binary.name, indirect=True
 )
+
+
+@pytest.fixture(params=available_servers() if LONG else available_servers()[:1], ids=lambda binary: binary.name)
+def server_binary(request: pytest.FixtureRequest) -> ServerBinary:
+    """The first server program; each in turn in the long form. The conformance suite tries each of them always."""
+    binary: ServerBinary = request.param
+    return binary
 
 
 @pytest.fixture
