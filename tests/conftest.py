@@ -9,12 +9,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers import RedisServer, ServerBinary, available_servers
 
 #: Seconds that what a test has started may take to end after it.
 _PATIENCE = 5.0
 _SERVERS = available_servers()
+
+# How long an example takes says how busy this machine is, not whether the code is right.
+settings.register_profile("streamtask", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("streamtask")
 
 
 class ServerPool:

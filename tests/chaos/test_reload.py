@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from streamtask import App
 from tests.chaos.conftest import Measured, StartWorker, one_server
-from tests.chaos.workers import Job, Ledger, WorkerProcess, dead_letters, emitted, nothing_pending, publish, until
+from tests.chaos.workers import LONG, Job, Ledger, WorkerProcess, dead_letters, emitted, nothing_pending, publish, until
 from tests.servers import RedisServer
 
 #: The release that is edited; `RELEASE` is what changes.
@@ -150,7 +149,7 @@ async def test_a_burst_of_several_processes_loses_nothing_at_its_end(
     redis_server: RedisServer, tmp_path: Path, ledger: Ledger, *, processes: int
 ) -> None:
     """The first process that sees nothing ends; what the others emit after that is theirs."""
-    url, n = redis_server.url, 300 if os.environ.get("STREAMTASK_LONG") else 100
+    url, n = redis_server.url, 300 if LONG else 100
     await publish(url, [Job(n=k) for k in range(n)])
     await _burst(url, BURST, tmp_path / "burst", ledger, processes=processes, concurrency=5)
     every = {str(k) for k in range(n)} | {str(1000 + k) for k in range(3, n, 10)}

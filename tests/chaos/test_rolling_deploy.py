@@ -19,11 +19,11 @@ from streamtask.transport.connect import open_transport
 from streamtask.transport.port import Subscription
 from streamtask.transport.redis import keys
 from tests.chaos.conftest import Measured, StartWorker, one_server
-from tests.chaos.workers import Ledger, WorkerProcess, dead_letters, emitted, nothing_pending, pending, until
+from tests.chaos.workers import LONG, Ledger, WorkerProcess, dead_letters, emitted, nothing_pending, pending, until
 from tests.servers import RedisServer
 
 #: Restarts of the long test.
-RESTARTS = 100 if os.environ.get("STREAMTASK_LONG") else 20
+RESTARTS = 100 if LONG else 20
 
 HANDLE = """
 async def handle(event, ctx, by):
@@ -182,7 +182,7 @@ class Fleet:
 
 
 @one_server
-@pytest.mark.timeout(400 if os.environ.get("STREAMTASK_LONG") else 150)
+@pytest.mark.timeout(400 if LONG else 150)
 async def test_a_rolling_deploy_with_restarts_in_any_order_loses_skips_and_dead_letters_nothing(
     redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
