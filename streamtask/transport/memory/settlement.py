@@ -30,6 +30,8 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
         return Verdict.LOST
     entry_id = parse_id(delivery.entry_id)
     ledger = state.ledger(delivery.group)
+    if isinstance(outcome, Retry) and outcome.error:
+        ledger.counts_of(entry_id).error = outcome.error
     match outcome:
         case Done():
             return _done(store, state, delivery, outcome, now)
