@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -36,8 +37,9 @@ def worker(reference: str | None, processes: int, reload: bool, **options: Any) 
         "processes": processes,
         "shutdown_timeout": options["shutdown_timeout"],
         "slots": options["concurrency"],
-        "reload": [os.getcwd()] if reload else None,
+        "reload": [str(Path.cwd())] if reload else None,
         "log_format": options["log_format"],
     }
     # The supervisor takes this process over: what was imported to parse the command line is not kept in memory.
-    os.execv(sys.executable, [sys.executable, "-P", supervisor.__file__, json.dumps(config)])
+    command = [sys.executable, "-P", supervisor.__file__, json.dumps(config)]
+    os.execv(sys.executable, command)  # noqa: S606 - our own interpreter and file
