@@ -174,7 +174,8 @@ def _purge_each(
 ) -> None:
     output.confirmed(f"Remove {counted(len(references), 'dead letter')} for good?", yes=yes)
     done, missing = ask(reference, broker, lambda inspector: _each(references, Operations(inspector).purge_dead))
-    _say_purged(len(done), as_json=as_json)
+    if as_json or done:
+        _say_purged(len(done), as_json=as_json)
     _raise_all(missing)
 
 

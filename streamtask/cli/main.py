@@ -29,7 +29,7 @@ class CommandLine(CommandGroup):
             click.echo("Aborted.", err=True)
             code = 1
         except click.UsageError as error:
-            code = _fail(f"{error.format_message()} See `{_path(error)} --help`.", error.exit_code)
+            code = _fail(f"{error.format_message().rstrip('.')}. See `{_path(error)} --help`.", error.exit_code)
         except click.ClickException as error:
             code = _fail(error.format_message(), error.exit_code)
         except ConfigurationError as error:

@@ -35,9 +35,9 @@ _CHUNK = 1 << 16
 def publish(type_: str, payload: str, reference: str | None, broker: str | None, as_json: bool) -> None:
     """Publish an event, or one for each line of input.
 
-    JSON is the payload of an event of TYPE; `-` reads a payload a line from standard input. Prints the event ids. One
-    line that is no such event is named on standard error with its number and the reason, the others are published, and the
-    exit code is 1.
+    JSON is the payload of an event of TYPE; `-` reads a payload a line from standard input. Prints the event ids.
+    Of lines that are no such event, each is named on standard error with its number and the reason; the others are
+    published, and the exit code is 1.
     """
     if not reference:
         raise click.UsageError("which app? Give -A module:attribute or set STREAMTASK_APP.")
