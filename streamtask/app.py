@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
+import math
 import os
 import threading
 from collections import Counter
@@ -34,12 +36,15 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+#: Events that `publish_many` sends in one round trip.
+_BATCH = 500
+
 
 class App(Router):
-    """An application: `App("orders", broker="redis://localhost:6379/0")`.
+    """An application, such as `App("orders", broker="redis://localhost:6379/0")`.
 
-    `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER, else
-    a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: see the page on codecs.
+    `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER,
+    else a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: the page on codecs.
     """
 
     def __init__(
@@ -102,6 +107,13 @@ class App(Router):
         if self._connector is not None:
             raise ConfigurationError("the app is connected already")
         self._url = url
+
+    def disconnect(self, sync: SyncApp) -> None:
+        """Forget the connection: this is a copy of the app, for another event loop."""
+        shared = self.connector()
+        # A memory is shared; an embedded server has a user of its own here, which outlives `async with`.
+        self._connector = shared if shared.scheme == "memory" else Connector(shared.url)
+        self._transport, self._users, self._sync = None, 0, sync
 
     def cut_off(self, reason: str) -> None:
         """Refuse to connect, with this reason: in a child process that cannot reach the broker."""
@@ -171,6 +183,8 @@ class App(Router):
         """
         if delay is not None and at is not None:
             raise ValueError("give delay or at, not both")
+        if delay is not None and not 0 <= delay < math.inf:
+            raise ValueError(f"delay is in seconds, from 0, got {delay}")
         if at is not None and at.tzinfo is None:
             raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
         item = self._outgoing(
@@ -183,11 +197,20 @@ class App(Router):
         """Publish events in order, a round trip a few hundred; returns their event ids.
 
         Raises:
-            PublishError: for the first event of which it is unknown whether it is stored.
+            PublishError: `error.unsure` says which are not known to be stored. All others are; publish each of these
+                again: `for place, id in error.unsure.items(): await app.publish(events[place], event_id=id)`.
         """
         items = [self._outgoing(event) for event in events]
-        for start in range(0, len(items), 500):
-            await self._store(items[start : start + 500])
+        for start in range(0, len(items), _BATCH):
+            batch = items[start : start + _BATCH]
+            stored: set[int] = set()
+            try:
+                await self._store(batch, stored)
+            except PublishError as error:
+                error.unsure = {
+                    place: items[place].event_id for place in range(start, len(items)) if place - start not in stored
+                }
+                raise
         return [item.event_id for item in items]
 
     def _outgoing(
@@ -203,7 +226,8 @@ class App(Router):
             **options,
         )
 
-    async def _store(self, items: list[Outgoing]) -> None:
+    async def _store(self, items: list[Outgoing], stored: set[int] | None = None) -> None:
+        """Publish a batch; `stored` takes the places of those that are known to be stored where not all are."""
         try:
             results = await self.transport.publish(items)
         except TransportError as error:
@@ -213,11 +237,15 @@ class App(Router):
                 f"it is unknown whether the event is stored ({error}); publish again with event_id=error.event_id",
                 event_id=items[0].event_id,
             ) from error
-        for item, result in zip(items, results, strict=True):
+        errors = [result for result in results if isinstance(result, Exception)]
+        if not errors:
+            self._count(items, failed=False)
+            return
+        for place, (item, result) in enumerate(zip(items, results, strict=True)):
             self._count([item], failed=isinstance(result, Exception))
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+            if stored is not None and not isinstance(result, Exception):
+                stored.add(place)
+        raise errors[0]
 
     async def _revive(self) -> None:
         """Start an embedded server again that has died: nobody else would, for an app without a worker."""
@@ -293,7 +321,7 @@ class SyncApp:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._twin: App | None = None
-        self._pid = 0
+        self._pid = os.getpid()
 
     def publish(
         self,
@@ -329,15 +357,15 @@ class SyncApp:
 
     def _portal(self) -> tuple[asyncio.AbstractEventLoop, App]:
         """The loop of this process: a fork has the object but not its thread, and must not share its connection."""
+        if self._pid != os.getpid():
+            # Forked: another thread of the parent may have held the lock at that moment, and is not here to let go.
+            self._lock, self._loop, self._pid = threading.Lock(), None, os.getpid()
         with self._lock:
-            if self._loop is None or self._twin is None or self._pid != os.getpid():
+            if self._loop is None or self._twin is None:
                 loop = asyncio.new_event_loop()
                 threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True).start()
-                twin = App.__new__(App)
-                twin.__dict__.update(self._app.__dict__, _transport=None, _users=0, _sync=self)
-                shared = self._app.connector()
-                # A memory is shared; an embedded server has a user of its own in the twin, which outlives `async with`.
-                twin._connector = shared if shared.scheme == "memory" else Connector(shared.url)
+                twin = copy.copy(self._app)
+                twin.disconnect(self)
                 asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()
-                self._loop, self._twin, self._pid = loop, twin, os.getpid()
+                self._loop, self._twin = loop, twin
             return self._loop, self._twin

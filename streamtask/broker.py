@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 import traceback
@@ -9,6 +10,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from streamtask import envelope as envelopes
 from streamtask.codec import Codec
@@ -25,7 +28,9 @@ from streamtask.errors import (
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import Handler
+from streamtask.retry import Retry as RetryPolicy
 from streamtask.transport.port import (
+    PLAIN,
     Dead,
     Delivery,
     Done,
@@ -39,16 +44,23 @@ from streamtask.transport.port import (
     Wait,
 )
 
+log = logging.getLogger(__name__)
+
 #: Seconds that an entry waits for a worker that handles its type or version.
 WAIT_TIMEOUT = 600.0
 #: Crashes after which an entry runs alone in a process of its own.
 CRASHES_BEFORE_ISOLATION = 2
+#: Errors after which an event never runs again by itself, and the reason that its dead letter gives.
+_FINAL = ((Reject, "rejected"), (PayloadError, "validation_error"), (EventRefusedError, "emit_refused"))
+_DONE = Done()
 _TRACEBACK_BYTES = 8192
+_DEFAULT_RETRY = RetryPolicy()
 _ERROR_LENGTH = 2000
+#: Characters of a foreign name that an error shows.
+_SHOWN = 80
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """A delivery that is to be handled."""
 
     delivery: Delivery
@@ -141,11 +153,10 @@ class Broker:
         found = reading and reading.handlers.get(type_)
         return found[0] if found else None
 
-    def handlers(self, stream: str, group: str) -> list[Handler]:
-        """The handlers of one group on one stream, each once."""
-        reading = self._readings.get((stream, group))
-        found = reading.handlers.values() if reading else ()
-        return list({id(handler): handler for handler, _ in found}.values())
+    def handlers(self, *places: tuple[str, str]) -> list[Handler]:
+        """The handlers of some (stream, group), each once."""
+        readings = [self._readings[place] for place in places if place in self._readings]
+        return list({id(handler): handler for reading in readings for handler, _ in reading.handlers.values()}.values())
 
     # ── before the handler ────────────────────────────────────────────────────────────────────────────────────
 
@@ -158,7 +169,7 @@ class Broker:
         body = delivery.body
         if body is None:
             raise EnvelopeError("the entry has no field `envelope`")
-        if len(delivery.fields) != 2:
+        if len(delivery.fields) != PLAIN:
             body = self.codec.decode(body, delivery.field(b"content_type"), delivery.field(b"content_encoding"))
         return envelopes.decode(body, limit=self._limit)
 
@@ -166,23 +177,30 @@ class Broker:
         """What is to be done with a delivery: run a handler, or one of the outcomes that need none."""
         only = delivery.only
         if only is not None and only != delivery.group:
-            return Skip()
+            if only and "\ufffd" not in only:
+                return Skip()
+            return Dead(reason="undecodable", error="the field `only` names no group", attempts=delivery.attempt)
         try:
             envelope = self.decode(delivery)
         except EnvelopeError as error:
             return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
         reading = self._readings.get((delivery.stream, delivery.group))
         found = reading.handlers.get(envelope.event_type) if reading else None
-        if found is None or envelope.schema_version not in found[1].versions:
+        if found is None or not _reads(found[1], envelope.schema_version):
             return self._foreign(delivery, envelope, interest)
         return Run(delivery, found[0], found[1], envelope, delivery.crashes >= CRASHES_BEFORE_ISOLATION)
 
     @staticmethod
     def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
         """A type or version that this worker does not handle: another worker's, or nobody's (rule 11)."""
+        for name in (envelope.event_type, envelope.schema_version):
+            if not name.isprintable():
+                # Nobody can declare it, and the indexes of what waits take a tab for the end of a name.
+                error = f"not an envelope: {ascii(name)[:_SHOWN]} is no name of a type or version"
+                return Dead(reason="undecodable", error=error, attempts=delivery.attempt)
         if any(type_ == envelope.event_type for type_, _ in interest):
             return Wait(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
-        return Skip(envelope.event_type)
+        return Skip(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
 
     def expired(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Dead:
         """The outcome of an entry that has waited too long for a worker that handles it."""
@@ -213,7 +231,9 @@ class Broker:
         if dedupe is None or dedupe is True:
             value = key_of(event) if run.event_type.key else None
         elif isinstance(dedupe, str):
-            value = str(getattr(event, dedupe))
+            found = getattr(event, dedupe)
+            # As with a key: what has no identity is a duplicate of nothing.
+            value = None if found is None else str(found)
         else:
             value = dedupe(event)
         if value is None:
@@ -224,11 +244,11 @@ class Broker:
 
     def succeed(self, run: Run, context: Context, returned: Any, mark: Mark | None) -> Outcome:
         """The handler returned: its effects."""
-        emits = list(context.emits)
+        emits = context.emits
         if returned is not None:
             emits = [*((event, None) for event in _events(returned, run.handler)), *emits]
         if not emits:
-            return Done(mark=mark) if mark else Done()
+            return Done(mark=mark) if mark else _DONE
         group, replay = run.delivery.group, run.delivery.replay
         outgoing = tuple(
             self.outgoing(
@@ -244,27 +264,42 @@ class Broker:
 
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""
-        attempt = run.delivery.attempt
         if isinstance(error, RetryLater):
-            return Retry(error.delay, failed=False, error=str(error)[:_ERROR_LENGTH])
-        if isinstance(error, Reject):
-            return self._dead(run, "rejected", error)
-        if isinstance(error, PayloadError):
-            return self._dead(run, "validation_error", error)
-        if isinstance(error, EventRefusedError):
-            return self._dead(run, "emit_refused", error)
-        if isinstance(error, WorkerLostError) and run.alone:
-            return self._dead(run, "worker_lost", error)
+            return Retry(error.delay, failed=False, error=_text(error)[:_ERROR_LENGTH])
+        reason = self._final(run, error)
+        if reason:
+            return self._dead(run, reason, error)
+        return Retry(self._delay(run), error=_describe(error))
+
+    @staticmethod
+    def _final(run: Run, error: BaseException) -> str:
+        """Why an error is the end of the event; empty where it runs again."""
+        for kind, reason in _FINAL:
+            if isinstance(error, kind):
+                return reason
         retry = run.handler.retry
-        if isinstance(error, Exception) and not retry.wants(error):
-            return self._dead(run, "not_retryable", error)
-        if attempt >= retry.max_attempts:
-            return self._dead(run, "worker_lost" if isinstance(error, WorkerLostError) else "max_attempts", error)
-        return Retry(retry.delay(attempt, random.random), error=_describe(error))
+        # A process that died raised nothing: `retry_on` does not speak of it.
+        lost = isinstance(error, WorkerLostError)
+        if isinstance(error, Exception) and not lost and not retry.wants(error):
+            return "not_retryable"
+        if (lost and run.alone) or run.delivery.attempt >= retry.max_attempts:
+            return "worker_lost" if lost else "max_attempts"
+        return ""
+
+    @staticmethod
+    def _delay(run: Run) -> float:
+        """Seconds until the next attempt."""
+        attempt = run.delivery.attempt
+        try:
+            return run.handler.retry.delay(attempt, random.random)
+        except Exception as trouble:  # noqa: BLE001 - a backoff function is the user's: it raises what it likes
+            fields = {"handler": run.handler.name, "error": _describe(trouble)}
+            log.error("retry.backoff_failed", extra=fields)  # noqa: TRY400 - the line says it
+            return _DEFAULT_RETRY.delay(attempt, random.random)
 
     @staticmethod
     def _dead(run: Run, reason: str, error: BaseException) -> Dead:
-        text = "".join(traceback.format_exception(error))
+        text = _utf8("".join(traceback.format_exception(error)))
         return Dead(
             reason=reason,
             error=_describe(error),
@@ -318,6 +353,11 @@ class Broker:
         )
 
 
+def _reads(known: EventType, version: str) -> bool:
+    # As of now: an upcaster may have been added since the handler was.
+    return version == known.version or version in describe(known.cls).versions
+
+
 def _events(returned: Any, handler: Handler) -> list[Event]:
     events = list(returned) if isinstance(returned, list | tuple) else [returned]
     for event in events:
@@ -329,6 +369,19 @@ def _events(returned: Any, handler: Handler) -> list[Event]:
     return events
 
 
+def _text(error: BaseException) -> str:
+    """What an error says, as far as it can be said."""
+    try:
+        return _utf8(str(error))
+    except Exception as trouble:  # noqa: BLE001 - an error's class is the user's: it raises what it likes
+        return f"(its text cannot be read: {type(trouble).__name__})"
+
+
+def _utf8(text: str) -> str:
+    # A file name that is no UTF-8 has lone surrogates, which no transport can carry.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _describe(error: BaseException) -> str:
-    text = str(error)
+    text = _text(error)
     return (f"{type(error).__name__}: {text}" if text else type(error).__name__)[:_ERROR_LENGTH]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
@@ -87,8 +88,8 @@ class Context:
 
         Nothing is published if the handler fails, or if another worker has taken the delivery over.
         """
-        if delay is not None and delay < 0:
-            raise ValueError(f"delay is in seconds and cannot be negative, got {delay}")
+        if delay is not None and not 0 <= delay < math.inf:
+            raise ValueError(f"delay is in seconds, from 0, got {delay}")
         self._emits.append((event, delay))
 
     @property

@@ -21,6 +21,8 @@ StreamtaskError
 
 from __future__ import annotations
 
+import math
+
 
 class StreamtaskError(Exception):
     """Base of every error this package raises."""
@@ -33,12 +35,14 @@ class ConfigurationError(StreamtaskError):
 class PublishError(StreamtaskError):
     """Nothing is known about the event: it may or may not be stored.
 
-    Publishing again with `event_id=error.event_id` stores it once.
+    Publishing again with `event_id=error.event_id` stores it once. From `publish_many`, `unsure` has the place of each
+    event that is not known to be stored, and its id; all others are stored.
     """
 
     def __init__(self, message: str, *, event_id: str) -> None:
         super().__init__(message)
         self.event_id = event_id
+        self.unsure: dict[int, str] = {0: event_id}
 
 
 class EventRefusedError(PublishError):
@@ -107,8 +111,8 @@ class RetryLater(StreamtaskError):  # noqa: N818 - a handler raises it as a requ
     """Raised by a handler to run again after `delay` seconds, without counting as a failure."""
 
     def __init__(self, reason: str = "", *, delay: float) -> None:
-        if delay < 0:
-            raise ValueError(f"delay is in seconds and cannot be negative, got {delay}")
+        if not 0 <= delay < math.inf:
+            raise ValueError(f"delay is in seconds, from 0, got {delay}")
         super().__init__(reason or f"again in {delay:g} s")
         self.delay = delay
 

@@ -47,11 +47,11 @@ class EventType:
     key: tuple[str, ...] = ()
     #: From older versions, in natural order, each to the next.
     upcasters: Mapping[str, Upcaster] = field(default_factory=dict)
+    #: Every version that can be read: the current one and those that can be upcast to it.
+    versions: frozenset[str] = field(init=False)
 
-    @property
-    def versions(self) -> frozenset[str]:
-        """Every version that can be read: the current one and those that can be upcast to it."""
-        return frozenset((self.version, *self.upcasters))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "versions", frozenset((self.version, *self.upcasters)))
 
     def upcast(self, version: str, upcaster: Upcaster) -> EventType:
         """The same type, able to read `version` too."""

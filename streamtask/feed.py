@@ -1,7 +1,8 @@
 """Lines of JSON → published events: what `streamtask publish TYPE -` does with its input.
 
-A line that is no such event is refused, with its number and the reason, and costs the others nothing. Where it is
-unknown what was stored, the feed ends and says which lines that concerns: to go on would hide it.
+A line that is no such event is refused, with its number and the reason, and costs the others nothing. What is not
+known to be stored is published again under its own id, which stores it once; where that fails too, the feed ends and
+says which lines are concerned: to go on would hide it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Feed:
         """Publish the next lines; returns the event ids. Empty lines are passed over.
 
         Raises:
-            StreamtaskError: it is unknown which of some lines are stored; the message says which lines.
+            StreamtaskError: some lines are not known to be stored; the message says which.
         """
         events: list[_Numbered] = []
         for line in lines:
@@ -72,9 +73,22 @@ class Feed:
             self.refused.append(Refused(batch[0][0], str(error)))
             return []
         except PublishError as error:
-            raise StreamtaskError(
-                f"{self.published} events were published; of lines {batch[0][0]} to {batch[-1][0]} it is unknown which "
-                f"are stored ({error}); nothing behind them was sent"
-            ) from error
+            return await self._store_again(batch, error)
         self.published += len(ids)
+        return ids
+
+    async def _store_again(self, batch: Sequence[_Numbered], trouble: PublishError) -> list[str]:
+        """Publish what is not known to be stored once more, each with the id that it has."""
+        ids = []
+        self.published += len(batch) - len(trouble.unsure)
+        for place, event_id in sorted(trouble.unsure.items()):
+            line, event = batch[place]
+            try:
+                ids.append(await self._app.publish(event, event_id=event_id))
+            except PublishError as error:
+                raise StreamtaskError(
+                    f"{self.published} events were published; lines {line} to {batch[-1][0]} are not known to be "
+                    f"stored ({error}), and nothing behind them was sent"
+                ) from error
+            self.published += 1
         return ids

@@ -53,16 +53,15 @@ class Handler:
     dedupe: Dedupe | None
     dedupe_window: float
     pool: Pool
+    #: Whether the function is a coroutine function.
+    is_async: bool
+    #: Whether it is one that runs on the loop for as long as it likes.
+    is_unbounded: bool
 
     @property
     def name(self) -> str:
         """Module and qualified name of the function."""
         return f"{self.function.__module__}.{self.function.__qualname__}"
-
-    @property
-    def is_async(self) -> bool:
-        """Whether the function is a coroutine function."""
-        return inspect.iscoroutinefunction(self.function)
 
     def call(self, event: Event, context: Context) -> Any:
         """Call the function: its result, or its coroutine."""
@@ -108,6 +107,7 @@ def make_handler(
         raise ConfigurationError(f"{name}: concurrency is at least 1, got {concurrency}")
     if isinstance(start, str) and start not in ("earliest", "latest"):
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
+    limits = timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout)
     return Handler(
         function=function,
         events=taken,
@@ -115,11 +115,13 @@ def make_handler(
         group=group,
         start=start,
         retry=retry or Retry(),
-        timeout=timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout),
+        timeout=limits,
         concurrency=concurrency,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
         pool=chosen,
+        is_async=is_async,
+        is_unbounded=is_async and limits == Timeout(),
     )
 
 

@@ -52,8 +52,8 @@ def trouble_told(url: str) -> Iterator[None]:
         yield
     except TransportError as error:
         raise TransportError(
-            f"the broker {mask_url(url)} cannot be used for this ({error}): does it run, is the URL right (--broker, the "
-            "app or $STREAMTASK_BROKER), and may this user do it?"
+            f"the broker {mask_url(url)} cannot be used for this ({error}): does it run, is the URL right (--broker, "
+            "the app or $STREAMTASK_BROKER), and may this user do it?"
         ) from error
 
 

@@ -30,7 +30,7 @@ from streamtask.worker import supervisor
 def worker(reference: str | None, processes: int, reload: bool, **options: Any) -> None:
     """Run consumers until SIGTERM or Ctrl-C."""
     if not reference:
-        raise click.UsageError("which app? Give -A module:attribute or set STREAMTASK_APP")
+        raise click.UsageError("which app? Give -A module:attribute or set STREAMTASK_APP.")
     child = [sys.executable, "-m", "streamtask.worker.child", json.dumps({"app": reference, **options})]
     config = {
         "child": child,
@@ -41,5 +41,6 @@ def worker(reference: str | None, processes: int, reload: bool, **options: Any) 
         "log_format": options["log_format"],
     }
     # The supervisor takes this process over: what was imported to parse the command line is not kept in memory.
-    command = [sys.executable, "-P", supervisor.__file__, json.dumps(config)]
-    os.execv(sys.executable, command)  # noqa: S606 - our own interpreter and file
+    os.execv(  # noqa: S606 - our own interpreter and file
+        sys.executable, [sys.executable, "-P", supervisor.__file__, json.dumps(config)]
+    )

@@ -134,7 +134,11 @@ class EmbeddedServer:
     def _answer(self) -> bytes:
         """The reply of a guarded server to PING; empty if there is none."""
         address = self._address()
-        return guard.ask(address, b"PING") if address and self._is_guarded() else b""
+        return guard.ask(address, b"PING") if address and self._is_guarded() and self._is_ready() else b""
+
+    def _is_ready(self) -> bool:
+        """Whether the guard has seen the socket: only then does it notice that somebody removes it."""
+        return (self.folder / guard.GUARD_LOCK).read_bytes().endswith(guard.READY)
 
     def _is_guarded(self) -> bool:
         lock = guard.open_lock(str(self.folder / guard.GUARD_LOCK))

@@ -9,7 +9,8 @@ The files of a data folder, and who holds a flock on them (the kernel frees them
 
     users.lock      shared: every user. Exclusive: the guard, from the moment it decides to stop the server.
     start.lock      exclusive: the user who starts a guard.
-    guard.lock      exclusive: the guard, as long as it lives. Holds its process id.
+    guard.lock      exclusive: the guard, as long as it lives. Holds its process id, and `ready` from the moment it has
+                    seen the socket of its server: one that is missing after that was removed.
     server.lock     exclusive: the server, as long as it lives (an inherited descriptor). Holds its process id.
     redis.sock      a symbolic link to the server's socket, so that users with another $TMPDIR find it too.
     redis.log       what the guard and the server have to say.
@@ -32,6 +33,7 @@ except ImportError:  # some builds of Python lack it; the next guard then ends a
 
 USERS_LOCK = "users.lock"
 START_LOCK = "start.lock"
+READY = b"ready"
 GUARD_LOCK = "guard.lock"
 SERVER_LOCK = "server.lock"
 SOCKET_LINK = "redis.sock"
@@ -123,17 +125,19 @@ def main(data: str, address: str, server: str) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _leave)
-    guard(address, server)
+    guard(address, server, lock)
     return 0
 
 
-def guard(address: str, server: str) -> None:
-    """Start the server, watch over it, stop it."""
+def guard(address: str, server: str, lock: int) -> None:
+    """Start the server, watch over it, stop it. `lock` is the guard's own."""
     child = _start(address, server)
     if child is None:
         return
     users = open_lock(USERS_LOCK)
     try:
+        if _await_socket(child, address):
+            _sign(lock, READY)
         _watch(child, users, address)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -147,7 +151,6 @@ def _watch(child: int, users: int, address: str) -> None:
     In the last case `users` stays locked: whoever comes now waits until this process is gone, and starts anew.
     """
     unused_since: float | None = None
-    _await_socket(child, address)
     while not _has_ended(child):
         time.sleep(POLL)
         if not (is_at(USERS_LOCK, users) and os.path.exists(address)):
@@ -163,11 +166,14 @@ def _watch(child: int, users: int, address: str) -> None:
         fcntl.flock(users, fcntl.LOCK_UN)
 
 
-def _await_socket(child: int, address: str) -> None:
-    """Give the server time to make its socket; from then on a missing one means that somebody removed it."""
+def _await_socket(child: int, address: str) -> bool:
+    """Give the server time to make its socket; whether it did."""
     deadline = time.monotonic() + START
-    while time.monotonic() < deadline and not (os.path.exists(address) or _has_ended(child)):
-        time.sleep(0.005)
+    while not os.path.exists(address):
+        if _has_ended(child) or time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 def _start(address: str, server: str) -> int | None:
@@ -239,9 +245,9 @@ def _has_ended(child: int) -> bool:
         return True
 
 
-def _sign(lock: int) -> None:
+def _sign(lock: int, mark: bytes = b"") -> None:
     os.ftruncate(lock, 0)
-    os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+    os.pwrite(lock, b"%d\n%s" % (os.getpid(), mark), 0)
 
 
 def _remove(address: str) -> None:

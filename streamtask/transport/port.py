@@ -15,20 +15,24 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from streamtask.errors import TransportError
 
 #: A type and a version of it, as in an envelope: ("OrderPlaced", "v1").
 TypeVersion = tuple[str, str]
 #: Length of the flat fields (name, value) of an entry that has the field `envelope` alone, as most have.
-_PLAIN = 2
+PLAIN = 2
 
 
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """One event on its way into a stream."""
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """One event on its way into a stream.
+
+    A struct, as all that is made for every event: a frozen dataclass takes five times as long to make.
+    """
 
     stream: str
     body: bytes
@@ -105,7 +109,7 @@ class Delivery:
     def body(self) -> bytes | None:
         """The bytes of the field `envelope`, or None where the entry has no such field."""
         fields = self.fields
-        if len(fields) == _PLAIN and fields[0] == b"envelope":
+        if len(fields) == PLAIN and fields[0] == b"envelope":
             return fields[1]
         return self.field(b"envelope")
 
@@ -120,7 +124,7 @@ class Delivery:
     @property
     def only(self) -> str | None:
         """The one group this entry is meant for (a replay), or None."""
-        if len(self.fields) == _PLAIN:
+        if len(self.fields) == PLAIN:
             return None
         value = self.field(b"only")
         return None if value is None else value.decode("utf-8", "replace")
@@ -128,7 +132,7 @@ class Delivery:
     @property
     def replay(self) -> str:
         """The replay generation of this entry; empty for an original."""
-        if len(self.fields) == _PLAIN:
+        if len(self.fields) == PLAIN:
             return ""
         return (self.field(b"replay") or b"").decode("utf-8", "replace")
 
@@ -151,8 +155,7 @@ class Mark:
     replace: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """Handled: commit the effects and ack, in one atomic step."""
 
     emits: tuple[Outgoing, ...] = ()
@@ -190,9 +193,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Not for this group: ack. `event_type`, if given, is a type outside the group's set; its first id is noted."""
+    """Not for this group: ack. `event_type`, if given, is a type outside the group's set; its first id is noted.
+
+    The engine looks once more: a type that has joined the set meanwhile waits, as by `Wait`.
+    """
 
     event_type: str = ""
+    version: str = ""
+    timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +263,7 @@ class Claimed:
     gone: Sequence[str] = ()
     #: Waiting entries past their deadline (now owned by the caller, to be dead-lettered).
     expired: Sequence[Delivery] = ()
-    #: Seconds until the next parked entry is due; 0: more are due now; None: none is parked.
+    #: Seconds until the next entry can be taken; 0: more can be taken now; None: there is none.
     next_due: float | None = None
 
 
@@ -352,7 +360,8 @@ class Recovery(Protocol):
     async def claim(self, subscription: Subscription, owner: str, *, count: int) -> Claimed:
         """Take up to `count` parked entries that are due, and waiting entries of the types this worker handles.
 
-        Adds 1 to their delivery count. Also takes waiting entries past their deadline, as `expired`.
+        Adds 1 to their delivery count. A `count` of 0 takes nothing and says when there is something. Waiting entries
+        of other types that are past their deadline come beside them, as `expired`: they need no slot.
         """
 
     async def lost_owners(self, stream: str, group: str, *, lease: float) -> dict[str, str]:
@@ -426,7 +435,8 @@ class DeadLetters(Protocol):
     async def replay(self, stream: str, dead_id: str) -> str | None:
         """Append the original entry again, for the group that failed only, and remove the dead letter.
 
-        One atomic step. Returns the new entry id, or None if there is no such dead letter (any more).
+        One atomic step. Returns the new entry id, or None if there is no such dead letter (any more). A TransportError
+        where that group is gone: nobody would read the entry, so the dead letter stays.
         """
 
     async def purge(self, stream: str, dead_ids: Sequence[str]) -> int:

@@ -1,0 +1,1 @@
+"""Running: one worker process and its duties, the supervisor above it, and the child processes below it."""

@@ -134,10 +134,11 @@ def main(argument: str) -> int:
         app = loading.load_app(options["app"], broker=options["broker"])
         asyncio.run(consume(app, options, supervisor))
     except ConfigurationError as error:
-        log.error("worker.misconfigured", extra={"error": str(error)})
+        # No traceback: the message says what is wrong and where.
+        log.error("worker.misconfigured", extra={"error": str(error)})  # noqa: TRY400
         return 2
     except StreamtaskError as error:
-        log.error("worker.failed", extra={"error": str(error)})
+        log.error("worker.failed", extra={"error": str(error)})  # noqa: TRY400 - the duty has logged its traceback
         return 1
     return 0
 

@@ -72,7 +72,10 @@ class Executor:
                 if outcome is not None:
                     return outcome
             context = Context(envelope, delivery.attempt, self._app)
-            returned = await self._within(run, event, context)
+            if run.handler.is_unbounded:
+                returned = await run.handler.call(event, context)
+            else:
+                returned = await self._within(run, event, context)
             return self._broker.succeed(run, context, returned, mark)
         except asyncio.CancelledError as error:
             if self._leases.is_lost(delivery):

@@ -69,9 +69,9 @@ class Fetcher:
     async def _read(self) -> None:
         streams, room = self._room(self._subscriptions)
         if not room:
-            self._health.paused(self._group, True, time.monotonic())
+            self._health.paused(self._group, time.monotonic(), paused=True)
             await self._flow.wait(lambda: self._room(self._subscriptions)[1])
-            self._health.paused(self._group, False, time.monotonic())
+            self._health.paused(self._group, time.monotonic(), paused=False)
             streams, room = self._room(self._subscriptions)
         count = max(1, room // len(streams))
         deliveries = await self._transport.fetch(self._group, self._owner, streams, count=count, wait=_WAIT)
@@ -86,5 +86,6 @@ class Fetcher:
         """After trouble: groups that vanished are made again, and what was handed to us unseen is given back."""
         for sub in self._subscriptions:
             await self._transport.register(sub)
-            keep = self._leases.ids(sub.stream, sub.group)
-            await self._transport.recovery.hand_back(sub.stream, sub.group, self._owner, started=(), keep=keep)
+            async with self._leases.arriving:
+                keep = self._leases.ids(sub.stream, sub.group)
+                await self._transport.recovery.hand_back(sub.stream, sub.group, self._owner, started=(), keep=keep)

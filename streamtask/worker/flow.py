@@ -1,9 +1,14 @@
-"""How much may be taken in: free slots, plus a bounded prefetch while handlers are fast."""
+"""How much may be taken in: free slots, plus a bounded prefetch while handlers are fast; and who comes first.
+
+What is due again (a retry, what a dead worker left) has begun before what is new, so it comes first: while some of it
+waits for a slot, new events get as many slots as it got, one after the other. Neither can starve the other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 #: Handlers slower than this get no prefetch: what waits behind a busy slot belongs to other workers.
 FAST_HANDLER = 0.050
@@ -19,25 +24,39 @@ class Flow:
         #: All that was ever taken in.
         self.taken = 0
         self._average = FAST_HANDLER
+        self._due_waits = False
+        #: Slots that new events may have before the next due one, while due ones wait.
+        self._owed = 0
         self._changed = asyncio.Event()
 
-    def room(self) -> int:
+    @property
+    def free(self) -> int:
         """How many deliveries may be taken in now."""
         return max(0, self.concurrency + self._prefetch() - self.held)
 
-    def room_for_a_retry(self) -> int:
-        """The same, and one more than there is room for: a due retry must not starve behind a stream that is full."""
-        return max(0, self.concurrency + self._prefetch() + 1 - self.held)
+    @property
+    def free_for_new(self) -> int:
+        """How many of them may be new events."""
+        return min(self.free, self._owed) if self._due_waits else self.free
 
     def _prefetch(self) -> int:
         if self._average >= FAST_HANDLER:
             return 0
         return min(_MOST_PREFETCHED, int(self.concurrency * FAST_HANDLER / max(self._average, 0.0005)))
 
-    def took(self, n: int) -> None:
+    def due_waits(self, *, waits: bool) -> None:
+        """Whether something is due that has no slot yet."""
+        if waits != self._due_waits:
+            self._due_waits, self._owed = waits, 0
+            self.changed()
+
+    def took(self, n: int, *, due: bool) -> None:
         """Deliveries were taken in."""
         self.held += n
         self.taken += n
+        if self._due_waits:
+            self._owed = max(0, self._owed + (n if due else -n))
+            self.changed()
 
     def left(self, seconds: float | None = None) -> None:
         """One delivery has its outcome; `seconds` its handler ran."""
@@ -46,13 +65,20 @@ class Flow:
             self._average += 0.05 * (seconds - self._average)
         self.changed()
 
+    def stalled(self) -> None:
+        """What was taken in ahead got no slot in time: take nothing ahead until handlers are seen to be fast again."""
+        self._average = max(self._average, FAST_HANDLER)
+
     def changed(self) -> None:
         """Have everybody who waits for room look again."""
         self._changed.set()
 
-    async def wait(self, room: Callable[[], int]) -> int:
-        """Wait until `room` is not 0; it is asked at each change."""
-        while not (n := room()):
-            self._changed.clear()
-            await self._changed.wait()
-        return n
+    async def wait(self, room: Callable[[], int], *, within: float | None = None) -> int:
+        """Wait until `room` is not 0, for so many seconds at most; it is asked at each change."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not (n := room()):
+                    self._changed.clear()
+                    await self._changed.wait()
+                return n
+        return room()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Collection
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -96,8 +98,10 @@ def decode_outcome(reply: bytes) -> Outcome:
 class Isolation:
     """The child processes of one worker, started when needed: `children` for the process pool, a few for suspects."""
 
-    def __init__(self, app: Application, *, children: int) -> None:
+    def __init__(self, app: Application, *, children: int, modules: Collection[str] = ()) -> None:
         self._app = app
+        #: Where handlers are defined: modules that the app's own need not import.
+        self._modules = modules
         self._children = children
         self._pool: Sandbox | None = None
         self._suspects: Sandbox | None = None
@@ -133,7 +137,7 @@ class Isolation:
 
     async def _sandbox_of(self, size: int) -> Sandbox:
         # In a thread: an embedded server may have to be started first.
-        arguments = await asyncio.to_thread(app_arguments, self._app)
+        arguments = await asyncio.to_thread(app_arguments, self._app, self._modules)
         return Sandbox(_ENTRY, size=size, arguments=arguments)
 
     async def close(self) -> None:
@@ -143,29 +147,35 @@ class Isolation:
                 await sandbox.close(grace=0.0)
 
 
-def app_arguments(app: Application) -> dict[str, str]:
-    """How a child process finds the app: by the module-level name it has here.
+def app_arguments(app: Application, modules: Collection[str] = ()) -> dict[str, str]:
+    """How a child process finds the app, by the module-level name it has here, and the modules of its handlers.
 
     Raises:
         ConfigurationError: it has none.
     """
     common = {"broker": app.address, "log_format": logs.configured_format() or ""}
-    for name, module in list(sys.modules.items()):
-        attribute = _attribute(module, app)
-        if attribute is None:
-            continue
-        if name != "__main__":
-            return {**common, "module": name, "attribute": attribute}
-        spec = getattr(module, "__spec__", None)
-        if spec is not None:
-            return {**common, "module": spec.name, "attribute": attribute}
-        path = getattr(module, "__file__", None)
-        if path is not None:
-            return {**common, "script": os.path.abspath(path), "attribute": attribute}
-    raise ConfigurationError(
-        f"app {app.name!r} has no module-level name, so no child process can import it; assign it to a variable "
-        'at the top level of a module (needed for pool="process")'
-    )
+    found = [(_place(name, module), _attribute(module, app)) for name, module in list(sys.modules.items())]
+    home, attribute = next(((place, attribute) for place, attribute in found if place and attribute), ("", ""))
+    if not home:
+        raise ConfigurationError(
+            f"app {app.name!r} has no module-level name, so no child process can import it; assign it to a variable "
+            'at the top level of a module (needed for pool="process")'
+        )
+    places = [_place(name, sys.modules.get(name)) for name in sorted(modules)]
+    # The app's first: it is imported first in most programs, which matters where two modules import each other.
+    order = dict.fromkeys((home, *(place for place in places if place)))
+    return {**common, "attribute": attribute or "", "modules": "\n".join(order)}
+
+
+def _place(name: str, module: ModuleType | None) -> str:
+    """What a child imports for a module: its name, or the path of a script; empty where neither is known."""
+    if name != "__main__":
+        return name
+    spec = getattr(module, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    path = getattr(module, "__file__", None)
+    return str(Path(path).absolute()) if path is not None else ""
 
 
 def _attribute(module: ModuleType | None, app: Any) -> str | None:

@@ -6,11 +6,13 @@ It commits nothing: emits, marks and dead letters travel back as an outcome for 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import msgspec
 
 from streamtask.broker import Run
 from streamtask.context import Context
@@ -38,7 +40,8 @@ class _Inside:
         """Load the app."""
         if arguments["log_format"]:
             logs.configure("json" if arguments["log_format"] == "json" else "text")
-        self._app = getattr(_module(arguments), arguments["attribute"])
+        home, *_ = [_module(place) for place in arguments["modules"].split("\n")]
+        self._app = getattr(home, arguments["attribute"])
         if arguments["broker"].startswith("memory://"):
             self._app.cut_off("memory:// lives in the worker's process; a handler in another one cannot publish to it")
             self._connected = True
@@ -51,7 +54,7 @@ class _Inside:
         plan = self._app.broker.plan(asked.delivery(), ())
         if not isinstance(plan, Run):
             return encode_outcome(plan)
-        run = dataclasses.replace(plan, alone=asked.alone)
+        run = msgspec.structs.replace(plan, alone=asked.alone)
         token = logs.bind(
             event_id=run.envelope.event_id,
             event_type=run.envelope.event_type,
@@ -99,13 +102,12 @@ async def _awaited(run: Run, event: Event, context: Context) -> Any:
     return await (coroutine if soft is None else SoftTimeout(coroutine, soft))
 
 
-def _module(arguments: Mapping[str, str]) -> ModuleType:
+def _module(place: str) -> ModuleType:
+    """A module by its name, or a script by its path."""
     try:
-        if "script" in arguments:
-            return load_main(arguments["script"])
-        return importlib.import_module(arguments["module"])
+        return load_main(place) if Path(place).is_absolute() else importlib.import_module(place)
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"the app's module cannot be imported in a child process: {error}") from error
+        raise ConfigurationError(f"a module of the app cannot be imported in a child process: {error}") from error
 
 
 _inside = _Inside()

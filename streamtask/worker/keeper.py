@@ -1,5 +1,7 @@
-"""Heartbeat and lease renewal, in a thread with an event loop and a connection of its own: a handler that blocks the
-worker's loop costs neither. It never settles anything; what it finds lost it tells to the worker's loop.
+"""Heartbeat and lease renewal, in a thread with an event loop and a connection of its own.
+
+A handler that blocks the worker's loop costs neither. The keeper never settles anything; what it finds lost it tells to
+the worker's loop.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
@@ -17,8 +20,19 @@ from streamtask.worker.outage import Outage
 
 BEAT_EVERY = 1.0
 BEAT_TTL = 5.0
-#: Two beats further apart than this, and the owner may have looked dead: what it sees of others is not trusted.
+#: Two beats further apart than this, and the server may have been away, or we: what we see of others is not trusted.
 _GAP = 2.5
+#: Seconds of unbroken reachability after which a missing beat means death: at our start, and after an outage. A server
+#: that was away has everybody's beats expired; the living try to beat again twice a second.
+_TRUST = BEAT_TTL
+_TRUST_AFTER_OUTAGE = 2 * BEAT_TTL
+
+
+class OnBeat(Protocol):
+    """Told of each beat, in the keeper's thread."""
+
+    def __call__(self, *, ok: bool) -> None:
+        """`ok`: the server took it."""
 
 
 class Keeper:
@@ -36,7 +50,7 @@ class Keeper:
         lease: float,
         info: Callable[[], bytes],
         on_lost: Callable[[list[Delivery]], object],
-        on_beat: Callable[[bool], None],
+        on_beat: OnBeat,
         metrics: Metrics,
     ) -> None:
         self._open = open_transport
@@ -52,8 +66,9 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="streamtask-keeper", daemon=True)
         self._run_id = ""
         self._last = 0.0
+        self._trust = _TRUST
         #: Monotonic time since when one server was reachable without a break; None: not reachable.
-        self.reachable_since: float | None = None
+        self._reachable_since: float | None = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -61,18 +76,19 @@ class Keeper:
 
     async def first_beat(self) -> None:
         """Wait until the owner has shown that it lives."""
-        while not self._beaten.is_set():
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(self._beaten.wait)
 
     async def stop(self) -> None:
         """Stop beating and end the thread."""
         self._stop.set()
         await asyncio.to_thread(self._thread.join)
 
-    def reachable_for(self, now: float) -> float:
-        """Seconds of unbroken reachability of one server process."""
-        since = self.reachable_since
-        return 0.0 if since is None or now - self._last > _GAP else now - since
+    def sees_the_dead(self, now: float) -> bool:
+        """Whether an owner without a beat is dead: one server process has been reachable for long enough."""
+        since = self._reachable_since
+        if since is None or now - self._last > _GAP:
+            return False
+        return now - since >= self._trust
 
     def _run(self) -> None:
         asyncio.run(self._main())
@@ -86,15 +102,15 @@ class Keeper:
                 if transport is None:
                     transport = await asyncio.to_thread(self._open)
                     await transport.connect()
-                renew = self.reachable_since is None or time.monotonic() - renewed >= self._lease / 3
+                renew = self._reachable_since is None or time.monotonic() - renewed >= self._lease / 3
                 await self._beat(transport)
                 if renew:
                     renewed = time.monotonic()
                     await self._renew(transport)
                 delay = min(BEAT_EVERY, self._lease / 6)
             except TransportError as error:
-                self.reachable_since = None
-                self._on_beat(False)
+                self._reachable_since = None
+                self._on_beat(ok=False)
                 self._outage.failed(error)
                 delay = 0.5
                 if transport is not None:
@@ -108,12 +124,13 @@ class Keeper:
     async def _beat(self, transport: Transport) -> None:
         run_id = await transport.recovery.beat(self._owner, self._info(), ttl=BEAT_TTL)
         now = time.monotonic()
-        if self.reachable_since is None or run_id != self._run_id or now - self._last > _GAP:
-            self.reachable_since = now
+        if self._reachable_since is None or run_id != self._run_id or now - self._last > _GAP:
+            self._reachable_since = now
+            self._trust = _TRUST_AFTER_OUTAGE if self._run_id else _TRUST
         self._run_id, self._last = run_id, now
         self._beaten.set()
         self._outage.over()
-        self._on_beat(True)
+        self._on_beat(ok=True)
 
     async def _renew(self, transport: Transport) -> None:
         held = self._leases.snapshot()
@@ -124,5 +141,6 @@ class Keeper:
 
     async def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds
-        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:
+        # Looked at often: the event is a thread's, which nothing on this loop can wait for.
+        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110
             await asyncio.sleep(min(left, 0.25))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 
 from streamtask.transport.port import Delivery
 
@@ -19,8 +19,10 @@ class Leases:
 
     def __init__(self) -> None:
         self._held: dict[Key, Delivery] = {}
-        self._cancels: dict[Key, Callable[[], object]] = {}
         self.lost: set[Key] = set()
+        #: Held while entries are on their way from the server to `hold`: whoever gives back what is ours on the server
+        #: and not here waits for it, or would give back what is about to run.
+        self.arriving = asyncio.Lock()
 
     def hold(self, delivery: Delivery) -> None:
         """From now on the keeper renews it."""
@@ -31,21 +33,16 @@ class Leases:
         key = key_of(delivery)
         if self._held.get(key) is delivery:
             del self._held[key]
-            self._cancels.pop(key, None)
-            self.lost.discard(key)
+            if self.lost:
+                self.lost.discard(key)
 
-    def on_lost(self, delivery: Delivery, cancel: Callable[[], object]) -> None:
-        """Call `cancel` if the lease is lost while the handler runs."""
-        self._cancels[key_of(delivery)] = cancel
-
-    def lose(self, delivery: Delivery) -> None:
-        """Another consumer owns it now."""
+    def lose(self, delivery: Delivery) -> bool:
+        """Another consumer owns it now; whether it was still held."""
         key = key_of(delivery)
-        if self._held.get(key) is delivery:
-            self.lost.add(key)
-            cancel = self._cancels.get(key)
-            if cancel is not None:
-                cancel()
+        if self._held.get(key) is not delivery:
+            return False
+        self.lost.add(key)
+        return True
 
     def is_lost(self, delivery: Delivery) -> bool:
         """Whether the lease is known to be lost."""

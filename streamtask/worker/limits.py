@@ -21,20 +21,14 @@ def limit_of(run: Run) -> Limit | None:
 
 def limit_of_stream(broker: Broker, sub: Subscription) -> int | None:
     """How much of a stream can run at a time; None: one of its handlers at least has no limit of its own."""
-    limits = [_limit(handler) for handler in broker.handlers(sub.stream, sub.group)]
+    limits = [_limit(handler) for handler in broker.handlers((sub.stream, sub.group))]
     known = [limit for limit in limits if limit is not None]
     return sum(known) if len(known) == len(limits) else None
 
 
-def children(broker: Broker, subscriptions: Iterable[Subscription]) -> int:
+def children(handlers: Iterable[Handler]) -> int:
     """How many child processes the process pool needs at most."""
-    handlers = {
-        id(handler): handler
-        for sub in subscriptions
-        for handler in broker.handlers(sub.stream, sub.group)
-        if handler.pool == "process"
-    }
-    return sum(_limit(handler) or 0 for handler in handlers.values())
+    return sum(_limit(handler) or 0 for handler in handlers if handler.pool == "process")
 
 
 def _limit(handler: Handler) -> int | None:

@@ -34,10 +34,10 @@ class Outage:
             return
         self._told = now
         seconds = round(now - self._since, 1)
-        log.warning(f"{self._duty}.failed", extra={**self._fields, "error": str(error), "failing_for": seconds})
+        log.warning("%s.failed", self._duty, extra={**self._fields, "error": str(error), "failing_for": seconds})
 
     def over(self) -> None:
         """The duty succeeded."""
         if self._since is not None:
             seconds, self._since = round(time.monotonic() - self._since, 1), None
-            log.info(f"{self._duty}.works_again", extra={**self._fields, "failed_for": seconds})
+            log.info("%s.works_again", self._duty, extra={**self._fields, "failed_for": seconds})

@@ -40,7 +40,7 @@ def die_with_parent(parent_pid: int, lifeline: int) -> None:
     Call it early, and from the leader of a process group of its own. The parent-death signal is bound to the thread of
     the parent that started this process: that thread has to live as long as the parent does.
     """
-    os.set_inheritable(lifeline, False)
+    os.set_inheritable(lifeline, False)  # noqa: FBT003 - it takes no keyword
     watched = _let_the_kernel_watch(lifeline)
     if sys.platform == "linux":
         orphaned = signal.SIGSTOP if watched else signal.SIGKILL
@@ -116,7 +116,7 @@ class SupervisorLink:
             lifeline_fd=int(environment.pop(LIFELINE_VARIABLE)),
         )
         for fd in (link.control_fd, link.started_fd, link.lifeline_fd):
-            os.set_inheritable(fd, False)
+            os.set_inheritable(fd, False)  # noqa: FBT003 - as above
         return link
 
     def die_with_supervisor(self) -> None:

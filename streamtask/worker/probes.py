@@ -77,7 +77,7 @@ class Health:
             reading.seen = now
             reading.started = True
 
-    def paused(self, group: str, paused: bool, now: float) -> None:
+    def paused(self, group: str, now: float, *, paused: bool) -> None:
         """The group is not read on purpose (no free slot, a rate limit), or is read again from now on."""
         with self._lock:
             reading = self._groups.setdefault(group, _Reading(now))
@@ -213,7 +213,7 @@ class _Server(HTTPServer):
         self._open: dict[socket.socket, Thread] = {}
         self._ending = Event()
         super().__init__((host, port), _Answer)
-        self.socket.setblocking(False)
+        self.socket.setblocking(False)  # noqa: FBT003 - it takes no keyword
         self._wake, self._woken = socket.socketpair()
         self._thread = Thread(target=self._accept, name="streamtask-probes", daemon=True)
         self._thread.start()

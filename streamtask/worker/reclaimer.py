@@ -11,7 +11,7 @@ from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
 from streamtask.worker.flow import Flow
-from streamtask.worker.keeper import BEAT_TTL, Keeper
+from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
 from streamtask.worker.outage import Outage
 
@@ -22,7 +22,10 @@ _LOOK = 1.0
 
 
 class Reclaimer:
-    """Takes up parked entries that are due, and parks what dead owners hold."""
+    """Takes up parked entries that are due, and parks what dead owners hold.
+
+    `room` says how much of a subscription may be taken in, the slots of the worker apart.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Reclaimer:
         self._take = take
         self._expire = expire
         self._room = room
+        self._due_waits = False
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -67,30 +71,36 @@ class Reclaimer:
                 self._outage.failed(error)
                 wait = 1.0
             await asyncio.sleep(wait)
+            if self._due_waits:
+                await self._flow.wait(lambda: self._flow.free, within=_POLL)
 
     async def _claim(self) -> float:
-        wait = _POLL
+        """Take what is due and has room; the seconds until it is worth looking again."""
+        wait, due_waits = _POLL, False
         for sub in self._subscriptions:
-            room = self._room(sub)
-            if not room:
-                continue
-            claimed = await self._transport.recovery.claim(sub, self._owner, count=room)
+            own_room = self._room(sub)
+            async with self._leases.arriving:
+                count = min(self._flow.free, own_room)
+                claimed = await self._transport.recovery.claim(sub, self._owner, count=count)
+                if claimed.deliveries:
+                    self._metrics.reclaimed(sub.stream, sub.group, len(claimed.deliveries), "due")
+                    self._take(list(claimed.deliveries))
+                if claimed.expired:
+                    self._expire(list(claimed.expired))
             for entry_id in claimed.gone:
                 self._metrics.gone(sub.stream, sub.group)
                 log.error("entry.gone", extra={"stream": sub.stream, "group": sub.group, "entry_id": entry_id})
-            if claimed.deliveries:
-                self._metrics.reclaimed(sub.stream, sub.group, len(claimed.deliveries), "due")
-                self._take(list(claimed.deliveries))
-            if claimed.expired:
-                self._expire(list(claimed.expired))
-            if claimed.next_due is not None:
-                wait = min(wait, max(claimed.next_due, 0.005 if self._flow.room() else _POLL))
-        return wait
+            if claimed.next_due == 0:
+                # More is due: it waits for a slot, unless it waits for others of its own kind.
+                due_waits = due_waits or own_room > len(claimed.deliveries)
+            elif claimed.next_due is not None:
+                wait = min(wait, claimed.next_due)
+        self._due_waits = due_waits
+        self._flow.due_waits(waits=due_waits)
+        return 0.0 if due_waits else wait
 
     async def _look_for_the_dead(self) -> None:
-        if self._keeper.reachable_for(time.monotonic()) < BEAT_TTL:
-            # A server that was away has everybody's beats expired: give the living time to beat again, which they try
-            # twice a second.
+        if not self._keeper.sees_the_dead(time.monotonic()):
             return
         for sub in self._subscriptions:
             lost = await self._transport.recovery.lost_owners(sub.stream, sub.group, lease=self._lease)

@@ -17,6 +17,7 @@ import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, Self
 
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, StreamtaskError, WorkerLostError
@@ -276,7 +277,7 @@ class _Child:
 
 def _command(channel_fd: int, lifeline_fd: int) -> list[str]:
     warnings = [f"-W{option}" for option in sys.warnoptions]
-    path = json.dumps([os.path.abspath(folder) for folder in sys.path])
+    path = json.dumps([str(Path(folder).absolute()) for folder in sys.path])
     numbers = [str(number) for number in (channel_fd, lifeline_fd, os.getpid())]
     return [sys.executable, "-P", *warnings, "-c", _BOOTSTRAP, path, *numbers]
 

@@ -113,7 +113,7 @@ class SoftAlarm:
         with self._changed:
             self._deadline = None
 
-    def _ring(self, number: int, frame: FrameType | None) -> None:
+    def _ring(self, _number: int, _frame: FrameType | None) -> None:
         if self._armed:
             self._armed = False
             raise SoftTimeoutError("the handler ran past its soft timeout")

@@ -1,5 +1,6 @@
-"""Outcomes → one batched, atomic settle at a time. What cannot be settled stays held and is tried again: transport
-trouble is never a handler's failure.
+"""Outcomes → one batched, atomic settle at a time.
+
+What cannot be settled stays held and is tried again: transport trouble is never a handler's failure.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 _BATCH = 500
 _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 2.0
+#: Seconds until an outcome that was refused for a reason of its own is tried again.
+_REFUSED_DELAY = 1.0
 
 
 class Settlement(NamedTuple):
@@ -44,6 +47,10 @@ class Settler:
         self._on_settled = on_settled
         self._outage = outage
         self._waiting: list[Settlement] = []
+        #: Refused one by one, and waiting for their next time; others pass them.
+        self._refused: list[Settlement] = []
+        #: Settled before with an unknown result. A later LOST may be our own success.
+        self._unsure: set[Delivery] = set()
         self._some = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -64,7 +71,7 @@ class Settler:
             if not self._waiting:
                 self._some.clear()
             await self._commit(batch)
-            if not self._waiting:
+            if not self._waiting and not self._refused:
                 self._idle.set()
 
     async def drained(self) -> None:
@@ -72,28 +79,38 @@ class Settler:
         await self._idle.wait()
 
     async def _commit(self, batch: list[Settlement]) -> None:
-        delay, again = _FIRST_DELAY, False
-        while batch:
+        delay = _FIRST_DELAY
+        while True:
             try:
                 verdicts = await self._transport.settle([(each.delivery, each.outcome) for each in batch])
+                break
             except TransportError as error:
-                # Unknown whether it ran. A later LOST may be our own success.
-                again = True
-                verdicts = [error] * len(batch)
-            left = []
-            for settlement, verdict in zip(batch, verdicts, strict=True):
-                if isinstance(verdict, TransportError):
-                    left.append(settlement)
-                    trouble = verdict
-                elif verdict is Verdict.LOST and again:
-                    delivery = settlement.delivery
-                    log.info("settle.unconfirmed", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
-                    self._on_settled(settlement, Verdict.SETTLED)
-                else:
-                    self._on_settled(settlement, verdict)
-            batch = left
-            if batch:
-                self._outage.failed(trouble)
+                # Unknown whether it ran; and the others could not be settled either.
+                self._unsure.update(each.delivery for each in batch)
+                self._outage.failed(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY)
-        self._outage.over()
+        refused = []
+        for settlement, verdict in zip(batch, verdicts, strict=True):
+            delivery = settlement.delivery
+            if isinstance(verdict, TransportError):
+                self._unsure.add(delivery)
+                refused.append(settlement)
+                self._outage.failed(verdict)
+                continue
+            sure = delivery not in self._unsure
+            self._unsure.discard(delivery)
+            if verdict is Verdict.LOST and not sure:
+                log.info("settle.unconfirmed", extra={"stream": delivery.stream, "entry_id": delivery.entry_id})
+                verdict = Verdict.SETTLED  # noqa: PLW2901
+            self._on_settled(settlement, verdict)
+        if refused:
+            if not self._refused:
+                asyncio.get_running_loop().call_later(_REFUSED_DELAY, self._try_the_refused)
+            self._refused += refused
+        elif not self._refused:
+            self._outage.over()
+
+    def _try_the_refused(self) -> None:
+        self._waiting, self._refused = self._waiting + self._refused, []
+        self._some.set()

@@ -21,16 +21,28 @@ from streamtask.transport.port import Delivery, Outcome
 Limit = tuple[Hashable, int]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Running:
     """One occupied slot."""
 
     number: int
     run: Run
     since: float
-    task: asyncio.Task[None]
+    #: What it shares its limit with, if it has one.
+    kind: Hashable | None
+    task: asyncio.Task[None] | None = None
+    begun: bool = False
+    #: It is to end: as soon as it has begun, where it has not.
+    cancelled: bool = False
     #: Whether its long run was told already.
     told: bool = False
+
+    def cancel(self) -> None:
+        """Raise CancelledError in the handler, where it waits."""
+        self.cancelled = True
+        # A task that is cancelled before its first step never comes to the code that frees its slot.
+        if self.begun and self.task is not None:
+            self.task.cancel()
 
 
 class Slots:
@@ -46,7 +58,7 @@ class Slots:
         *,
         plan: Callable[[Delivery], Run | Outcome],
         settle: Callable[[Delivery, Outcome], None],
-        handle: Callable[[int, Run], Coroutine[Any, Any, None]],
+        handle: Callable[[Running], Coroutine[Any, Any, None]],
         limit: Callable[[Run], Limit | None],
         changed: Callable[[], None],
     ) -> None:
@@ -61,6 +73,7 @@ class Slots:
         self._busy: Counter[Hashable] = Counter()
         self._running: dict[int, Running] = {}
         self._closed = False
+        self._loop = asyncio.get_running_loop()
 
     def put(self, deliveries: list[Delivery]) -> None:
         """Run these as soon as there are slots."""
@@ -72,6 +85,12 @@ class Slots:
     def running(self) -> list[Running]:
         """What runs now."""
         return list(self._running.values())
+
+    def cancel(self, delivery: Delivery) -> None:
+        """Cancel the handler of a delivery, if it runs."""
+        for running in self.running:
+            if running.run.delivery is delivery:
+                running.cancel()
 
     def steps_aside(self, stream: str, group: str) -> bool:
         """Whether a delivery of this stream waits for others of its kind: more of them would wait as well."""
@@ -101,7 +120,7 @@ class Slots:
 
     async def idle(self, seconds: float) -> bool:
         """Wait until nothing runs, for so long at most; whether that came."""
-        tasks = [running.task for running in self._running.values()]
+        tasks = [running.task for running in self._running.values() if running.task is not None]
         if not tasks:
             return True
         _, pending = await asyncio.wait(tasks, timeout=max(0.0, seconds))
@@ -125,24 +144,33 @@ class Slots:
             else:
                 self._aside.setdefault(limit[0], deque()).append((arrived, plan))
 
-    def _start(self, run: Run, key: Hashable | None) -> None:
-        number = self._free.pop()
-        if key is not None:
-            self._busy[key] += 1
-        task = asyncio.create_task(self._handle(number, run))
-        self._running[number] = Running(number, run, time.monotonic(), task)
-        task.add_done_callback(lambda _: self._ended(number, key))
+    def _start(self, run: Run, kind: Hashable | None) -> None:
+        if kind is not None:
+            self._busy[kind] += 1
+        running = Running(self._free.pop(), run, time.monotonic(), kind)
+        self._running[running.number] = running
+        running.task = self._loop.create_task(self._occupy(running))
 
-    def _ended(self, number: int, key: Hashable | None) -> None:
-        del self._running[number]
-        self._free.append(number)
-        if key is not None:
-            self._busy[key] -= 1
-            waiting = self._aside.get(key)
+    async def _occupy(self, running: Running) -> None:
+        running.begun = True
+        if running.cancelled:
+            running.cancel()
+        try:
+            await self._handle(running)
+        finally:
+            self._ended(running)
+
+    def _ended(self, running: Running) -> None:
+        del self._running[running.number]
+        self._free.append(running.number)
+        kind = running.kind
+        if kind is not None:
+            self._busy[kind] -= 1
+            waiting = self._aside.get(kind)
             if waiting and not self._closed:
                 _, run = waiting.popleft()
                 if not waiting:
-                    del self._aside[key]
-                self._start(run, key)
+                    del self._aside[kind]
+                self._start(run, kind)
         self._fill()
         self._changed()

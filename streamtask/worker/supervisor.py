@@ -124,7 +124,9 @@ class Child:
         handed_down = (report, self._table, watched)
         try:
             # From the main thread, always: the parent-death signal is bound to the thread that starts a child.
-            self._process = subprocess.Popen(settings.child, env=environment, pass_fds=handed_down, process_group=0)
+            self._process = subprocess.Popen(  # noqa: S603 - what the command line asked for
+                settings.child, env=environment, pass_fds=handed_down, process_group=0
+            )
         except OSError:
             self.close()
             raise
@@ -158,7 +160,8 @@ class Child:
                 self.owner, self.broker, self.subscriptions = report["owner"], report["broker"], subscriptions
             self.ready = self.ready or bool(report.get("ready"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            log.error("child.report_unreadable", extra={"child_pid": self.pid, "error": repr(error)})
+            fields = {"child_pid": self.pid, "error": repr(error)}
+            log.error("child.report_unreadable", extra=fields)  # noqa: TRY400 - the line is what is wrong
 
     def ask_to_end(self) -> None:
         """Have it drain; it is given its time, and then killed. What it has started is its own to tell."""
@@ -198,7 +201,8 @@ def _shared_memory(size: int) -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("streamtask-started")
     else:
-        path = Path(os.environ.get("TMPDIR", "/tmp"), f"streamtask-started-{os.getpid()}-{time.monotonic_ns()}")
+        folder = os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - made with O_EXCL, and gone at once
+        path = Path(folder, f"streamtask-started-{os.getpid()}-{time.monotonic_ns()}")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         path.unlink()
     os.ftruncate(fd, size)
@@ -445,7 +449,7 @@ class Supervisor:
         try:
             child = Child(index, self._settings)
         except OSError as error:
-            log.error("child.start_failed", extra={"place": index, "error": str(error)})
+            log.error("child.start_failed", extra={"place": index, "error": str(error)})  # noqa: TRY400
             return None
         self._children.append(child)
         self._selector.register(child.control, selectors.EVENT_READ, lambda: self._listen_to(child))
@@ -588,7 +592,7 @@ def _ended_well(child: Child, code: int) -> bool:
 
 def _pause(failures: int) -> float:
     """Seconds before the next start: none after a child that worked or failed once, then doubled up to the longest."""
-    return 0.0 if failures < 2 else float(min(FIRST_PAUSE * 2 ** min(failures - 2, 16), LONGEST_PAUSE))
+    return 0.0 if failures <= 1 else float(min(FIRST_PAUSE * 2 ** min(failures - 2, 16), LONGEST_PAUSE))
 
 
 def _how(code: int) -> str:

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -47,17 +48,22 @@ from streamtask.worker.probes import Health
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.reporting import Reporter
 from streamtask.worker.settler import Settlement, Settler
-from streamtask.worker.slots import Slots
+from streamtask.worker.slots import Running, Slots
 from streamtask.worker.started import StartedTable
+from streamtask.worker.timekeeper import Timekeeper
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a delivery may wait here for a slot before it goes back.
-_UNSTARTED = 1.0
+#: Seconds that a delivery may wait here for a slot before it goes back; it is looked at twice in that time.
+_UNSTARTED = 0.6
+#: More than any worker takes in.
+_NO_LIMIT = 1 << 30
 #: Seconds after which a handler without a timeout is told about.
 _RUNS_LONG = 600.0
-#: Seconds between two looks whether a burst is done.
+#: Seconds between two looks whether a burst is done, and how many have to find nothing: while we ask about one stream,
+#: a handler elsewhere may emit into one that we have asked about before.
 _QUIET = 0.05
+_QUIET_LOOKS = 2
 #: Seconds for what is left to do at the end once handlers have ended: settling, handing back.
 _LAST_WORDS = 5.0
 
@@ -127,7 +133,12 @@ class Worker:
         Raises:
             ConfigurationError: there is nothing to consume, or no child process can be started for a handler.
         """
-        self._isolation = Isolation(self._app, children=children(self._broker, self._subscriptions))
+        handlers = self._broker.handlers(*self._places)
+        self._isolation = Isolation(
+            self._app,
+            children=children(handlers),
+            modules={handler.function.__module__ for handler in handlers},
+        )
         await self._isolation.prepare()
         self._transport = await asyncio.to_thread(self._open)
         await self._transport.connect()
@@ -179,7 +190,7 @@ class Worker:
                 leases=self._leases,
                 health=self.health,
                 metrics=self.metrics,
-                take=self._take,
+                take=partial(self._take, due=False),
                 room=self._room,
             )
             self._fetchers.append(fetcher)
@@ -193,14 +204,15 @@ class Worker:
             keeper=self._keeper,
             lease=self._settings.lease,
             metrics=self.metrics,
-            take=self._take,
+            take=partial(self._take, due=True),
             expire=self._expire,
-            room=self._room_for_a_retry,
+            room=self._own_room,
         )
         self._duty("reclaimer", reclaimer.run())
         self._duty("look-round", self._look_round())
         janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
+        self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics).run())
 
     def _readings(self) -> list[list[Subscription]]:
         """What is read together: the streams of a group, but those that have limits of their own apart."""
@@ -288,14 +300,13 @@ class Worker:
                     "entry_id": delivery.entry_id,
                 },
             )
-            running.task.cancel()
+            running.cancel()
         await self._slots.idle(_LAST_WORDS / 2)
 
     async def burst_done(self) -> None:
         """Wait until nothing is ready, pending or due for retry."""
         quiet = 0
-        # Twice: while we ask about one stream, a handler elsewhere may emit into one that we have asked about before.
-        while quiet < 2:
+        while quiet < _QUIET_LOOKS:
             await asyncio.sleep(_QUIET)
             taken = self._flow.taken
             try:
@@ -316,26 +327,25 @@ class Worker:
 
     def _room(self, subs: Sequence[Subscription]) -> tuple[list[str], int]:
         """Which of these streams may be read now, and how much may be taken; they are of one group."""
-        room = self._flow.room()
+        room = self._flow.free_for_new
         if not room:
             return [], 0
-        streams = [sub.stream for sub in subs if not self._slots.steps_aside(sub.stream, sub.group)]
+        own = {sub.stream: self._own_room(sub) for sub in subs}
+        streams = [stream for stream, most in own.items() if most]
         if len(streams) == 1:
-            room = min(room, self._own_room(subs[0].group, streams[0]))
+            room = min(room, own[streams[0]])
         return streams, room if streams else 0
 
-    def _room_for_a_retry(self, sub: Subscription) -> int:
+    def _own_room(self, sub: Subscription) -> int:
+        """How much of a stream may be taken in, the worker's slots apart: no more than can run."""
         if self._slots.steps_aside(sub.stream, sub.group):
             return 0
-        return min(self._flow.room_for_a_retry(), self._own_room(sub.group, sub.stream))
+        limit = self._stream_limits[sub.stream, sub.group]
+        return _NO_LIMIT if limit is None else max(0, limit - self._held[sub.stream, sub.group])
 
-    def _own_room(self, group: str, stream: str) -> int:
-        limit = self._stream_limits[stream, group]
-        return self._flow.concurrency * 2 if limit is None else max(0, limit - self._held[stream, group])
-
-    def _take(self, deliveries: list[Delivery]) -> None:
+    def _take(self, deliveries: list[Delivery], *, due: bool) -> None:
         """From a fetcher or the reclaimer: hold them until they are settled."""
-        self._flow.took(len(deliveries))
+        self._flow.took(len(deliveries), due=due)
         for delivery in deliveries:
             self._held[delivery.stream, delivery.group] += 1
             self._leases.hold(delivery)
@@ -343,7 +353,7 @@ class Worker:
 
     def _expire(self, deliveries: list[Delivery]) -> None:
         """From the reclaimer: these have waited too long for a worker that handles them."""
-        self._flow.took(len(deliveries))
+        self._flow.took(len(deliveries), due=True)
         for delivery in deliveries:
             place = delivery.stream, delivery.group
             self._held[place] += 1
@@ -356,7 +366,10 @@ class Worker:
             await asyncio.sleep(_UNSTARTED / 2)
             now = time.monotonic()
             self.health.loop_turned(now)
-            for delivery in self._slots.overdue(_UNSTARTED):
+            overdue = self._slots.overdue(_UNSTARTED)
+            if overdue:
+                self._flow.stalled()
+            for delivery in overdue:
                 self._outcome(delivery, Release())
             for running in self._slots.running:
                 timeout = running.run.handler.timeout
@@ -369,25 +382,21 @@ class Worker:
     def _plan(self, delivery: Delivery) -> Run | Outcome:
         return self._broker.plan(delivery, self._interest.get((delivery.stream, delivery.group), frozenset()))
 
-    async def _handle(self, number: int, run: Run) -> None:
+    async def _handle(self, running: Running) -> None:
         """One handler in one slot, from its start to the outcome on its way."""
+        run = running.run
         delivery = run.delivery
         if self._leases.is_lost(delivery):
             # While it waited for a slot.
-            self._left(delivery)
-            self._settled(Settlement(delivery, Done(), run), Verdict.LOST)
+            self._lost(run)
             return
-        task = asyncio.current_task()
-        if task is not None:
-            self._leases.on_lost(delivery, task.cancel)
         if self._started is not None:
-            self._started.mark(number, self._places[delivery.stream, delivery.group], delivery.entry_id)
+            self._started.mark(running.number, self._places[delivery.stream, delivery.group], delivery.entry_id)
         started = time.perf_counter()
         try:
             outcome = await self._executor.execute(run)
         except LeaseLostError:
-            self._left(delivery)
-            self._settled(Settlement(delivery, Done(), run), Verdict.LOST)
+            self._lost(run)
         except asyncio.CancelledError:
             self._outcome(delivery, Release(), run)
             raise
@@ -395,7 +404,11 @@ class Worker:
             self._outcome(delivery, outcome, run, time.perf_counter() - started)
         finally:
             if self._started is not None:
-                self._started.clear(number)
+                self._started.clear(running.number)
+
+    def _lost(self, run: Run) -> None:
+        self._left(run.delivery)
+        self._settled(Settlement(run.delivery, Done(), run), Verdict.LOST)
 
     def _outcome(
         self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
@@ -415,7 +428,8 @@ class Worker:
 
     def _lose(self, lost: list[Delivery]) -> None:
         for delivery in lost:
-            self._leases.lose(delivery)
+            if self._leases.lose(delivery):
+                self._slots.cancel(delivery)
 
     # ── what the duties tell and ask ──────────────────────────────────────────────────────────────────────────
 
@@ -434,7 +448,7 @@ class Worker:
     def _groups(self) -> list[str]:
         return sorted({sub.group for sub in self._subscriptions})
 
-    def _beat(self, ok: bool) -> None:
+    def _beat(self, *, ok: bool) -> None:
         now = time.monotonic()
         self.health.keeper_turned(now)
         if ok:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from tests.conformance.engines import Engine, order
@@ -108,7 +108,9 @@ async def test_what_is_scheduled_is_listed_soonest_first(engine: Engine) -> None
 async def test_what_is_scheduled_shows_the_entry_that_it_will_be(engine: Engine, size: int) -> None:
     consumer = await engine.consumer()
     body = b"\xff" * size
-    item = replace(order(delay=60), body=body, content_type="application/x-msgpack", content_encoding="gzip")
+    item = msgspec.structs.replace(
+        order(delay=60), body=body, content_type="application/x-msgpack", content_encoding="gzip"
+    )
     await consumer.publish(item)
 
     [entry] = await consumer.schedule.scheduled("orders", limit=10)

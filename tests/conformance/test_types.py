@@ -125,8 +125,10 @@ async def test_waiting_entries_are_claimed_no_more_than_asked(engine: Engine) ->
     for delivery in await old.publish_and_fetch(*(order() for _ in range(4))):
         await old.settle(delivery, Wait(*NEWER, timeout=60))
 
-    assert len((await new.claim(3)).deliveries) == 3
-    assert len((await new.claim(3)).deliveries) == 1
+    assert (await new.claim(0)).next_due == 0
+    first, second = await new.claim(3), await new.claim(3)
+    assert (len(first.deliveries), first.next_due) == (3, 0)
+    assert (len(second.deliveries), second.next_due) == (1, None)
 
 
 async def test_who_waited_too_long_is_given_to_anyone_as_expired(engine: Engine) -> None:
@@ -134,7 +136,7 @@ async def test_who_waited_too_long_is_given_to_anyone_as_expired(engine: Engine)
     await waiting_for_newer(old, timeout=0.05)
     await engine.let_pass(0.1)
 
-    claimed = await old.claim()
+    claimed = await old.claim(0)
 
     assert claimed.deliveries == []
     [expired] = claimed.expired

@@ -84,7 +84,7 @@ def is_alive(pid: int) -> bool:
 
 
 def guard_of(folder: Path) -> int:
-    return int((folder / "guard.lock").read_text())
+    return int((folder / "guard.lock").read_text().split()[0])
 
 
 def server_of(folder: Path) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from streamtask import App, Event, PublishError, StreamtaskError
+from streamtask import App, Event, StoreFullError, StreamtaskError, TransportError
 from streamtask.feed import Feed, Refused
 from streamtask.transport.port import Outgoing
 
@@ -65,17 +65,56 @@ async def test_a_line_that_no_consumer_could_read_does_not_keep_its_batch(app: A
     assert "limit is 2000" in feed.refused[0].reason
 
 
-async def test_what_is_unknown_ends_the_feed_and_names_the_lines(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_not_known_to_be_stored_is_published_again_and_stands_there_once(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = app.transport.publish
+
+    async def break_off(items: Sequence[Outgoing]) -> list[str | Exception]:
+        if len(items) > 1:
+            await publish(items[:2])
+            raise TransportError("the connection broke after two of them")
+        return await publish(items)
+
+    monkeypatch.setattr(app.transport, "publish", break_off)
+    feed = Feed(app, Placed)
+
+    ids = await feed.take([line(n) for n in range(5)])
+
+    assert await stored(app) == list(range(5))
+    assert (len(set(ids)), feed.published) == (5, 5)
+
+
+async def test_what_the_server_refused_of_a_batch_is_published_again(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish = app.transport.publish
+
+    async def fill_up(items: Sequence[Outgoing]) -> list[str | Exception]:
+        if len(items) > 1:
+            full = StoreFullError("full", event_id=items[1].event_id)
+            [first, third] = await publish([items[0], items[2]])
+            return [first, full, third]
+        return await publish(items)
+
+    monkeypatch.setattr(app.transport, "publish", fill_up)
+    feed = Feed(app, Placed)
+
+    await feed.take([line(n) for n in range(3)])
+
+    assert sorted(await stored(app)) == [0, 1, 2]
+    assert feed.published == 3
+
+
+async def test_what_cannot_be_stored_ends_the_feed_and_names_the_lines(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
     feed = Feed(app, Placed)
     await feed.take([line(0)])
 
-    async def fail(items: list[Outgoing]) -> None:
-        raise PublishError("the connection broke", event_id=items[0].event_id)
+    async def break_off(items: Sequence[Outgoing]) -> list[str | Exception]:
+        raise TransportError("the connection broke")
 
-    monkeypatch.setattr(app, "_store", fail)
-    with pytest.raises(
-        StreamtaskError, match="1 events were published; of lines 2 to 3 it is unknown which are stored"
-    ):
+    monkeypatch.setattr(app.transport, "publish", break_off)
+    with pytest.raises(StreamtaskError, match="1 events were published; lines 2 to 3 are not known to be stored"):
         await feed.take([line(1), line(2)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from streamtask.errors import TransportError
 from streamtask.transport.memory.log import ZERO, id_text, parse_id
 from streamtask.transport.memory.settlement import copy_for
 from streamtask.transport.memory.store import MemoryStore
@@ -43,9 +44,13 @@ class MemoryDeadLetters:
     async def replay(self, stream: str, dead_id: str) -> str | None:
         """Append the entry again, for its group only; the dead letter is gone with it."""
         with self._store.lock:
-            letter = self._store.find(stream).dead.pop(parse_id(dead_id), None)
+            state = self._store.find(stream)
+            letter = state.dead.get(parse_id(dead_id))
             if letter is None:
                 return None
+            if letter.group not in state.log.groups:
+                raise TransportError(f"there is no group {letter.group!r} that could read it")
+            del state.dead[parse_id(dead_id)]
             fields = copy_for(letter.group, letter.fields, dead_id)
             return id_text(self._store.append_fields(stream, fields, letter.event_id, self._clock()))
 

@@ -9,6 +9,9 @@ from streamtask.transport.memory.settlement import delivery_of, take
 from streamtask.transport.memory.store import PARKED, RESERVED, WAITING, MemoryStore, StreamState
 from streamtask.transport.port import Claimed, Delivery, Subscription
 
+#: Waiting entries past their deadline that one claim takes at most.
+_EXPIRED_AT_ONCE = 100
+
 
 class MemoryRecovery:
     """See `port.Recovery`."""
@@ -113,15 +116,20 @@ class _Claim:
         """Parked entries first, then waiting ones, while there is room."""
         self._take(self._ledger.parked, PARKED, self._now, count, self._taken)
         for kind in sorted(self._ledger.waiting):
-            handled = kind in self._subscription.handles
-            room = count - len(self._taken) - len(self._expired)
             index = self._ledger.waiting[kind]
-            until, into = (float("inf"), self._taken) if handled else (self._now, self._expired)
-            self._take(index, WAITING, until, room, into)
+            if kind in self._subscription.handles:
+                self._take(index, WAITING, float("inf"), count - len(self._taken), self._taken)
+            else:
+                # They need no slot: they are given up.
+                self._take(index, WAITING, self._now, _EXPIRED_AT_ONCE - len(self._expired), self._expired)
             if not index:
                 del self._ledger.waiting[kind]
-        next_due = max(0.0, min(self._ledger.parked.values()) - self._now) if self._ledger.parked else None
-        return Claimed(deliveries=self._taken, gone=self._gone, expired=self._expired, next_due=next_due)
+        return Claimed(deliveries=self._taken, gone=self._gone, expired=self._expired, next_due=self._next_due())
+
+    def _next_due(self) -> float | None:
+        if self._ledger.waiting.keys() & self._subscription.handles:
+            return 0.0
+        return max(0.0, min(self._ledger.parked.values()) - self._now) if self._ledger.parked else None
 
     def _take(self, index: dict[EntryId, float], reserved: str, until: float, room: int, into: list[Delivery]) -> None:
         subscription = self._subscription

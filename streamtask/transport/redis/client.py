@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+import hiredis
 import redis.asyncio.connection as redis_connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -31,6 +32,10 @@ ConnectionFactory = Callable[[], Any]
 COMMAND_TIMEOUT = 5.0
 #: After one of these the server will not take our commands on this connection: resolve and connect anew.
 _RECONNECT = ("READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH")
+
+
+#: A command as bytes. hiredis takes a tenth of redis-py's time for it.
+_pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # it says: one word
 
 
 class DisconnectedError(TransportError):
@@ -167,7 +172,8 @@ class Wire:
             try:
                 async with asyncio.timeout(timeout):
                     connection = self._connection or await self._connect()
-                    await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                    packed = b"".join([_pack(tuple(command)) for command in commands])
+                    await connection.send_packed_command(packed, check_health=False)
                     replies = [await self._reply(connection) for _ in commands]
             except (RedisError, OSError, TimeoutError) as error:
                 await self.close()

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from streamtask.errors import EventRefusedError, PublishError, StoreFullError
 from streamtask.transport.port import Dead, Delivery, Done, Outcome, Outgoing, Release, Retry, Skip, Wait
 from streamtask.transport.redis.client import Argument, ServerError
 
 #: KEYS of the settle script before the streams that are emitted to.
-_SETTLE_KEYS = 7
+_SETTLE_KEYS = 8
+#: Field names and values that one command in a script can write: Redis' Lua passes 8,000 words at most.
+_MOST_WORDS = 7000
 
 
 def start_id(start: str | datetime) -> str:
@@ -80,7 +84,8 @@ def outcome(delivery: Delivery, result: Outcome, targets: dict[str, int]) -> Seq
             words = _letter(delivery, result)
             return ("dead", *head, len(words), *words)
         case Skip():
-            return ("skip", *head, "" if delivery.only is not None else result.event_type)
+            noted = int(delivery.only is None)
+            return ("skip", *head, result.event_type, noted, result.version, round(result.timeout * 1000))
         case Wait():
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
 
@@ -113,6 +118,8 @@ def _letter(delivery: Delivery, dead: Dead) -> list[Argument]:
         "deliveries", delivery.deliveries,
         "worker", dead.worker or delivery.owner,
     ]  # fmt: skip
+    if len(delivery.fields) > _MOST_WORDS:
+        return [*words, "fields", msgspec.msgpack.encode(delivery.fields)]
     for index in range(0, len(delivery.fields) - 1, 2):
         words += [b"field:" + delivery.fields[index], delivery.fields[index + 1]]
     return words

@@ -218,7 +218,7 @@ class RedisInspection:
         known = {flat[flat.index(b"name") + 1].decode() for flat in reply}
         if group not in known:
             names = [key, keys.types(stream, group), keys.skipped(stream, group), keys.floors(stream),
-                     keys.seen(stream)]  # fmt: skip
+                     keys.seen(stream), keys.delayed(stream)]  # fmt: skip
             await self._wire.run(self._register, names, [group, start])
             return await self._originals(stream, start, copy=None)
         return await self._originals(stream, start, copy=[b"only", group, b"replay", generation])

@@ -95,13 +95,13 @@ class RedisRetention:
         """See `Retention.trim`. Works through what is too much in bites, so that no call blocks the server for long."""
         removed = 0
         for _ in range(100):
-            reply = await self._wire.run(
+            bite, more = await self._wire.run(
                 self._trim,
-                [keys.stream(stream), keys.floors(stream)],
+                [keys.stream(stream), keys.floors(stream), keys.delayed(stream)],
                 [round(max_age * 1000), max_entries, _TRIMMED],
             )
-            removed += reply
-            if reply < _TRIMMED:
+            removed += bite
+            if not more:
                 break
         return removed
 
@@ -172,6 +172,9 @@ def _letter(stream: str, dead_id: str, words: Sequence[bytes]) -> DeadLetter:
     for name, value in zip(words[::2], words[1::2], strict=True):
         if name.startswith(b"field:"):
             fields += [name[6:], value]
+        elif name == b"fields":
+            # More than a script can write one by one.
+            fields = msgspec.msgpack.decode(value)
         else:
             evidence[name.decode()] = value.decode("utf-8", "replace")
     entry_id = evidence["entry_id"]

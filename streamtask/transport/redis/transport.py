@@ -97,12 +97,15 @@ class RedisTransport:
             keys.skipped(stream, group),
             keys.floors(stream),
             keys.seen(stream),
+            keys.delayed(stream),
         ]
         pairs = [keys.pair(*handled) for handled in sorted(subscription.handles)]
         created, interest, skipped = await self._wire.run(
             self._register, names, [group, commands.start_id(subscription.start), *pairs]
         )
-        await self._wire.call("SADD", keys.STREAMS, stream)
+        # Anew each time: a server that came back empty has lost the note.
+        self._known.discard(stream)
+        await self._name_streams({stream})
         if created == _VANISHED:
             log.error("group.vanished", extra={"stream": stream, "group": group, "made_again_at": "its checkpoint"})
         return Registered(
@@ -121,10 +124,10 @@ class RedisTransport:
     async def publish(self, items: Sequence[Outgoing]) -> list[str | Exception]:
         """See `Transport.publish`. One pipeline; a plain event is a plain XADD."""
         packed = [self._publish_command(item) for item in items]
-        new = {item.stream for item in items} - self._known
-        replies = await self._publisher.many([*packed, *(["SADD", keys.STREAMS, name] for name in sorted(new))])
-        self._known |= new
-        replies = replies[: len(items)]
+        new = sorted({item.stream for item in items} - self._known)
+        replies = await self._publisher.many([*packed, *([["SADD", keys.STREAMS, *new]] if new else [])])
+        if new and not isinstance(replies.pop(), ServerError):
+            self._known.update(new)
         for index, reply in enumerate(replies):
             if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
                 try:
@@ -234,10 +237,12 @@ class RedisTransport:
         return verdicts
 
     async def _name_streams(self, streams: set[str]) -> None:
-        """Note streams that were only emitted to, so that they are inspected and kept within bounds too."""
-        if new := streams - self._known:
-            await self._wire.call("SADD", keys.STREAMS, *sorted(new))
-            self._known |= new
+        """Note streams that are used, so that they can be inspected; a server that is full takes the note later."""
+        new = sorted(streams - self._known)
+        if new:
+            [reply] = await self._wire.many([["SADD", keys.STREAMS, *new]])
+            if not isinstance(reply, ServerError):
+                self._known.update(new)
 
     def _ack_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
         first = batch[0][0]
@@ -256,6 +261,7 @@ class RedisTransport:
             keys.dead_counts(stream),
             keys.skipped(stream, group),
             keys.waits(stream, group),
+            keys.types(stream, group),
         ]
         targets: dict[str, int] = {}
         args: list[Argument] = [

@@ -70,14 +70,14 @@ def test_a_group_whose_first_read_never_completes_is_deaf() -> None:
 
 
 def test_a_saturated_group_need_not_read(health: Health) -> None:
-    health.paused("shipping", True, 102.0)
+    health.paused("shipping", 102.0, paused=True)
     health.beat_ok(500.0)
     assert reasons(health, 500.0) == []
 
 
 def test_after_a_pause_the_group_has_its_full_time_to_read(health: Health) -> None:
-    health.paused("shipping", True, 102.0)
-    health.paused("shipping", False, 500.0)
+    health.paused("shipping", 102.0, paused=True)
+    health.paused("shipping", 500.0, paused=False)
     health.beat_ok(510.0)
     assert reasons(health, 509.9) == []
     assert "no read" in reasons(health, 510.1)[0]
@@ -86,7 +86,7 @@ def test_after_a_pause_the_group_has_its_full_time_to_read(health: Health) -> No
 def test_saying_again_that_it_is_not_paused_does_not_hide_deafness(health: Health) -> None:
     for now in range(102, 113):
         health.beat_ok(now)
-        health.paused("shipping", False, now)
+        health.paused("shipping", now, paused=False)
     assert "no read" in reasons(health, 112.0)[0]
 
 

@@ -1,8 +1,9 @@
 -- beat: an owner lives.
 -- KEYS[1] its beat  [2] workers   ARGV owner, ttl ms, info   -> 1
 -- A script so that the time is the server's. Owners that died an hour ago leave the list.
-redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2])
 local now = now_ms()
+write_although_full(KEYS[2])
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 3600000)
 return 1

@@ -1,11 +1,12 @@
 -- register: make stream and group where they are missing, and grow the group's set of types.
--- KEYS[1] stream  [2] types of the group  [3] skipped  [4] floors  [5] seen
+-- KEYS[1] stream  [2] types of the group  [3] skipped  [4] floors  [5] seen  [6] any sorted set of the stream
 -- ARGV group, where a new group begins, then each "TYPE<tab>VERSION"
 -- -> { created: 0 no, 1 new, 2 made again at its floor, the set, { type, first skipped id, ... } }
 -- Atomic so that of two workers that find the group missing, one decides where it begins.
 local stream, types, skipped, floors, seen = unpack(KEYS)
 local group, start = ARGV[1], ARGV[2]
 local created = 0
+write_although_full(KEYS[6])
 local floor = redis.call('HGET', floors, group)
 if not is_type(stream, 'stream') then return redis.error_reply('WRONGTYPE ' .. stream .. ' is not a stream') end
 if floor and redis.call('XLEN', stream) == 0 then floor = '0' end

@@ -1,6 +1,6 @@
 -- settle: commit a batch of outcomes of one owner in one group; each is fenced and atomic by itself.
 -- KEYS[1] stream  [2] retry index  [3] history  [4] dead letters  [5] dead-letter counts  [6] skipped  [7] waits
---     [8..] streams that are emitted to
+--     [8] types of the group  [9..] streams that are emitted to
 -- ARGV group, owner, prefix of marks, prefix of wait indexes, number of outcomes, then for each: verb, id, delivery
 --     count and
 --     done     mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index in KEYS, delay ms
@@ -8,13 +8,14 @@
 --     retry    delay ms, failed (0 or 1), error
 --     release  delay ms
 --     dead     number of field words, the words
---     skip     type ('' if not to be noted)
+--     skip     type ('' for an entry of another group), to be noted (0 or 1), version, timeout ms
 --     wait     type, version, timeout ms
 -- -> for each: 'ok', 'lost', 'duplicate', or 'failed: ' and why (nothing was changed, the entry stays pending)
 --
--- Redis does not roll a script back. So, for each outcome: the fence; a renewal, which is a write that OOM never
--- refuses and which lets the later writes of the script pass; new entries, taken back if one of them fails; the ack last.
-local stream, retry, history, dead, counts_key, skipped, waits = unpack(KEYS, 1, 7)
+-- Redis does not roll a script back. So, first a write that a full server does not refuse and after which it lets the
+-- others pass; then for each outcome the fence, and new entries, taken back if one of them fails; the acks last, all in
+-- one, whatever went wrong with one of the outcomes.
+local stream, retry, history, dead, counts_key, skipped, waits, types = unpack(KEYS, 1, 8)
 local group, owner, mark_prefix, wait_prefix = unpack(ARGV, 1, 4)
 local at = 6
 
@@ -46,7 +47,7 @@ local function parse()
     elseif o.verb == 'dead' then
         o.fields = words(tonumber(word()))
     elseif o.verb == 'skip' then
-        o.type = word()
+        o.type, o.noted, o.version, o.timeout = word(), word(), word(), tonumber(word())
     elseif o.verb == 'wait' then
         o.type, o.version, o.timeout = word(), word(), tonumber(word())
     else
@@ -62,14 +63,20 @@ for i = 1, tonumber(ARGV[5]) do
 end
 local counts = held(stream, group, owner, ids)
 
-local function forget(id)
-    redis.call('HDEL', history, id .. ':f', id .. ':u', id .. ':e')
+write_although_full(retry)
+local acked = {}
+
+local function ack(o)
+    -- What was delivered once has no history.
+    if o.count > 1 then redis.call('HDEL', history, o.id .. ':f', o.id .. ':u', o.id .. ':e') end
+    acked[#acked + 1] = o.id
+    return 'ok'
 end
 
-local function ack(id)
-    forget(id)
-    redis.call('XACK', stream, group, id)
-    return 'ok'
+local checked = {}
+local function is_stream(key)
+    if checked[key] == nil then checked[key] = is_type(key, 'stream') end
+    return checked[key]
 end
 
 local function failed(reply)
@@ -125,18 +132,17 @@ local verbs = {}
 
 function verbs.done(o)
     for _, emit in ipairs(o.emits) do
-        if not is_type(emit.key, 'stream') then return 'failed: WRONGTYPE ' .. emit.key end
+        if not is_stream(emit.key) then return 'failed: WRONGTYPE ' .. emit.key end
     end
     local mark = mark_prefix .. o.mark
     if o.mark ~= '' and o.replace == '0' and redis.call('EXISTS', mark) == 1 then
-        ack(o.id)
+        ack(o)
         return 'duplicate'
     end
-    if #o.emits > 0 or o.mark ~= '' then give(stream, group, owner, o.id) end
     local refused = append(o.emits)
     if refused then return failed(refused) end
     if o.mark ~= '' then redis.call('SET', mark, o.id, 'PX', o.window) end
-    return ack(o.id)
+    return ack(o)
 end
 
 function verbs.retry(o)
@@ -150,22 +156,32 @@ function verbs.release(o)
 end
 
 function verbs.dead(o)
-    if not is_type(dead, 'stream') or not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. dead end
-    give(stream, group, owner, o.id)
+    if not is_stream(dead) or not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. dead end
     o.fields[#o.fields + 1] = 'dead_at'
     o.fields[#o.fields + 1] = string.format('%.0f', now_ms())
     local reply = redis.pcall('XADD', dead, '*', unpack(o.fields))
     if type(reply) == 'table' then return failed(reply) end
     redis.pcall('HINCRBY', counts_key, group, 1)
-    return ack(o.id)
+    return ack(o)
+end
+
+-- Whether a type is the group's business. The worker's knowledge of that may be some seconds old.
+local kinds
+local function is_wanted(kind)
+    if not kinds then
+        kinds = {}
+        for _, pair in ipairs(redis.call('SMEMBERS', types)) do kinds[string.match(pair, '^(.*)\t')] = true end
+    end
+    return kinds[kind]
 end
 
 function verbs.skip(o)
-    if o.type ~= '' then
+    if o.type ~= '' and is_wanted(o.type) then return verbs.wait(o) end
+    if o.type ~= '' and o.noted == '1' then
         redis.pcall('HSETNX', skipped, o.type, o.id)
         redis.pcall('HINCRBY', skipped, o.type .. '\tn', 1)
     end
-    return ack(o.id)
+    return ack(o)
 end
 
 function verbs.wait(o)
@@ -185,11 +201,15 @@ end
 local verdicts = {}
 for i, o in ipairs(outcomes) do
     if counts[o.id] == o.count then
-        verdicts[i] = verbs[o.verb](o)
+        local went, verdict = pcall(verbs[o.verb], o)
+        verdicts[i] = went and verdict or failed(type(verdict) == 'table' and verdict or { err = verdict })
         -- An id named twice in one batch is ours only once.
         if verdicts[i] == 'ok' or verdicts[i] == 'duplicate' then counts[o.id] = nil end
     else
         verdicts[i] = 'lost'
     end
+end
+for i = 1, #acked, 1000 do
+    redis.call('XACK', stream, group, unpack(acked, i, math.min(i + 999, #acked)))
 end
 return verdicts

@@ -1,5 +1,6 @@
 -- trim: remove entries that every group has finished and that are too old or too many; checkpoint the groups.
--- KEYS[1] stream  [2] floors   ARGV longest age ms, most entries, most to look at in this call   -> removed
+-- KEYS[1] stream  [2] floors  [3] any sorted set of the stream   ARGV longest age ms, most entries, most to look at in this call
+-- -> { removed, 1 where another call would find more to look at }
 -- Atomic so that no group can be made, or rewound, between the look at the groups and the cut.
 local stream, floors = KEYS[1], KEYS[2]
 local max_age, max_entries, batch = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -11,7 +12,8 @@ local function previous(id)
     return string.format('%.0f', tonumber(ms) - 1) .. '-18446744073709551615'
 end
 
-if redis.call('EXISTS', stream) == 0 then return 0 end
+if redis.call('EXISTS', stream) == 0 then return { 0, 0 } end
+write_although_full(KEYS[3])
 local groups, floor, passed = {}, nil, nil
 local vanished = fields_of(redis.call('HGETALL', floors))
 vanished['~sweep:'] = nil
@@ -48,7 +50,7 @@ end
 local bound = wanted
 if floor and before(floor, wanted) then bound = floor end
 local removed = redis.call('XTRIM', stream, 'MINID', '=', bound)
-if bound == wanted or not passed then return removed end
+if bound == wanted or not passed then return { removed, excess > batch and removed > 0 and 1 or 0 } end
 
 -- An entry that is pending for long holds the floor. Above it, take out singly what every group has acked.
 local cursor = redis.call('HGET', floors, '~sweep:') or bound
@@ -56,21 +58,22 @@ if before(cursor, bound) then cursor = bound end
 local last = before(passed, wanted) and passed or previous(wanted)
 if before(last, cursor) then
     redis.call('HDEL', floors, '~sweep:')
-    return removed
+    return { removed, 0 }
 end
 local page = redis.call('XRANGE', stream, cursor, last, 'COUNT', batch)
 if #page == 0 then
     redis.call('HDEL', floors, '~sweep:')
-    return removed
+    return { removed, 0 }
 end
 local low, high, busy = page[1][1], page[#page][1], {}
 for _, g in ipairs(groups) do
     if g['pending'] > 0 then
-        for _, p in ipairs(redis.call('XPENDING', stream, g['name'], low, high, #page)) do busy[p[1]] = true end
+        -- All of the range: it may hold more pending ids than entries, where somebody else has deleted some.
+        for _, p in ipairs(redis.call('XPENDING', stream, g['name'], low, high, g['pending'])) do busy[p[1]] = true end
     end
 end
 for _, entry in ipairs(page) do
     if not busy[entry[1]] then removed = removed + redis.call('XDEL', stream, entry[1]) end
 end
 redis.call('HSET', floors, '~sweep:', after(high))
-return removed
+return { removed, #page == batch and 1 or 0 }
