@@ -13,6 +13,8 @@ StreamtaskError
     WorkerLostError             the child process that ran the handler died
     LeaseLostError              another consumer owns the entry now; the outcome was dropped
     TransportError              the connection, not the event; retried by the worker
+    NotFoundError               what was asked for is not on the server, or not any more
+    InUseError                  what was to be removed is in use; nothing was changed
     RetryLater                  raised by a handler: again after a delay, not counted as a failure
     Reject                      raised by a handler: dead-letter now
 """
@@ -95,6 +97,14 @@ class LeaseLostError(StreamtaskError):
 
 class TransportError(StreamtaskError):
     """The connection or the server failed, not the event. Workers retry it by themselves."""
+
+
+class NotFoundError(StreamtaskError):
+    """What was asked for, by its name or id, is not on the server, or not any more."""
+
+
+class InUseError(StreamtaskError):
+    """What was to be removed is in use; nothing was changed."""
 
 
 class RetryLater(StreamtaskError):  # noqa: N818 - a handler raises it as a request, it is no error of the program

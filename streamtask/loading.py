@@ -1,4 +1,4 @@
-"""`module:attribute` → the app it names."""
+"""`module:attribute` → the app it names; an event type → its class."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamtask.app import App
 from streamtask.errors import ConfigurationError
+from streamtask.event import Event, describe
 
 
 def load_app(reference: str, *, broker: str | None = None) -> App:
@@ -17,7 +18,7 @@ def load_app(reference: str, *, broker: str | None = None) -> App:
         ConfigurationError: there is no such module or attribute, or it is no App; the message says which.
     """
     name, colon, attribute = reference.partition(":")
-    if not colon or not name or not attribute:
+    if not colon or not name or name.startswith(".") or not attribute:
         raise ConfigurationError(f"-A takes module:attribute, for example shop.events:app; got {reference!r}")
     folder = str(Path.cwd())
     if folder not in sys.path:
@@ -36,3 +37,32 @@ def load_app(reference: str, *, broker: str | None = None) -> App:
     if broker:
         app.use_broker(broker)
     return app
+
+
+def event_class(app: App, type_: str) -> type[Event]:
+    """The event class of a type: one that the app handles or has published, else one that its modules define.
+
+    Raises:
+        ConfigurationError: there is none, or there are two; the message says which there are.
+    """
+    known = app.broker.types.get(type_)
+    if known is not None:
+        return known
+    defined = [cls for cls in _defined(Event) if describe(cls).type == type_]
+    if len(defined) > 1:
+        names = " and ".join(f"{cls.__module__}.{cls.__qualname__}" for cls in defined)
+        raise ConfigurationError(f"two event classes have the type {type_!r}: {names}")
+    if not defined:
+        types = sorted(app.broker.types.keys() | {describe(cls).type for cls in _defined(Event)})
+        raise ConfigurationError(f"there is no event type {type_!r}; there are {', '.join(types) or 'none'}")
+    return defined[0]
+
+
+def _defined(base: type[Event]) -> list[type[Event]]:
+    """Every event class below a class that has a stream."""
+    found: list[type[Event]] = []
+    for cls in base.__subclasses__():
+        if cls.__event_type__.stream:
+            found.append(cls)
+        found += _defined(cls)
+    return found

@@ -85,7 +85,7 @@ def commands() -> Iterator[str]:
 def _command(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
     context = click.Context(command, info_name=path[-1], max_content_width=110)
     if len(path) > 1:
-        yield f"## `{' '.join(path)}`" if len(path) == 2 else f"### `{' '.join(path)}`"  # noqa: PLR2004 - a level each
+        yield f"### `{' '.join(path)}`" if len(path) == 2 else f"#### `{' '.join(path)}`"  # noqa: PLR2004 - a level each
         yield ""
         yield inspect.cleandoc(command.help or "")
         yield ""

@@ -30,7 +30,7 @@ from streamtask.worker import supervisor
 def worker(reference: str | None, processes: int, reload: bool, **options: Any) -> None:
     """Run consumers until SIGTERM or Ctrl-C."""
     if not reference:
-        raise click.UsageError("which app? Give -A module:attribute or set STREAMTASK_APP")
+        raise click.UsageError("which app? Give -A module:attribute or set STREAMTASK_APP.")
     child = [sys.executable, "-m", "streamtask.worker.child", json.dumps({"app": reference, **options})]
     config = {
         "child": child,

@@ -398,7 +398,10 @@ class Schedule(Protocol):
         """Append what is due; returns seconds until the next one, or None."""
 
     async def scheduled(self, stream: str, *, limit: int) -> list[Mapping[str, object]]:
-        """`event_id, event_type, due_in_ms` of what waits, soonest first."""
+        """`event_id, event_type, due_in_ms, fields` of what waits, soonest first.
+
+        `event_type` is empty where the envelope is encoded; `fields` are those of the entry that it will be.
+        """
 
 
 class Retention(Protocol):
@@ -422,6 +425,9 @@ class DeadLetters(Protocol):
 
     async def page(self, stream: str, *, after: str, limit: int) -> list[DeadLetter]:
         """Oldest first, ids greater than `after` ("" from the start)."""
+
+    async def last(self, stream: str) -> str:
+        """The id of the newest one; "" where there is none."""
 
     async def get(self, stream: str, dead_id: str) -> DeadLetter | None:
         """One dead letter, or None if there is no such one (any more)."""
@@ -535,8 +541,14 @@ class Inspection(Protocol):
     async def entry(self, stream: str, entry_id: str) -> Sequence[bytes] | None:
         """One entry's fields."""
 
+    async def entries(self, stream: str, entry_ids: Sequence[str]) -> list[Sequence[bytes] | None]:
+        """The fields of some entries, in one round trip; None for one that is gone."""
+
+    async def newest(self, stream: str, *, before: str, limit: int) -> list[Delivery]:
+        """Entries with ids below `before` ("" from the end), newest first; copies for one group included."""
+
     async def state(self, stream: str, group: str, entry_id: str) -> Mapping[str, object]:
-        """Where an entry is in a group: `state`, and `consumer, deliveries, failures, due_in_ms` as far as known.
+        """Where an entry is in a group: `state`; `consumer, deliveries, failures, error, due_in_ms` if known.
 
         A state is waiting, running, retrying, abandoned, done or unread.
         """

@@ -171,6 +171,16 @@ async def test_a_replay_survives_that_the_original_was_trimmed(engine: Engine) -
     assert text_of(await consumer.fetch_one()) == "kept"
 
 
+async def test_the_last_dead_letter_is_the_newest(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    assert await consumer.dead_letters.last("orders") == ""
+
+    await buried(consumer)
+    newest = await buried(consumer)
+
+    assert await consumer.dead_letters.last("orders") == newest
+
+
 async def test_purging_removes_those_and_says_how_many(engine: Engine) -> None:
     consumer = await engine.consumer()
     ids = [await buried(consumer) for _ in range(3)]

@@ -202,6 +202,34 @@ async def test_an_entry_is_found_by_its_id(engine: Engine) -> None:
     assert await consumer.inspection.entry("nowhere", entry_id) is None
 
 
+async def test_entries_are_found_by_their_ids_in_one_go(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    first, second = await consumer.publish(one := order(), two := order())
+
+    found = await consumer.inspection.entries("orders", [second, "1-1", first])
+
+    assert [fields and list(fields) for fields in found] == [[b"envelope", two.body], None, [b"envelope", one.body]]
+    assert await consumer.inspection.entries("orders", []) == []
+
+
+async def test_the_newest_entries_come_first_copies_included(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    for delivery in await consumer.publish_and_fetch(order("0"), order("1")):
+        await consumer.settle(delivery, Done())
+    await consumer.inspection.replay_history("orders", "shipping", since="0", generation="g1")
+
+    first = await consumer.inspection.newest("orders", before="", limit=3)
+    rest = await consumer.inspection.newest("orders", before=first[-1].entry_id, limit=3)
+
+    assert [(text_of(entry), entry.only) for entry in (*first, *rest)] == [
+        ("1", "shipping"),
+        ("0", "shipping"),
+        ("1", None),
+        ("0", None),
+    ]
+    assert await consumer.inspection.newest("nowhere", before="", limit=3) == []
+
+
 async def test_the_state_of_an_entry_follows_its_life(engine: Engine) -> None:
     consumer = await engine.consumer("a")
     [entry_id] = await consumer.publish(order())
@@ -230,6 +258,7 @@ async def test_the_state_of_a_retrying_entry_tells_its_counts(engine: Engine) ->
     state = await consumer.inspection.state("orders", "shipping", delivery.entry_id)
 
     assert (state["state"], state["deliveries"], state["failures"]) == ("retrying", 1, 1)
+    assert state["error"] == "boom"
     assert 50_000 < int(str(state["due_in_ms"])) <= 60_000
 
 

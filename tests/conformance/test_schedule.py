@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+import pytest
+
 from tests.conformance.engines import Engine, order
 
 
@@ -99,6 +102,27 @@ async def test_what_is_scheduled_is_listed_soonest_first(engine: Engine) -> None
     assert [50_000 < int(str(entry["due_in_ms"])) <= 600_000 for entry in listed] == [True, True]
     assert len(await consumer.schedule.scheduled("orders", limit=1)) == 1
     assert await consumer.schedule.scheduled("bills", limit=10) == []
+
+
+@pytest.mark.parametrize("size", [3, 60, 300, 70_000])
+async def test_what_is_scheduled_shows_the_entry_that_it_will_be(engine: Engine, size: int) -> None:
+    consumer = await engine.consumer()
+    body = b"\xff" * size
+    item = msgspec.structs.replace(
+        order(delay=60), body=body, content_type="application/x-msgpack", content_encoding="gzip"
+    )
+    await consumer.publish(item)
+
+    [entry] = await consumer.schedule.scheduled("orders", limit=10)
+
+    fields = entry["fields"]
+    assert isinstance(fields, list)
+    assert fields[:6] == [
+        *(b"envelope", body),
+        *(b"content_type", b"application/x-msgpack"),
+        *(b"content_encoding", b"gzip"),
+    ]
+    assert entry["event_type"] == ""
 
 
 async def test_a_delayed_event_published_again_is_scheduled_once(engine: Engine) -> None:

@@ -30,6 +30,12 @@ class MemoryDeadLetters:
             letters = self._store.find(stream).dead.items()
             return [letter for dead_id, letter in letters if dead_id > position][:limit]
 
+    async def last(self, stream: str) -> str:
+        """The id of the newest one."""
+        with self._store.lock:
+            newest = next(reversed(self._store.find(stream).dead), None)
+            return "" if newest is None else id_text(newest)
+
     async def get(self, stream: str, dead_id: str) -> DeadLetter | None:
         """One dead letter."""
         with self._store.lock:

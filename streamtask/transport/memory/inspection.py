@@ -9,7 +9,7 @@ from datetime import datetime
 from streamtask.transport.memory.log import ZERO, EntryId, Group, Pending, id_at, id_before, id_text, parse_id
 from streamtask.transport.memory.settlement import copy_for
 from streamtask.transport.memory.store import PARKED, RESERVED, Ledger, MemoryStore, StreamState
-from streamtask.transport.port import ConsumerInfo, PendingEntry, StreamInfo
+from streamtask.transport.port import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 
 
 class MemoryInspection:
@@ -122,6 +122,18 @@ class MemoryInspection:
             found = self._store.find(stream).log.get(parse_id(entry_id))
             return None if found is None else found.fields
 
+    async def entries(self, stream: str, entry_ids: Sequence[str]) -> list[Sequence[bytes] | None]:
+        """The fields of some entries."""
+        return [await self.entry(stream, entry_id) for entry_id in entry_ids]
+
+    async def newest(self, stream: str, *, before: str, limit: int) -> list[Delivery]:
+        """Entries below an id, newest first."""
+        with self._store.lock:
+            log = self._store.find(stream).log
+            stop = log.count_below(parse_id(before)) if before else len(log)
+            page = [log.get(entry_id) for entry_id in reversed(log.ids[max(0, stop - limit) : stop])]
+            return [Delivery(stream, "", id_text(entry.id), "", entry.fields) for entry in page if entry is not None]
+
     async def state(self, stream: str, group: str, entry_id: str) -> Mapping[str, object]:
         """Where a group stands with one entry."""
         with self._store.lock:
@@ -141,6 +153,7 @@ class MemoryInspection:
             "consumer": held.owner,
             "deliveries": held.deliveries,
             "failures": counts.failures if counts else 0,
+            "error": counts.error if counts else "",
         }
         if held.owner in RESERVED:
             answer["state"] = "retrying" if held.owner == PARKED else "waiting"

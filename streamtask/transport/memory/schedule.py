@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 
-from streamtask.transport.memory.store import MemoryStore
+from streamtask.transport.memory.store import MemoryStore, fields_of
 from streamtask.transport.port import Outgoing
 
 
@@ -42,6 +42,7 @@ class MemorySchedule:
                     "event_id": delayed.item.event_id,
                     "event_type": _event_type(delayed.item),
                     "due_in_ms": max(0, round((delayed.due - now) * 1000)),
+                    "fields": fields_of(delayed.item),
                 }
                 for delayed in waiting[:limit]
             ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from streamtask.transport.memory.log import Entry, EntryId, Group, id_text, parse_id
-from streamtask.transport.memory.store import WAITING, MemoryStore, Skipped, StreamState
+from streamtask.transport.memory.store import WAITING, Counts, MemoryStore, Skipped, StreamState
 from streamtask.transport.port import Dead, DeadLetter, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
 
 #: Fields that a copy for one group carries beside the original's.
@@ -33,12 +33,9 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
     match outcome:
         case Done():
             return _done(store, state, delivery, outcome, now)
-        case Retry(delay=delay, failed=True):
-            ledger.counts_of(entry_id).failures += 1
-            state.park(delivery.group, entry_id, now + delay, now)
-        case Retry(delay=delay) | Release(delay=delay):
-            ledger.counts_of(entry_id).uncharged += 1
-            state.park(delivery.group, entry_id, now + delay, now)
+        case Retry() | Release():
+            _count(ledger.counts_of(entry_id), outcome)
+            state.park(delivery.group, entry_id, now + outcome.delay, now)
         case Wait():
             ledger.counts_of(entry_id).uncharged += 1
             group.give(entry_id, WAITING, now)
@@ -69,6 +66,16 @@ def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: D
             marks.put(mark.name, value=True, until=now + mark.window, now=now)
     state.ack(delivery.group, parse_id(delivery.entry_id))
     return verdict
+
+
+def _count(counts: Counts, outcome: Retry | Release) -> None:
+    """Note why the entry will be delivered once more."""
+    if isinstance(outcome, Retry) and outcome.error:
+        counts.error = outcome.error
+    if isinstance(outcome, Retry) and outcome.failed:
+        counts.failures += 1
+    else:
+        counts.uncharged += 1
 
 
 def _bury(state: StreamState, delivery: Delivery, outcome: Dead, now: float) -> None:

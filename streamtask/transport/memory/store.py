@@ -63,6 +63,8 @@ class Counts:
 
     failures: int = 0
     uncharged: int = 0
+    #: Of the last retry.
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -188,12 +190,7 @@ class MemoryStore:
 
     def append(self, item: Outgoing, now: float) -> EntryId:
         """Put an event into its stream."""
-        fields = [b"envelope", item.body]
-        if item.content_type is not None:
-            fields += [b"content_type", item.content_type.encode()]
-        if item.content_encoding is not None:
-            fields += [b"content_encoding", item.content_encoding.encode()]
-        return self.append_fields(item.stream, fields, item.event_id, now)
+        return self.append_fields(item.stream, fields_of(item), item.event_id, now)
 
     def append_fields(self, stream: str, fields: Sequence[bytes], event_id: str, now: float) -> EntryId:
         """Put an entry as it is into a stream, and wake who waits for one."""
@@ -220,6 +217,16 @@ class MemoryStore:
         finally:
             with self.lock:
                 self._listeners.discard(listener)
+
+
+def fields_of(item: Outgoing) -> list[bytes]:
+    """The entry that an event becomes: name, value, name, value..."""
+    fields = [b"envelope", item.body]
+    if item.content_type is not None:
+        fields += [b"content_type", item.content_type.encode()]
+    if item.content_encoding is not None:
+        fields += [b"content_encoding", item.content_encoding.encode()]
+    return fields
 
 
 @dataclass(frozen=True, eq=False, slots=True)

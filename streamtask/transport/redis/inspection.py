@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from streamtask.transport.port import ConsumerInfo, PendingEntry, StreamInfo
+from streamtask.transport.port import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
@@ -161,6 +161,21 @@ class RedisInspection:
         """See `Inspection.entry`."""
         reply = await self._wire.call("XRANGE", keys.stream(stream), entry_id, entry_id)
         return reply[0][1] if reply else None
+
+    async def entries(self, stream: str, entry_ids: Sequence[str]) -> list[Sequence[bytes] | None]:
+        """See `Inspection.entries`."""
+        key = keys.stream(stream)
+        replies = await self._wire.many([["XRANGE", key, entry_id, entry_id] for entry_id in entry_ids])
+        for reply in replies:
+            if isinstance(reply, ServerError):
+                raise reply
+        return [reply[0][1] if reply else None for reply in replies]
+
+    async def newest(self, stream: str, *, before: str, limit: int) -> list[Delivery]:
+        """See `Inspection.newest`."""
+        high = f"({before}" if before else "+"
+        reply = await self._wire.call("XREVRANGE", keys.stream(stream), high, "-", "COUNT", limit)
+        return [Delivery(stream, "", entry_id.decode(), "", fields) for entry_id, fields in reply]
 
     async def state(self, stream: str, group: str, entry_id: str) -> Mapping[str, object]:
         """See `Inspection.state`."""

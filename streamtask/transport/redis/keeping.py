@@ -14,6 +14,9 @@ from streamtask.transport.redis.client import Script, ServerError, Wire
 
 #: Events that one call moves from the schedule into a stream.
 _PROMOTED = 500
+#: MessagePack: the first byte of a text that has its length in it, and the length of the headers of other texts.
+_SHORT = range(0xA0, 0xC0)
+_HEADERS = {0xC4: 2, 0xC5: 3, 0xC6: 5, 0xD9: 2, 0xDA: 3, 0xDB: 5}
 #: Entries that one call of the trim script may read: about a millisecond of the server's time.
 _TRIMMED = 1000
 
@@ -50,18 +53,31 @@ class RedisSchedule:
         return [
             {
                 "event_id": event_id.decode(),
-                "event_type": _event_type(body),
+                "event_type": _event_type(fields),
                 "due_in_ms": max(0, round(float(score)) - now_ms),
+                "fields": fields,
             }
-            for event_id, score, body in zip(ids, due[1::2], bodies, strict=True)
+            for event_id, score, fields in zip(ids, due[1::2], map(_unpacked, bodies), strict=True)
         ]
 
 
-def _event_type(packed: bytes | None) -> str:
-    """The event type in a packed entry; empty where it is encoded or gone."""
+def _unpacked(packed: bytes | None) -> list[bytes]:
+    """The fields and values of a packed entry; none where it has just been appended, or is no packed entry."""
     try:
-        words = msgspec.msgpack.decode(packed or b"\x90", strict=False)
-        envelope = msgspec.json.decode(words[words.index(b"envelope" if b"envelope" in words else "envelope") + 1])
+        return [_text(bytes(each)) for each in msgspec.msgpack.decode(packed or b"\x90", type=list[msgspec.Raw])]
+    except msgspec.DecodeError:
+        return []
+
+
+def _text(packed: bytes) -> bytes:
+    """One packed text, without its header. Lua packs any bytes as text, which a decoder of text would not take."""
+    return packed[1 if packed[0] in _SHORT else _HEADERS.get(packed[0], len(packed)) :]
+
+
+def _event_type(fields: Sequence[bytes]) -> str:
+    """The event type in an entry; empty where it is encoded or gone."""
+    try:
+        envelope = msgspec.json.decode(fields[fields.index(b"envelope") + 1])
         return str(envelope["event_type"])
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, KeyError, TypeError, IndexError):
         return ""
@@ -123,6 +139,11 @@ class RedisDeadLetters:
         """See `DeadLetters.page`."""
         reply = await self._wire.call("XRANGE", keys.dead(stream), f"({after}" if after else "-", "+", "COUNT", limit)
         return [_letter(stream, dead_id.decode(), words) for dead_id, words in reply]
+
+    async def last(self, stream: str) -> str:
+        """See `DeadLetters.last`."""
+        reply = await self._wire.call("XREVRANGE", keys.dead(stream), "+", "-", "COUNT", 1)
+        return str(reply[0][0].decode()) if reply else ""
 
     async def get(self, stream: str, dead_id: str) -> DeadLetter | None:
         """One dead letter, or None."""
