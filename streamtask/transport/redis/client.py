@@ -119,6 +119,15 @@ def _sentinel_factory(url: str) -> ConnectionFactory:
     return make
 
 
+def _packed(command: Sequence[Argument]) -> bytes:
+    try:
+        return _pack(tuple(command))
+    except UnicodeEncodeError:
+        # The name of something foreign, read with `keys.text`.
+        words = (word.encode("utf-8", "surrogateescape") if isinstance(word, str) else word for word in command)
+        return _pack(tuple(words))
+
+
 class Wire:
     """One connection, used by one command or pipeline at a time; connects when needed."""
 
@@ -174,7 +183,7 @@ class Wire:
             try:
                 async with asyncio.timeout(timeout):
                     connection = self._connection or await self._connect()
-                    packed = b"".join([_pack(tuple(command)) for command in commands])
+                    packed = b"".join([_packed(command) for command in commands])
                     await connection.send_packed_command(packed, check_health=False)
                     replies = [await self._reply(connection) for _ in commands]
             except (RedisError, OSError, TimeoutError) as error:

@@ -10,12 +10,18 @@ import msgspec
 
 from streamtask.errors import EventRefusedError, PublishError, StoreFullError
 from streamtask.transport.port import Dead, Delivery, Done, Outcome, Outgoing, Release, Retry, Skip, Wait
+from streamtask.transport.redis import keys
 from streamtask.transport.redis.client import Argument, ServerError
 
 #: KEYS of the settle script before the streams that are emitted to.
 _SETTLE_KEYS = 8
 #: Field names and values that one command in a script can write: Redis' Lua passes 8,000 words at most.
 _MOST_WORDS = 7000
+
+
+def mapping(flat: Sequence[Any]) -> dict[str, Any]:
+    """Names and values in turn, as a map by name."""
+    return {keys.text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def start_id(start: str | datetime) -> str:

@@ -28,7 +28,7 @@ class RedisInspection:
 
     async def streams(self) -> list[str]:
         """See `Inspection.streams`."""
-        return sorted(name.decode() for name in await self._wire.call("SMEMBERS", keys.STREAMS))
+        return sorted(keys.text(name) for name in await self._wire.call("SMEMBERS", keys.STREAMS))
 
     async def stream(self, stream: str) -> StreamInfo:
         """See `Inspection.stream`."""
@@ -39,7 +39,7 @@ class RedisInspection:
         )  # fmt: skip
         found: dict[str, Any] = {}
         if not isinstance(info, ServerError):
-            found = {info[i].decode(): info[i + 1] for i in range(0, len(info), 2)}
+            found = commands.mapping(info)
         first = found.get("first-entry")
         return StreamInfo(
             stream=stream,
@@ -58,7 +58,7 @@ class RedisInspection:
         if not page:
             return []
         ids = [entry_id for entry_id, *_ in page]
-        owners = sorted({owner.decode() for _, owner, *_ in page} - keys.RESERVED)
+        owners = sorted({keys.text(owner) for _, owner, *_ in page} - keys.RESERVED)
         now, due, *beats = await self._wire.many(
             [["TIME"], ["ZMSCORE", keys.retry(stream, group), *ids]]
             + [["EXISTS", keys.beat(owner)] for owner in owners]
@@ -67,7 +67,7 @@ class RedisInspection:
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         found = []
         for (entry_id, owner, idle, deliveries), score in zip(page, due, strict=True):
-            name = owner.decode()
+            name = keys.text(owner)
             parked = name == keys.PARKED
             due_ms = max(0, round(float(score)) - now_ms) if score is not None else 0
             found.append(
@@ -87,14 +87,14 @@ class RedisInspection:
     async def consumers(self, stream: str, group: str) -> list[ConsumerInfo]:
         """See `Inspection.consumers`."""
         reply = await self._wire.call("XINFO", "CONSUMERS", keys.stream(stream), group)
-        found = [{flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)} for flat in reply]
-        found = [info for info in found if info["name"].decode() not in keys.RESERVED]
-        beats = await self._wire.many([["EXISTS", keys.beat(info["name"].decode())] for info in found])
+        found = [commands.mapping(flat) for flat in reply]
+        found = [info for info in found if keys.text(info["name"]) not in keys.RESERVED]
+        beats = await self._wire.many([["EXISTS", keys.beat(keys.text(info["name"]))] for info in found])
         return [
             ConsumerInfo(
                 stream=stream,
                 group=group,
-                consumer=info["name"].decode(),
+                consumer=keys.text(info["name"]),
                 pending=info["pending"],
                 idle_ms=info["idle"],
                 alive=bool(alive),
@@ -105,13 +105,13 @@ class RedisInspection:
     async def workers(self) -> list[Mapping[str, object]]:
         """See `Inspection.workers`."""
         now, listed = await self._wire.many([["TIME"], ["ZRANGE", keys.WORKERS, 0, -1, "WITHSCORES"]])
-        owners = [owner.decode() for owner in listed[::2]]
+        owners = [keys.text(owner) for owner in listed[::2]]
         if not owners:
             return []
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         infos = await self._wire.call("MGET", *map(keys.beat, owners))
         return [
-            {"worker": owner, **msgspec.json.decode(info), "last_beat_ms": max(0, now_ms - round(float(last)))}
+            {"worker": owner, **_said(info), "last_beat_ms": max(0, now_ms - round(float(last)))}
             for owner, last, info in zip(owners, listed[1::2], infos, strict=True)
             if info is not None
         ]
@@ -124,10 +124,10 @@ class RedisInspection:
         if isinstance(reply, ServerError):
             return []
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
-        last = {seen[i].decode(): int(seen[i + 1]) for i in range(0, len(seen), 2)}
+        last = {name: int(moment) for name, moment in commands.mapping(seen).items()}
         found: list[Mapping[str, object]] = []
         for flat in reply:
-            name = flat[flat.index(b"name") + 1].decode()
+            name = keys.text(flat[flat.index(b"name") + 1])
             types, skipped = await self._wire.many(
                 [["SMEMBERS", keys.types(stream, name)], ["HGETALL", keys.skipped(stream, name)]]
             )
@@ -135,7 +135,7 @@ class RedisInspection:
                 {
                     "stream": stream,
                     "group": name,
-                    "interest": sorted(":".join(keys.unpair(member.decode())) for member in types),
+                    "interest": sorted(":".join(keys.unpair(keys.text(member))) for member in types),
                     "skipped": _skipped(skipped),
                     "last_seen_ms": now_ms - last[name] if name in last else None,
                 }
@@ -144,7 +144,7 @@ class RedisInspection:
 
     async def drop_group(self, stream: str, group: str) -> bool:
         """See `Inspection.drop_group`. Its dead letters are kept."""
-        waits = [keys.unpair(pair.decode()) for pair in await self._wire.call("SMEMBERS", keys.waits(stream, group))]
+        waits = [keys.unpair(keys.text(pair)) for pair in await self._wire.call("SMEMBERS", keys.waits(stream, group))]
         dropped, *_ = await self._wire.many(
             [
                 ["XGROUP", "DESTROY", keys.stream(stream), group],
@@ -183,13 +183,13 @@ class RedisInspection:
         if not pending:
             reply = await self._wire.call("XINFO", "GROUPS", keys.stream(stream))
             for flat in reply:
-                info = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
-                if info["name"].decode() == group:
+                info = commands.mapping(flat)
+                if keys.text(info["name"]) == group:
                     passed = _order(entry_id) <= _order(info["last-delivered-id"].decode())
                     return {"state": "done" if passed else "unread"}
             return {"state": "unknown"}
         _, owner, _, deliveries = pending[0]
-        name = owner.decode()
+        name = keys.text(owner)
         failures, error, score, now, beats = await self._wire.many(
             [
                 ["HGET", keys.history(stream, group), f"{entry_id}:f"],
@@ -215,7 +215,7 @@ class RedisInspection:
         key = keys.stream(stream)
         start = _before(since) if isinstance(since, str) else commands.before_moment(since)
         reply = await self._wire.call("XINFO", "GROUPS", key)
-        known = {flat[flat.index(b"name") + 1].decode() for flat in reply}
+        known = {keys.text(flat[flat.index(b"name") + 1]) for flat in reply}
         if group not in known:
             names = [key, keys.types(stream, group), keys.skipped(stream, group), keys.floors(stream),
                      keys.seen(stream)]  # fmt: skip
@@ -230,8 +230,8 @@ class RedisInspection:
         if copy is not None:
             # What the group has not read yet it will see anyway.
             reply = await self._wire.call("XINFO", "GROUPS", key)
-            infos = [{flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)} for flat in reply]
-            last = next(i["last-delivered-id"].decode() for i in infos if i["name"].decode() == copy[1])
+            infos = [commands.mapping(flat) for flat in reply]
+            last = next(i["last-delivered-id"].decode() for i in infos if keys.text(i["name"]) == copy[1])
         low = f"({start}"
         while True:
             page = await self._wire.call("XRANGE", key, low, last, "COUNT", _COPIED)
@@ -258,12 +258,20 @@ class RedisInspection:
         info, config = await self._wire.many([["INFO"], ["CONFIG", "GET", "*"]])
         found = parse_info(info)
         if not isinstance(config, ServerError):
-            found |= {config[i].decode(): config[i + 1].decode() for i in range(0, len(config), 2)}
+            found |= {name: value.decode("utf-8", "replace") for name, value in commands.mapping(config).items()}
         return found
 
 
+def _said(info: bytes) -> dict[str, object]:
+    """What an owner says of itself; nothing where that is no JSON object."""
+    try:
+        return msgspec.json.decode(info, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
 def _skipped(flat: Sequence[bytes]) -> dict[str, dict[str, object]]:
-    values = {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+    values = {name: value.decode() for name, value in commands.mapping(flat).items()}
     return {
         type_: {"first_id": first, "count": int(values.get(f"{type_}\tn", "0"))}
         for type_, first in values.items()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from streamtask.transport.port import DeadLetter
-from streamtask.transport.redis import keys
+from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.client import Script, ServerError, Wire
 
 #: Events that one call moves from the schedule into a stream.
@@ -19,6 +19,8 @@ _SHORT = range(0xA0, 0xC0)
 _HEADERS = {0xC4: 2, 0xC5: 3, 0xC6: 5, 0xD9: 2, 0xDA: 3, 0xDB: 5}
 #: Entries that one call of the trim script may read: about a millisecond of the server's time.
 _TRIMMED = 1000
+#: The end of the year 9999, in ms: a foreign entry's id may say more.
+_LAST_MOMENT = 253_402_300_799_000
 
 
 class RedisSchedule:
@@ -109,11 +111,11 @@ class RedisRetention:
         """See `Retention.sweep_consumers`."""
         key = keys.stream(stream)
         reply = await self._wire.call("XINFO", "CONSUMERS", key, group)
-        found = [{flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)} for flat in reply]
+        found = [commands.mapping(flat) for flat in reply]
         names = [
-            info["name"].decode()
+            keys.text(info["name"])
             for info in found
-            if info["pending"] == 0 and info["idle"] > idle * 1000 and info["name"].decode() not in keys.RESERVED
+            if info["pending"] == 0 and info["idle"] > idle * 1000 and keys.text(info["name"]) not in keys.RESERVED
         ]
         if not names:
             return 0
@@ -176,26 +178,32 @@ def _letter(stream: str, dead_id: str, words: Sequence[bytes]) -> DeadLetter:
             # More than a script can write one by one.
             fields = msgspec.msgpack.decode(value)
         else:
-            evidence[name.decode()] = value.decode("utf-8", "replace")
-    entry_id = evidence["entry_id"]
+            evidence[keys.text(name)] = value.decode("utf-8", "replace")
+    # Whoever else writes into this stream leaves out what they like; that is shown, too.
+    told = evidence.get
+    entry_id = told("entry_id", "")
     return DeadLetter(
         dead_id=dead_id,
         stream=stream,
-        group=evidence["group"],
+        group=told("group", ""),
         entry_id=entry_id,
-        event_id=evidence["event_id"],
-        event_type=evidence["event_type"],
-        reason=evidence["reason"],
-        error=evidence["error"],
-        traceback=evidence["traceback"],
-        attempts=int(evidence["attempts"]),
-        deliveries=int(evidence["deliveries"]),
-        worker=evidence["worker"],
-        first_seen=_moment(int(entry_id.partition("-")[0])),
-        dead_at=_moment(int(evidence["dead_at"])),
+        event_id=told("event_id", ""),
+        event_type=told("event_type", ""),
+        reason=told("reason", "unknown"),
+        error=told("error", ""),
+        traceback=told("traceback", ""),
+        attempts=_number(told("attempts", "")),
+        deliveries=_number(told("deliveries", "")),
+        worker=told("worker", ""),
+        first_seen=_moment(_number((entry_id or dead_id).partition("-")[0])),
+        dead_at=_moment(_number(told("dead_at", dead_id.partition("-")[0]))),
         fields=fields,
     )
 
 
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() and text.isascii() else 0
+
+
 def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    return datetime.fromtimestamp(min(ms, _LAST_MOMENT) / 1000, UTC)

@@ -33,6 +33,11 @@ STREAMS = "streamtask:streams"
 WORKERS = "streamtask:workers"
 
 
+def text(word: bytes) -> str:
+    """A name as the server has it. What is no UTF-8 is somebody else's, and finds its way back as it came."""
+    return word.decode("utf-8", "surrogateescape")
+
+
 def stream(name: str) -> str:
     """The stream itself."""
     return f"stream:{name}"

@@ -68,7 +68,7 @@ class RedisRecovery:
         """See `Recovery.lost_owners`."""
         key = keys.stream(stream)
         summary = await self._wire.call("XPENDING", key, group)
-        owners = [name.decode() for name, _ in summary[3] or () if name.decode() not in keys.RESERVED]
+        owners = [keys.text(name) for name, _ in summary[3] or () if keys.text(name) not in keys.RESERVED]
         if not owners:
             return {}
         asked: list[list[Argument]] = []

@@ -108,15 +108,15 @@ class RedisTransport:
         if created == _VANISHED:
             log.error("group.vanished", extra={"stream": stream, "group": group, "made_again_at": "its checkpoint"})
         return Registered(
-            interest=frozenset(keys.unpair(member.decode()) for member in interest),
-            skipped_before={skipped[i].decode(): skipped[i + 1].decode() for i in range(0, len(skipped), 2)},
+            interest=frozenset(keys.unpair(keys.text(member)) for member in interest),
+            skipped_before={name: first.decode() for name, first in commands.mapping(skipped).items()},
             created=created > 0,
         )
 
     async def interest(self, stream: str, group: str) -> frozenset[TypeVersion]:
         """See `Transport.interest`."""
         members = await self._wire.call("SMEMBERS", keys.types(stream, group))
-        return frozenset(keys.unpair(member.decode()) for member in members)
+        return frozenset(keys.unpair(keys.text(member)) for member in members)
 
     # ── publish ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -170,7 +170,7 @@ class RedisTransport:
         return [
             Delivery(stream, group, entry_id.decode(), owner, fields)
             for key, entries in reply
-            for stream in [key[7:].decode()]
+            for stream in [keys.text(key[7:])]
             for entry_id, fields in entries
             if fields is not None
         ]
@@ -308,12 +308,12 @@ class RedisTransport:
         )
         if isinstance(groups, ServerError):
             return []
-        dead = {counts[i].decode(): int(counts[i + 1]) for i in range(0, len(counts), 2)}
+        dead = {name: int(count) for name, count in commands.mapping(counts).items()}
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         found = []
         for flat in groups:
-            info = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
-            name = info["name"].decode()
+            info = commands.mapping(flat)
+            name = keys.text(info["name"])
             if group in (None, name):
                 found.append(await self._group_stats(stream, name, info, dead.get(name, 0), now_ms))
         return found
@@ -327,7 +327,7 @@ class RedisTransport:
         if lag is None and counted >= 0:
             lag = counted
         summary, consumers = await self._wire.many([["XPENDING", key, group], ["XINFO", "CONSUMERS", key, group]])
-        names = {flat[flat.index(b"name") + 1].decode() for flat in consumers}
+        names = {keys.text(flat[flat.index(b"name") + 1]) for flat in consumers}
         return GroupStats(
             stream=stream,
             group=group,
