@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -299,7 +300,7 @@ class Broker:
 
     @staticmethod
     def _dead(run: Run, reason: str, error: BaseException) -> Dead:
-        text = _utf8("".join(traceback.format_exception(error)))
+        text = _utf8("".join(traceback.format_exception(type(error), error, _users_part(error.__traceback__))))
         return Dead(
             reason=reason,
             error=_describe(error),
@@ -367,6 +368,14 @@ def _events(returned: Any, handler: Handler) -> list[Event]:
                 event_id="",
             )
     return events
+
+
+def _users_part(trace: TracebackType | None) -> TracebackType | None:
+    """A traceback from where the user's code begins; whole where none of it is the user's."""
+    part = trace
+    while part is not None and part.tb_frame.f_globals.get("__name__", "").startswith("streamtask."):
+        part = part.tb_next
+    return part or trace
 
 
 def _text(error: BaseException) -> str:

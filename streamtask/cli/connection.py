@@ -26,8 +26,6 @@ def ask(reference: str | None, broker: str | None, question: Callable[[Inspector
         app = load_app(reference, broker=broker)
         url, decode = app.url, app.broker.decode
     check_shared(url)
-    if url == DEFAULT_URL:
-        click.echo("Using the embedded server of this folder (.streamtask): no broker URL was given.", err=True)
 
     async def answer() -> _Answer:
         async with _inspector(url, decode) as inspector:
@@ -38,7 +36,12 @@ def ask(reference: str | None, broker: str | None, question: Callable[[Inspector
 
 
 def check_shared(url: str) -> None:
-    """Refuse a broker that no other process can reach. Raises ConfigurationError."""
+    """Refuse a broker that no other process can reach, and say which one it is where nobody named one.
+
+    Raises ConfigurationError.
+    """
+    if url == DEFAULT_URL:
+        click.echo("Using the embedded server of this folder (.streamtask): no broker URL was given.", err=True)
     if url.startswith("memory://"):
         raise ConfigurationError(
             "memory:// lives inside one process, and this is another: give --broker URL or set STREAMTASK_BROKER"

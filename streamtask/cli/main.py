@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 from typing import Any
 
@@ -19,6 +20,8 @@ class CommandLine(CommandGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line. Exit codes: 0 done, 1 failed, 2 usage."""
+        # What a command has to say it prints; `streamtask worker` sets up its log in processes of its own.
+        logging.getLogger("streamtask").addHandler(logging.NullHandler())
         for stream in (sys.stdout, sys.stderr):
             # A terminal that cannot show a letter gets it escaped; an event's text must not end a command.
             if isinstance(stream, io.TextIOWrapper):
