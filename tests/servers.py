@@ -85,7 +85,7 @@ class RedisServer:
         # Short, because the path of a unix socket is limited to about a hundred characters.
         self.folder = Path(tempfile.mkdtemp(prefix="st-", dir="/tmp" if Path("/tmp").is_dir() else None))
         self.socket = self.folder / "s"
-        self.port = _free_port() if tcp else 0
+        self.port = free_port() if tcp else 0
         self._appendfsync = appendfsync
         self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[redis.Redis] = []
@@ -198,7 +198,8 @@ class RedisServer:
             self._clients.pop().close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -8,7 +8,9 @@ handled into one other event, so that an effect that was committed twice shows i
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import redis
 
 from streamtask import App
 from streamtask.envelope import new_event_id
@@ -33,7 +36,7 @@ from tests.chaos.workers import (
     publish,
     until,
 )
-from tests.servers import RedisServer, ServerBinary
+from tests.servers import RedisServer, ServerBinary, free_port
 
 LOAD = """
 @app.on(Job)
@@ -311,6 +314,74 @@ async def test_a_failover_behind_one_address_is_followed_within_seconds_though_t
     await _each_event_once(url, ledger, publisher, measured)
     assert primary.client().info("replication")["role"] == "slave"
     _no_suspects(workers)
+
+
+@pytest.fixture
+def sentinel(pair: tuple[RedisServer, RedisServer], tmp_path: Path) -> Iterator[redis.Redis]:
+    """A sentinel that watches over the pair by the name `main`."""
+    primary, _ = pair
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\n"
+        f"sentinel monitor main 127.0.0.1 {primary.port} 1\n"
+        "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+    )
+    command = [str(primary.binary.path), str(config), "--sentinel"]
+    with (tmp_path / "sentinel.log").open("wb") as log:
+        process = subprocess.Popen(command, env=os.environ | primary.binary.env, stdout=log, stderr=log)
+    client = redis.Redis(port=port, socket_timeout=5.0)
+    try:
+        yield client
+    finally:
+        client.close()
+        process.kill()
+        process.wait()
+
+
+@one_server
+async def test_a_failover_by_sentinel_is_followed_and_loses_nothing_that_a_replica_had_to_have(
+    pair: tuple[RedisServer, RedisServer],
+    sentinel: redis.Redis,
+    start_worker: StartWorker,
+    ledger: Ledger,
+    measured: Measured,
+) -> None:
+    primary, replica = pair
+    for server in pair:
+        # A primary without its replica takes no writes: that is what makes a failover lose nothing.
+        server.client().config_set("min-replicas-max-lag", 3)
+        server.client().config_set("min-replicas-to-write", 1)
+    url = f"redis+sentinel://127.0.0.1:{sentinel.connection_pool.connection_kwargs['port']}/main"
+    await until(lambda: _knows_a_replica(sentinel), 20)
+    workers = [await start_worker(url, LOAD, concurrency=50) for _ in range(2)]
+    async with Publisher(url) as publisher:
+        await asyncio.sleep(1.0)
+        sentinel.execute_command("SENTINEL", "FAILOVER", "main")
+        await until(lambda: _role(replica) == "master", 20)
+        promoted = time.monotonic()
+        await until(lambda: _role(primary) == "slave", 30)
+        measured("seconds until the old primary was demoted", time.monotonic() - promoted)
+        wait = await _consuming_again(ledger, publisher, 20)
+        await asyncio.sleep(1.0)
+
+    measured("seconds until consuming again, from then", wait)
+    await _each_event_once(url, ledger, publisher, measured)
+    _no_suspects(workers)
+
+
+def _role(server: RedisServer) -> str:
+    """What a server is; nothing while it changes that, and drops its clients."""
+    with suppress(redis.RedisError):
+        return str(server.client().info("replication")["role"])
+    return ""
+
+
+def _knows_a_replica(sentinel: redis.Redis) -> bool:
+    with suppress(redis.RedisError):
+        [primary] = sentinel.sentinel_masters().values()
+        return bool(primary["num-slaves"])
+    return False
 
 
 @one_server

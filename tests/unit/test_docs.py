@@ -116,6 +116,12 @@ def explained(page: str, *, until: str = "\0") -> set[str]:
     return set(re.findall(r"^\| `([a-z_.]+)`", text, re.MULTILINE))
 
 
+def test_every_test_that_a_page_names_as_a_proof_is_there() -> None:
+    named = {path for page in _PAGES for path in re.findall(r"`(tests/[\w/.]+)`", page.read_text())}
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (_ROOT / path).exists()] == []
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     page = (_DOCS / "reference" / "api.md").read_text() + (_DOCS / "reference" / "errors.md").read_text()
     missing = [

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -17,7 +18,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import hiredis
 import redis.asyncio.connection as redis_connection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -31,6 +31,8 @@ ConnectionFactory = Callable[[], Any]
 
 #: Seconds for a command that does not block on purpose, connecting included.
 COMMAND_TIMEOUT = 5.0
+#: Seconds for one sentinel to answer, before the next is asked: all of them within the time to connect.
+_SENTINEL_TIMEOUT = 1.0
 #: After one of these the server will not take our commands on this connection: resolve and connect anew.
 #: UNBLOCKED: a primary has become a replica, and closes the connection after it.
 _RECONNECT = ("READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH", "UNBLOCKED")
@@ -97,26 +99,54 @@ def _defaults() -> dict[str, Any]:
 
 
 def _sentinel_factory(url: str) -> ConnectionFactory:
-    """redis+sentinel://[user:password@]host:port,host:port/service[/db]; connects to the master of the service."""
+    """redis+sentinel://[user:password@]host:port,host:port/service[/db]; connects to the primary of the service."""
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     service, _, database = parts.path.strip("/").partition("/")
     if not service or not hosts:
         raise ValueError("expected redis+sentinel://host:port,host:port/service")
-    addresses = []
+    sentinels = []
     for address in hosts.split(","):
         host, _, port = address.partition(":")
-        addresses.append((host, int(port or 26379)))
+        sentinels.append((host, int(port or 26379)))
     options = _defaults() | {"db": int(database or 0)} | dict(parse_qsl(parts.query))
     if password:
         options |= {"username": unquote(user) or None, "password": unquote(password)}
-    options.pop("socket_keepalive")
-    # redis-py does not annotate Sentinel. A connection refers to its pool weakly; the method keeps it alive.
-    sentinel = Sentinel(addresses, sentinel_kwargs={"socket_timeout": COMMAND_TIMEOUT})  # type: ignore[no-untyped-call]
-    pool: Any = SentinelConnectionPool(service, sentinel, **options)  # type: ignore[no-untyped-call]
-    make: ConnectionFactory = pool.make_connection
-    return make
+    return lambda: _SentinelConnection(sentinels, service, **options)
+
+
+class _SentinelConnection(redis_connection.Connection):
+    """A connection to what the sentinels call the primary at the moment of connecting.
+
+    redis-py has one too. It keeps connections to the sentinels open that nothing closes.
+    """
+
+    def __init__(self, sentinels: Sequence[tuple[str, int]], service: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._sentinels = sentinels
+        self._service = service
+
+    async def connect(self) -> None:
+        """Ask the sentinels in turn, then connect."""
+        self.host, self.port = await self._primary()
+        await super().connect()  # type: ignore[no-untyped-call] # redis-py leaves it unannotated
+
+    async def _primary(self) -> tuple[str, int]:
+        trouble = []
+        for host, port in self._sentinels:
+            wire = Wire(partial(redis_connection.Connection, host=host, port=port, **_defaults()))
+            try:
+                found = await wire.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service, timeout=_SENTINEL_TIMEOUT)
+            except TransportError as error:
+                trouble.append(f"{host}:{port}: {error}")
+            else:
+                if found is not None:
+                    return found[0].decode(), int(found[1])
+                trouble.append(f"{host}:{port} does not know it")
+            finally:
+                await wire.close()
+        raise DisconnectedError(f"no sentinel names a primary of {self._service!r} ({'; '.join(trouble)})")
 
 
 def _packed(command: Sequence[Argument]) -> bytes:
