@@ -1,7 +1,9 @@
-"""One connection to Redis: send commands, read replies, translate errors. Knows no streams and never retries.
+"""One connection to Redis: commands out, replies back in order, errors as our own. Knows no streams, never retries.
 
-It stands on redis-py's connection layer (address, TLS, AUTH, SELECT, Sentinel, parser) and leaves its client layer
-out: that one retries writes by itself, which doubles entries, and costs three times the CPU of a call.
+redis-py makes the connection (`addresses.py`) and greets the server; then its socket is ours. redis-py's client retries
+writes by itself, which doubles entries; its reading side wakes a task several times for each reply and takes one
+command at a time. Here hiredis reads what has come in and hands the replies to those who asked, in the order of their
+questions, so that many may ask at once without waiting for each other.
 """
 
 from __future__ import annotations
@@ -9,34 +11,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import hiredis
-import redis.asyncio.connection as redis_connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from streamtask.errors import ConfigurationError, TransportError
-from streamtask.redact import mask_url
+from streamtask.errors import TransportError
 
 Argument = str | bytes | int | float
-#: Builds a connection that is not connected yet.
+#: Builds a redis-py connection that is not connected yet.
 ConnectionFactory = Callable[[], Any]
 
-#: Seconds for a command that does not block on purpose, connecting included.
+#: Seconds for a command that does not block on purpose, and for connecting.
 COMMAND_TIMEOUT = 5.0
-#: Seconds for one sentinel to answer, before the next is asked: all of them within the time to connect.
-_SENTINEL_TIMEOUT = 1.0
 #: After one of these the server will not take our commands on this connection: resolve and connect anew.
 #: UNBLOCKED: a primary has become a replica, and closes the connection after it.
-_RECONNECT = ("READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH", "UNBLOCKED")
-
+_RECONNECT = frozenset({"READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH", "UNBLOCKED"})
+#: How Redis 6.2 wraps what a command within a script was refused with.
+_WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]+ .+)", re.DOTALL)
+#: What hiredis answers while a reply is not whole.
+_NOT_YET = object()
 
 #: A command as bytes. hiredis takes a tenth of redis-py's time for it.
 _pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # it says: one word
@@ -50,6 +48,8 @@ class ServerError(TransportError):
     """The server replied with an error."""
 
     def __init__(self, message: str) -> None:
+        within = _WITHIN_SCRIPT.search(message)
+        message = within[1] if within else message
         super().__init__(message)
         #: First word of the reply: "NOGROUP", "OOM", "NOSCRIPT", "ERR"...
         self.code = message.split(" ", 1)[0].rstrip(":")
@@ -69,102 +69,13 @@ class Script:
         return ["EVALSHA", self.sha, len(keys), *keys, *args]
 
 
-def connection_factory(url: str) -> ConnectionFactory:
-    """A factory of connections for a URL: redis, rediss, unix, valkey, valkeys or redis+sentinel."""
-    try:
-        if url.startswith("redis+sentinel://"):
-            return _sentinel_factory(url)
-        plain = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
-        options: dict[str, Any] = dict(redis_connection.parse_url(plain))
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"the broker URL {mask_url(url)} cannot be read: {error}") from error
-    make = options.pop("connection_class", redis_connection.Connection)
-    options.pop("max_connections", None)
-    options = {**_defaults(), **options}
-    if make is redis_connection.UnixDomainSocketConnection:
-        del options["socket_keepalive"]
-    return lambda: make(**options)
-
-
-def _defaults() -> dict[str, Any]:
-    return {
-        "protocol": 2,
-        # No time limit inside redis-py: `Wire` holds one for the whole exchange, which costs a tenth.
-        "socket_timeout": None,
-        "socket_connect_timeout": COMMAND_TIMEOUT,
-        "socket_keepalive": True,
-        "health_check_interval": 0,
-        "retry": Retry(NoBackoff(), 0),
-    }
-
-
-def _sentinel_factory(url: str) -> ConnectionFactory:
-    """redis+sentinel://[user:password@]host:port,host:port/service[/db]; connects to the primary of the service."""
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = credentials.partition(":")
-    service, _, database = parts.path.strip("/").partition("/")
-    if not service or not hosts:
-        raise ValueError("expected redis+sentinel://host:port,host:port/service")
-    sentinels = []
-    for address in hosts.split(","):
-        host, _, port = address.partition(":")
-        sentinels.append((host, int(port or 26379)))
-    options = _defaults() | {"db": int(database or 0)} | dict(parse_qsl(parts.query))
-    if password:
-        options |= {"username": unquote(user) or None, "password": unquote(password)}
-    return lambda: _SentinelConnection(sentinels, service, **options)
-
-
-class _SentinelConnection(redis_connection.Connection):
-    """A connection to what the sentinels call the primary at the moment of connecting.
-
-    redis-py has one too. It keeps connections to the sentinels open that nothing closes.
-    """
-
-    def __init__(self, sentinels: Sequence[tuple[str, int]], service: str, **options: Any) -> None:
-        super().__init__(**options)
-        self._sentinels = sentinels
-        self._service = service
-
-    async def connect(self) -> None:
-        """Ask the sentinels in turn, then connect."""
-        self.host, self.port = await self._primary()
-        await super().connect()  # type: ignore[no-untyped-call] # redis-py leaves it unannotated
-
-    async def _primary(self) -> tuple[str, int]:
-        trouble = []
-        for host, port in self._sentinels:
-            wire = Wire(partial(redis_connection.Connection, host=host, port=port, **_defaults()))
-            try:
-                found = await wire.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service, timeout=_SENTINEL_TIMEOUT)
-            except TransportError as error:
-                trouble.append(f"{host}:{port}: {error}")
-            else:
-                if found is not None:
-                    return found[0].decode(), int(found[1])
-                trouble.append(f"{host}:{port} does not know it")
-            finally:
-                await wire.close()
-        raise DisconnectedError(f"no sentinel names a primary of {self._service!r} ({'; '.join(trouble)})")
-
-
-def _packed(command: Sequence[Argument]) -> bytes:
-    try:
-        return _pack(tuple(command))
-    except UnicodeEncodeError:
-        # The name of something foreign, read with `keys.text`.
-        words = (word.encode("utf-8", "surrogateescape") if isinstance(word, str) else word for word in command)
-        return _pack(tuple(words))
-
-
 class Wire:
-    """One connection, used by one command or pipeline at a time; connects when needed."""
+    """A connection that is there when it is needed. Any number of tasks may use it at once."""
 
     def __init__(self, make: ConnectionFactory) -> None:
         self._make = make
-        self._connection: Any = None
-        self._lock = asyncio.Lock()
+        self._line: _Line | None = None
+        self._connecting = asyncio.Lock()
         #: Grows with every new connection.
         self.generation = 0
 
@@ -175,14 +86,19 @@ class Wire:
             ServerError: the server said no.
             DisconnectedError: no reply came; unknown whether it ran.
         """
-        [reply] = await self._exchange([command], timeout)
+        [reply] = await self.many([command], timeout=timeout)
         if isinstance(reply, Exception):
             raise reply
         return reply
 
     async def many(self, commands: Sequence[Sequence[Argument]], *, timeout: float = COMMAND_TIMEOUT) -> list[Any]:
         """A pipeline; a reply each, in order. A command that the server refused gives its ServerError in the list."""
-        return await self._exchange(commands, timeout) if commands else []
+        if not commands:
+            return []
+        line = self._line
+        if line is None or line.is_over:
+            line = await self._connected()
+        return await line.ask(b"".join([_packed(command) for command in commands]), len(commands), timeout)
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
         """Run a script, loading it where the server does not have it (any more)."""
@@ -203,76 +119,133 @@ class Wire:
         return replies
 
     async def close(self) -> None:
-        """Drop the connection. The wire can be used again: it connects anew."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        """Drop the connection: whoever waits for a reply is told so. The wire can be used again: it connects anew."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.drop(DisconnectedError("the connection was closed"))
 
-    async def _exchange(self, commands: Sequence[Sequence[Argument]], timeout: float) -> list[Any]:
-        async with self._lock:
-            try:
-                async with asyncio.timeout(timeout):
-                    connection = self._connection or await self._connect()
-                    packed = b"".join([_packed(command) for command in commands])
-                    await connection.send_packed_command(packed, check_health=False)
-                    replies = [await self._reply(connection) for _ in commands]
-            except (RedisError, OSError, TimeoutError) as error:
-                await self.close()
-                raise _translate(error) from error
-            except BaseException:
-                # Cancelled in the middle: the next reply on this connection would be somebody else's.
-                await self.close()
-                raise
-            if any(isinstance(reply, ServerError) and reply.code in _RECONNECT for reply in replies):
-                await self.close()
-            return replies
+    async def _connected(self) -> _Line:
+        async with self._connecting:
+            if self._line is None or self._line.is_over:
+                self._line = await self._connect()
+                self.generation += 1
+            return self._line
 
-    async def _connect(self) -> Any:
+    async def _connect(self) -> _Line:
         connection = self._make()
         try:
-            await connection.connect()
-        except BaseException:
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                await connection.connect()
+            return _Line(connection)
+        except BaseException as error:
             await connection.disconnect(nowait=True)
+            if isinstance(error, RedisError | OSError | TimeoutError):
+                raise _translate(error) from error
             raise
-        self.generation += 1
-        self._connection = connection
-        return connection
 
-    @staticmethod
-    async def _reply(connection: Any) -> Any:
+
+class _Question:
+    """A pipeline that was sent, and what has been answered so far."""
+
+    __slots__ = ("answer", "deadline", "replies", "wanted")
+
+    def __init__(self, answer: asyncio.Future[list[Any]], wanted: int, deadline: float) -> None:
+        self.answer = answer
+        self.wanted = wanted
+        self.deadline = deadline
+        self.replies: list[Any] = []
+
+
+class _Line(asyncio.Protocol):
+    """One connected socket. Ends for good at the first trouble, and then says so to all who wait."""
+
+    def __init__(self, connection: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(replyError=ServerError, notEnoughData=_NOT_YET)
+        self._questions: deque[_Question] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        #: Nothing more may be asked here.
+        self.is_over = False
+        # redis-py has no public way to hand over its socket. It keeps nothing, or it would close ours one day; the
+        # writer is kept here, which closes the socket when it is collected.
+        self._writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001
+        connection._writer = connection._reader = None  # noqa: SLF001
+        self._transport = self._writer.transport
+        self._transport.set_protocol(self)
+
+    async def ask(self, packed: bytes, wanted: int, timeout: float) -> list[Any]:
+        """Send a pipeline; its replies. Cancelled, it leaves the replies unread, and the others theirs."""
+        answer: asyncio.Future[list[Any]] = self._loop.create_future()
+        deadline = self._loop.time() + timeout
+        self._questions.append(_Question(answer, wanted, deadline))
+        if self._timer is None:
+            self._timer = self._loop.call_at(deadline, self._look_at_the_time)
+        self._transport.write(packed)
+        return await answer
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop: hand out the replies that are whole."""
+        reader, questions = self._reader, self._questions
         try:
-            return await connection.read_response()
-        except ResponseError as error:
-            return ServerError(_message(error))
+            reader.feed(data)
+            while (reply := reader.gets()) is not _NOT_YET:
+                question = questions[0]
+                question.replies.append(reply)
+                if isinstance(reply, ServerError) and reply.code in _RECONNECT:
+                    self.is_over = True
+                if len(question.replies) == question.wanted:
+                    questions.popleft()
+                    if not question.answer.done():
+                        question.answer.set_result(question.replies)
+        except (hiredis.ProtocolError, IndexError) as error:
+            self.drop(DisconnectedError(f"the server does not speak the protocol: {error!r}"))
+        if self.is_over and not questions:
+            self.drop(DisconnectedError("the connection was closed"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Called by the loop."""
+        self.drop(DisconnectedError(str(error) if error else "the server closed the connection"))
+
+    def drop(self, reason: DisconnectedError) -> None:
+        """Close the socket, and tell all who wait."""
+        self.is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._transport.abort()
+        questions, self._questions = self._questions, deque()
+        for question in questions:
+            if not question.answer.done():
+                question.answer.set_exception(DisconnectedError(str(reason)))
+
+    def _look_at_the_time(self) -> None:
+        # One timer for all: what was asked first has to be answered first.
+        self._timer = None
+        if self._questions:
+            deadline = self._questions[0].deadline
+            if deadline <= self._loop.time():
+                self.drop(DisconnectedError("no reply in time"))
+            else:
+                self._timer = self._loop.call_at(deadline, self._look_at_the_time)
 
 
-#: redis-py cuts the code off the errors it has a class for.
-_CODES = {
-    "NoScriptError": "NOSCRIPT",
-    "OutOfMemoryError": "OOM",
-    "NoPermissionError": "NOPERM",
-    "ReadOnlyError": "READONLY",
-    "MasterDownError": "MASTERDOWN",
-    "ClusterDownError": "CLUSTERDOWN",
-}
-#: How Redis 6.2 wraps what a command within a script was refused with.
-_WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]+ .+)", re.DOTALL)
-
-
-def _message(error: ResponseError) -> str:
-    """The server's words, with their code in front."""
-    code = _CODES.get(type(error).__name__, "")
-    within = _WITHIN_SCRIPT.search(str(error))
-    return within[1] if within else f"{code} {error}".strip()
+def _packed(command: Sequence[Argument]) -> bytes:
+    try:
+        return _pack(tuple(command))
+    except UnicodeEncodeError:
+        # The name of something foreign, read with `keys.text`.
+        words = (word.encode("utf-8", "surrogateescape") if isinstance(word, str) else word for word in command)
+        return _pack(tuple(words))
 
 
 def _translate(error: Exception) -> TransportError:
+    """What went wrong while connecting."""
     if isinstance(error, AuthenticationError):
         return ServerError(f"NOAUTH {error}")
     if isinstance(error, TimeoutError) and not isinstance(error, RedisError):
-        return DisconnectedError("no reply in time")
+        return DisconnectedError("no connection in time")
     if isinstance(error, ResponseError):
-        return ServerError(_message(error))
+        return ServerError(str(error))
     if isinstance(error, RedisConnectionError | OSError):
         return DisconnectedError(str(error) or type(error).__name__)
     return DisconnectedError(f"{type(error).__name__}: {error}")

@@ -32,8 +32,9 @@ from streamtask.transport.port import (
     Verdict,
 )
 from streamtask.transport.redis import commands, keys
+from streamtask.transport.redis.addresses import connection_factory
 from streamtask.transport.redis.capabilities import probe
-from streamtask.transport.redis.client import Argument, Script, ServerError, Wire, connection_factory
+from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
 from streamtask.transport.redis.recovery import RedisRecovery
@@ -184,6 +185,10 @@ class RedisTransport:
             self._readers.append(wire)
         try:
             return await wire.call(*command, timeout=timeout)
+        except asyncio.CancelledError:
+            # The server would go on waiting for us, and hand over what comes.
+            await wire.close()
+            raise
         finally:
             self._idle_readers.append(wire)
 
