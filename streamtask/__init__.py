@@ -1,46 +1,45 @@
-"""streamtask: typed events on Redis Streams. Nothing is lost, a killed worker's events are back in seconds."""
+"""streamtask: typed events on Redis Streams. Nothing is lost, a killed worker's events are back in seconds.
 
-from streamtask.app import App
-from streamtask.context import Context
-from streamtask.envelope import Envelope
-from streamtask.errors import (
-    ConfigurationError,
-    EnvelopeError,
-    EventRefusedError,
-    HandlerTimeoutError,
-    PublishError,
-    Reject,
-    RetryLater,
-    SoftTimeoutError,
-    StoreFullError,
-    StreamtaskError,
-    TransportError,
-)
-from streamtask.event import Event
-from streamtask.handler import Timeout
-from streamtask.retry import Backoff, Retry
-from streamtask.router import Router
-from streamtask.settings import Retention
+A name is imported when it is asked for: `streamtask worker`, which only starts a supervisor, does not pay for all of
+it. `__init__.pyi` says the same to type checkers.
+"""
 
-__all__ = [
-    "App",
-    "Backoff",
-    "ConfigurationError",
-    "Context",
-    "Envelope",
-    "EnvelopeError",
-    "Event",
-    "EventRefusedError",
-    "HandlerTimeoutError",
-    "PublishError",
-    "Reject",
-    "Retention",
-    "Retry",
-    "RetryLater",
-    "Router",
-    "SoftTimeoutError",
-    "StoreFullError",
-    "StreamtaskError",
-    "Timeout",
-    "TransportError",
-]
+from importlib import import_module
+
+_HOMES = {
+    "App": "streamtask.app",
+    "Backoff": "streamtask.retry",
+    "ConfigurationError": "streamtask.errors",
+    "Context": "streamtask.context",
+    "Envelope": "streamtask.envelope",
+    "EnvelopeError": "streamtask.errors",
+    "Event": "streamtask.event",
+    "EventRefusedError": "streamtask.errors",
+    "HandlerTimeoutError": "streamtask.errors",
+    "PublishError": "streamtask.errors",
+    "Reject": "streamtask.errors",
+    "Retention": "streamtask.settings",
+    "Retry": "streamtask.retry",
+    "RetryLater": "streamtask.errors",
+    "Router": "streamtask.router",
+    "SoftTimeoutError": "streamtask.errors",
+    "StoreFullError": "streamtask.errors",
+    "StreamtaskError": "streamtask.errors",
+    "Timeout": "streamtask.handler",
+    "TransportError": "streamtask.errors",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - a list, made
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'streamtask' has no attribute {name!r}")
+    found: object = getattr(import_module(home), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

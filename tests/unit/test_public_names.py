@@ -1,0 +1,42 @@
+"""The public names: found at run time where type checkers are told that they are."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import streamtask
+
+_STUB = Path(streamtask.__file__).with_suffix(".pyi")
+
+
+def told() -> dict[str, str]:
+    """Name -> module, as `__init__.pyi` has it."""
+    imports = [node for node in ast.parse(_STUB.read_text()).body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+def test_type_checkers_are_told_of_every_name_and_of_no_other() -> None:
+    assert sorted(told()) == streamtask.__all__
+    assert set(streamtask.__all__) <= set(dir(streamtask))
+
+
+@pytest.mark.parametrize(("name", "home"), told().items())
+def test_a_public_name_is_the_one_of_its_module(name: str, home: str) -> None:
+    assert getattr(streamtask, name) is getattr(import_module(home), name)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Celery'"):
+        streamtask.Celery  # noqa: B018
+
+
+def test_starting_a_worker_loads_nothing_heavy_in_the_process_that_becomes_the_supervisor() -> None:
+    code = "import sys; from streamtask.cli import main; import streamtask.cli.worker; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"pydantic", "redis", "kombu", "rich", "msgspec", "asyncio"} & set(loaded) == set()
