@@ -22,7 +22,8 @@ class Outage:
         self._metrics = metrics
         self._fields = fields
         self._since: float | None = None
-        self._told = 0.0
+        self._is_told = False
+        self._told_at = -TOLD_EVERY
 
     def failed(self, error: TransportError) -> None:
         """The duty failed, and will try again."""
@@ -30,14 +31,18 @@ class Outage:
         now = time.monotonic()
         if self._since is None:
             self._since = now
-        elif now - self._told < TOLD_EVERY:
+        # Not more often either where it fails, works and fails again.
+        if now - self._told_at < TOLD_EVERY:
             return
-        self._told = now
+        self._is_told, self._told_at = True, now
         seconds = round(now - self._since, 1)
         log.warning("%s.failed", self._duty, extra={**self._fields, "error": str(error), "failing_for": seconds})
 
     def over(self) -> None:
         """The duty succeeded."""
-        if self._since is not None:
-            seconds, self._since = round(time.monotonic() - self._since, 1), None
+        if self._since is None:
+            return
+        seconds, self._since = round(time.monotonic() - self._since, 1), None
+        if self._is_told:
+            self._is_told = False
             log.info("%s.works_again", self._duty, extra={**self._fields, "failed_for": seconds})
