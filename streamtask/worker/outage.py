@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from streamtask.errors import TransportError
@@ -23,7 +24,7 @@ class Outage:
         self._fields = fields
         self._since: float | None = None
         self._is_told = False
-        self._told_at = -TOLD_EVERY
+        self._told_at = -math.inf
 
     def failed(self, error: TransportError) -> None:
         """The duty failed, and will try again."""

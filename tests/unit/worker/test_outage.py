@@ -1,4 +1,4 @@
-"""Trouble is told when it begins, every ten seconds, and when it is over; trouble that comes and goes is not told more."""
+"""Trouble is told when it begins, every ten seconds, and when it is over; if it comes and goes, not more often."""
 
 from __future__ import annotations
 
