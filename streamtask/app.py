@@ -254,6 +254,9 @@ class App(Router):
 
     def _count(self, items: list[Outgoing], *, failed: bool) -> None:
         count = self.metrics.publish_failed if failed else self.metrics.published
+        if len(items) == 1:
+            count(items[0].stream, 1)
+            return
         for stream, n in Counter(item.stream for item in items).items():
             count(stream, n)
 
