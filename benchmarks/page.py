@@ -1,11 +1,12 @@
 """Puts results into the documentation: `python -m benchmarks.page RESULTS.json`.
 
 It writes the tables between two marks of docs/explanation/performance.md and keeps the JSON beside the page, so that a
-test can say whether the page still shows what was measured.
+test can say whether the page still shows what was measured. The picture that lies beside the results comes along.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,9 +29,10 @@ def filled(page: str, results: Results) -> str:
 
 
 def main(path: Path) -> None:
-    """Write page and JSON."""
+    """Write page, JSON and picture."""
     results = Results.load(path)
     results.save(KEPT)
+    shutil.copy(path.with_suffix(".png"), KEPT.with_suffix(".png"))
     PAGE.write_text(filled(PAGE.read_text(), results))
 
 

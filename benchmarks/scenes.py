@@ -117,6 +117,8 @@ def drain(stage: Stage, worker: Worker, backlog: int) -> Drained:
     seconds = (stage.board.at(last) - stage.board.at(first)) / 1e9
     if last - first < backlog // 20 or seconds <= 0:
         raise MeasurementError(f"only {last} of {backlog} events were handled in {stage.scale.drain:g} s")
+    if stage.board.count > backlog:
+        raise MeasurementError(f"{stage.board.count} handlers ran for {backlog} events: some ran twice")
     return Drained((last - first) / seconds, 1e6 * cpu / (last - first))
 
 
