@@ -30,6 +30,9 @@ def draw(source: Path, target: Path) -> None:
     systems = json.loads(source.read_text())["systems"]
     figure, grid = pyplot.subplots(3, 2, figsize=(12, 13), layout="constrained")
     for axes, (name, heading, more) in zip(grid.flat, _PANELS, strict=True):
+        if not any(system["values"].get(name) for system in systems.values()):
+            axes.set_axis_off()
+            continue
         measured = {each: system["values"][name] for each, system in systems.items() if system["values"].get(name)}
         middle = {each: statistics.median(values) for each, values in measured.items()}
         order = sorted(middle, key=middle.__getitem__, reverse=not more)
@@ -40,10 +43,10 @@ def draw(source: Path, target: Path) -> None:
         ]
         colors = [_LIMITS if systems[each]["limit"] else _OURS if each == "streamtask" else _PEERS for each in order]
         bars = axes.barh(order, medians, xerr=spread, color=colors, error_kw={"elinewidth": 1, "alpha": 0.6})
-        digits = 1 if medians and max(medians) < _SMALL else 0
+        digits = 1 if max(medians) < _SMALL else 0
         axes.bar_label(bars, [f"{median:,.{digits}f}" for median in medians], padding=4)
         axes.set_title(f"{heading} ({'more' if more else 'less'} is better)", fontsize=10)
-        wide = bool(medians) and min(medians) > 0 and max(medians) / min(medians) > _WIDE
+        wide = min(medians) > 0 and max(medians) / min(medians) > _WIDE
         axes.set_xscale("log" if wide else "linear")
         axes.margins(x=0.18)
         axes.spines[["top", "right"]].set_visible(False)
