@@ -143,7 +143,8 @@ SYSTEMS = (
         module="on_docket",
         packages=("pydocket>=0.27,<0.28", _HIREDIS, _UVLOOP),
         worker=_RUN,
-        settings="concurrency 100, check interval 10 ms (default: 100 ms), nothing kept of what is done; uvloop",
+        settings="concurrency 100, max_connections 1000, check interval 10 ms (default: 100 ms), nothing kept of what "
+        "is done; uvloop",
         backlog=5_000,
         waiting=4_000,
     ),

@@ -39,7 +39,7 @@ class Comparison:
 
 
 def compare(results: Results, figure: Figure) -> Comparison | None:
-    """Hold the median of streamtask to the best peer's; limits are no peers. None where there is nothing to compare."""
+    """Hold the median of streamtask to the best peer's; limits are no peers. None without anything to compare."""
     medians = {
         name: statistics.median(values)
         for name, system in results.systems.items()
@@ -50,7 +50,8 @@ def compare(results: Results, figure: Figure) -> Comparison | None:
         return None
     best = max(medians, key=lambda name: medians[name] if figure.more else -medians[name])
     better, worse = (ours, medians[best]) if figure.more else (medians[best], ours)
-    return Comparison(better / worse, best) if worse else None
+    # At nothing (no CPU that could be seen), there is no ratio to speak of.
+    return Comparison(better / worse, best) if better and worse else None
 
 
 def render(results: Results) -> str:

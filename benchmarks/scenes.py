@@ -12,8 +12,10 @@ from benchmarks.peers import System
 from benchmarks.stage import MeasurementError, Stage, Worker
 
 Values = Iterator[tuple[str, float]]
-#: Of a drain, the part that is not measured: the worker warms up.
-_WARM = 0.1
+#: Of a drain, the part that is not measured, for the worker warms up; and the most events that this may be.
+_WARM, _WARM_MOST = 0.1, 10_000
+#: Of a drain, the part that has to be done in time, and the most events that this may be.
+_ENOUGH, _ENOUGH_MOST = 0.05, 1_000
 #: Of the events at low load, those that are not measured.
 _FIRST = 20
 _SMALL = 20_000
@@ -109,13 +111,13 @@ class Drained:
 def drain(stage: Stage, worker: Worker, backlog: int) -> Drained:
     """Watch a worker handle a backlog, to its end or as long as the scale allows."""
     stage.wait_for_first(worker)
-    first = max(1, int(backlog * _WARM))
+    first = max(1, min(int(backlog * _WARM), _WARM_MOST))
     first = max(1, stage.wait(worker, first, stage.scale.drain))
     cpu = meters.cpu_seconds(worker.pids)
     last = min(stage.wait(worker, backlog, stage.scale.drain), backlog)
     cpu = meters.cpu_seconds(worker.pids) - cpu
     seconds = (stage.board.at(last) - stage.board.at(first)) / 1e9
-    if last - first < backlog // 20 or seconds <= 0:
+    if last - first < min(backlog * _ENOUGH, _ENOUGH_MOST) or seconds <= 0:
         raise MeasurementError(f"only {last} of {backlog} events were handled in {stage.scale.drain:g} s")
     if stage.board.count > backlog:
         raise MeasurementError(f"{stage.board.count} handlers ran for {backlog} events: some ran twice")

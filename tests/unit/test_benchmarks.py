@@ -65,10 +65,10 @@ def test_above_one_streamtask_is_better_than_the_best_peer(
 
 def test_without_a_peer_or_with_a_peer_at_nothing_there_is_no_ratio() -> None:
     alone = results(streamtask={"values": {"noop": [1.0]}}, a_limit={"values": {"noop": [2.0]}})
-    idle = results(streamtask={"values": {"cpu-idle": [0.0]}}, a={"values": {"cpu-idle": [0.0]}})
-
     assert report.compare(alone, FIGURES["noop"]) is None
-    assert report.compare(idle, FIGURES["cpu-idle"]) is None
+    for ours, theirs in ((0.0, 0.0), (0.2, 0.0), (0.0, 0.2)):
+        idle = results(streamtask={"values": {"cpu-idle": [ours]}}, a={"values": {"cpu-idle": [theirs]}})
+        assert report.compare(idle, FIGURES["cpu-idle"]) is None
 
 
 def test_the_tables_show_medians_with_their_range_the_ratio_and_what_failed() -> None:
