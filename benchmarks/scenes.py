@@ -116,7 +116,9 @@ def drain(stage: Stage, worker: Worker, backlog: int) -> Drained:
     cpu = meters.cpu_seconds(worker.pids)
     last = min(stage.wait(worker, backlog, stage.scale.drain), backlog)
     cpu = meters.cpu_seconds(worker.pids) - cpu
-    seconds = (stage.board.at(last) - stage.board.at(first)) / 1e9
+    # Of a worker that did not get to the end, the time counts in which it stood still, too.
+    ended = stage.board.at(last) if last == backlog else time.monotonic_ns()
+    seconds = (ended - stage.board.at(first)) / 1e9
     if last - first < min(backlog * _ENOUGH, _ENOUGH_MOST) or seconds <= 0:
         raise MeasurementError(f"only {last} of {backlog} events were handled in {stage.scale.drain:g} s")
     if stage.board.count > backlog:
