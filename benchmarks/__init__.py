@@ -1,0 +1,1 @@
+"""The benchmark: streamtask and its peers, side by side on one machine. `python -m benchmarks --help`."""

@@ -1,0 +1,54 @@
+"""The benchmark runs: offline, quickly, with streamtask and the bare loop."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamtask.transport.embedded import find_server
+
+ROOT = Path(__file__).parents[2]
+#: Seconds for the whole run.
+BOUND = 40.0
+
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the benchmark reads Linux' /proc"),
+    pytest.mark.skipif(find_server() is None, reason="no Redis server"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed (the extra `speed`)"
+    ),
+]
+
+
+def test_a_quick_run_measures_streamtask_and_the_bare_loop(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--systems", "streamtask,bare-loop", "--quick", "--rounds", "1"]
+    command += ["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    # What pip would ask, it would ask here.
+    environment = os.environ | {"PIP_INDEX_URL": "http://127.0.0.1:9/"}
+
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=BOUND, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "### Not measured" not in done.stdout, done.stdout
+    assert "**streamtask**" in done.stdout
+    assert not (tmp_path / "cache" / "venvs").exists()
+    systems = json.loads((tmp_path / "out" / "results.json").read_text())["systems"]
+    for name in ("streamtask", "bare-loop"):
+        values = {figure: value for figure, [value] in systems[name]["values"].items()}
+        assert 1_000 < values["noop"] < 1_000_000
+        assert 500 < values["io"] <= 10_000
+        assert 200 < values["publish-one"] < 100_000
+        assert values["publish-one"] < values["publish-many"]
+        assert 0 < values["latency-p50"] <= values["latency-p99"]
+        assert 0 < values["start"] < 15
+        assert 10 < values["memory-idle"] < values["memory-peak"] * 2
+        assert 0 <= values["cpu-idle"] < 50
+    assert 500 < systems["streamtask"]["values"]["emit"][0] < 500_000
