@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,6 +86,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     run = planned(options, arguments)
     began = time.monotonic()
+    # As Ctrl-C does: workers and the server are ended before the program is.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         run.prepare()
         with private_server() as server, tempfile.TemporaryDirectory(prefix="st-bench-") as folder:

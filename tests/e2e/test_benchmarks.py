@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,24 @@ def test_a_quick_run_measures_streamtask_and_the_bare_loop(tmp_path: Path) -> No
         assert 10 < values["memory-idle"] < values["memory-peak"] * 2
         assert 0 <= values["cpu-idle"] < 50
     assert 500 < systems["streamtask"]["values"]["emit"][0] < 500_000
+
+
+def test_a_run_that_is_terminated_leaves_no_server_and_no_worker(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--systems", "bare-loop", "--quick", "--rounds", "9"]
+    command += ["--figures", "start", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + BOUND
+        # A server, a publisher and a worker.
+        while len(below := children(process.pid)) < 3:
+            assert time.monotonic() < deadline, "it has started what it needs"
+            time.sleep(0.01)
+
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(BOUND) == 128 + signal.SIGTERM
+        assert [pid for pid in below if Path(f"/proc/{pid}").exists()] == []
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
