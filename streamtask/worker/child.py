@@ -19,6 +19,13 @@ from streamtask.telemetry import logs
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Probes
 
+try:
+    import uvloop
+except ImportError:  # an extra
+    _new_loop = None
+else:
+    _new_loop = uvloop.new_event_loop
+
 log = logging.getLogger(__name__)
 
 #: Seconds between two attempts to listen on a port that is taken.
@@ -134,7 +141,8 @@ def main(argument: str) -> int:
         # By name: the app stands above the worker, and this module is where a process begins, not a part of either.
         loading = importlib.import_module("streamtask.loading")
         app = loading.load_app(options["app"], broker=options["broker"])
-        asyncio.run(consume(app, options, supervisor))
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(consume(app, options, supervisor))
     except ConfigurationError as error:
         # No traceback: the message says what is wrong and where.
         log.error("worker.misconfigured", extra={"error": str(error)})  # noqa: TRY400
