@@ -140,7 +140,7 @@ class Sandbox:
         """A child of ours that is idle, or a new one."""
         while self._idle and not self._closed:
             child = self._idle.pop()
-            if child.alive:
+            if await child.is_there():
                 return child
             self._end(child)
         return await self._start()
@@ -182,6 +182,13 @@ class _Child:
         self.used = False
         self.pid = process.pid
         self._watch = asyncio.get_running_loop().create_task(self._bury(), name=f"watch-sandbox-child-{self.pid}")
+
+    async def is_there(self) -> bool:
+        """Whether it lives, as far as the kernel knows: a request must not fail because a child died before it."""
+        # Two turns of the loop: in the first it asks the kernel, and by the second it has told the reader.
+        for _ in range(2):
+            await asyncio.sleep(0)
+        return self.alive
 
     @classmethod
     async def spawn(cls) -> Self:
