@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
+import os
 import shlex
 import signal
 import subprocess
@@ -96,6 +98,8 @@ def main(arguments: Sequence[str]) -> int:
     except NoServerError as error:
         say(str(error))
         return 1
+    finally:
+        _end_what_is_left()
     options.out.mkdir(parents=True, exist_ok=True)
     kept = options.out / "results.json"
     run.results.save(kept)
@@ -105,6 +109,14 @@ def main(arguments: Sequence[str]) -> int:
         f"took {time.monotonic() - began:.0f} s; written to {options.out}: results.json, results.md{plotted(run, kept)}"
     )
     return 0 if any(system.values for system in run.results.systems.values()) else 1
+
+
+def _end_what_is_left() -> None:
+    """Kill what a signal has cut off between its start and the place that would have ended it."""
+    for pid in meters.tree(os.getpid()):
+        if pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def parser() -> argparse.ArgumentParser:
