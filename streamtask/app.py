@@ -202,14 +202,12 @@ class App(Router):
         """
         items = [self._outgoing(event) for event in events]
         for start in range(0, len(items), _BATCH):
-            batch = items[start : start + _BATCH]
-            stored: set[int] = set()
             try:
-                await self._store(batch, stored)
+                await self._store(items[start : start + _BATCH])
             except PublishError as error:
-                error.unsure = {
-                    place: items[place].event_id for place in range(start, len(items)) if place - start not in stored
-                }
+                unsure = {start + place: event_id for place, event_id in error.unsure.items()}
+                unsent = range(start + _BATCH, len(items))
+                error.unsure = unsure | {place: items[place].event_id for place in unsent}
                 raise
         return [item.event_id for item in items]
 
@@ -226,26 +224,29 @@ class App(Router):
             **options,
         )
 
-    async def _store(self, items: list[Outgoing], stored: set[int] | None = None) -> None:
-        """Publish a batch; `stored` takes the places of those that are known to be stored where not all are."""
+    async def _store(self, items: list[Outgoing]) -> None:
+        """Publish a batch. A PublishError says which of it are not known to be stored."""
         try:
             results = await self.transport.publish(items)
         except TransportError as error:
             self._count(items, failed=True)
             await self._revive()
-            raise PublishError(
+            unknown = PublishError(
                 f"it is unknown whether the event is stored ({error}); publish again with event_id=error.event_id",
                 event_id=items[0].event_id,
-            ) from error
-        errors = [result for result in results if isinstance(result, Exception)]
-        if not errors:
+            )
+            unknown.unsure = {place: item.event_id for place, item in enumerate(items)}
+            raise unknown from error
+        failed = {place: result for place, result in enumerate(results) if isinstance(result, Exception)}
+        if not failed:
             self._count(items, failed=False)
             return
-        for place, (item, result) in enumerate(zip(items, results, strict=True)):
-            self._count([item], failed=isinstance(result, Exception))
-            if stored is not None and not isinstance(result, Exception):
-                stored.add(place)
-        raise errors[0]
+        for place, item in enumerate(items):
+            self._count([item], failed=place in failed)
+        refused = next(iter(failed.values()))
+        if isinstance(refused, PublishError):
+            refused.unsure = {place: items[place].event_id for place in failed}
+        raise refused
 
     async def _revive(self) -> None:
         """Start an embedded server again that has died: nobody else would, for an app without a worker."""

@@ -5,6 +5,7 @@ A server is stopped, killed or paused through the `RedisServer` that started it,
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import re
@@ -204,3 +205,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def has_stopped(data: Path) -> bool:
+    """Whether neither the server of this folder nor its guard is left: each holds a lock as long as it lives."""
+    for path in (data / "guard.lock", data / "server.lock"):
+        if path.exists():
+            with path.open("rb") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+    return True

@@ -76,7 +76,9 @@ class Keeper:
 
     async def first_beat(self) -> None:
         """Wait until the owner has shown that it lives."""
-        await asyncio.to_thread(self._beaten.wait)
+        # Not in a thread that waits: it would outlive a start that is cancelled, and keep the program from ending.
+        while not self._beaten.is_set():  # noqa: ASYNC110 - the event is a thread's
+            await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
         """Stop beating and end the thread."""

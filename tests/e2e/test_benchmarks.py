@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from streamtask.transport.embedded import find_server
+from tests.chaos.workers import lives
 
 ROOT = Path(__file__).parents[2]
 #: Seconds for the whole run.
@@ -70,15 +71,6 @@ def test_a_run_that_is_terminated_leaves_no_server_and_no_worker(tmp_path: Path)
 
         assert process.wait(BOUND) == 128 + signal.SIGTERM
         assert [pid for pid in below if lives(pid)] == []
-
-
-def lives(pid: int) -> bool:
-    """Whether there is such a process: what has ended and was left to init may not have been collected yet."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
 
 
 def children(pid: int) -> list[int]:

@@ -6,7 +6,6 @@ What `voice_activity.py` says is compared with recordings whose silences are kno
 from __future__ import annotations
 
 import array
-import fcntl
 import importlib.util
 import io
 import itertools
@@ -26,6 +25,7 @@ from pathlib import Path
 import pytest
 
 from streamtask.transport.embedded import find_server
+from tests.servers import has_stopped
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 #: Seconds for one program: far beyond what it takes.
@@ -79,18 +79,6 @@ def run(tmp_path: Path) -> Iterator[Run]:
     while not has_stopped(folder / ".streamtask"):
         assert time.monotonic() < deadline, "the embedded server stops after its last user"
         time.sleep(0.05)
-
-
-def has_stopped(data: Path) -> bool:
-    """Whether neither the server of this folder nor its guard is left: each holds a lock as long as it lives."""
-    for path in (data / "guard.lock", data / "server.lock"):
-        if path.exists():
-            with path.open("rb") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return False
-    return True
 
 
 # ── recordings ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -18,7 +17,7 @@ import pytest
 from streamtask.transport.embedded import find_server
 from tests.chaos.workers import Job, Ledger, WorkerProcess, dead_letters, nothing_pending, publish, until
 from tests.command_line import Said, ask, run, run_on_terminal
-from tests.servers import RedisServer
+from tests.servers import RedisServer, has_stopped
 
 StartWorker = Callable[..., Awaitable[WorkerProcess]]
 
@@ -312,16 +311,4 @@ async def test_without_a_url_it_is_the_embedded_server_of_the_folder_and_that_is
 
     assert said.document == []
     assert said.err == "Using the embedded server of this folder (.streamtask): no broker URL was given.\n"
-    await until(lambda: _has_stopped(tmp_path / ".streamtask"), 30)
-
-
-def _has_stopped(folder: Path) -> bool:
-    """Whether neither the server of a folder nor its guard is left: each holds a lock as long as it lives."""
-    for path in (folder / "guard.lock", folder / "server.lock"):
-        if path.exists():
-            with path.open("rb") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return False
-    return True
+    await until(lambda: has_stopped(tmp_path / ".streamtask"), 30)
