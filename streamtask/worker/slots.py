@@ -3,26 +3,34 @@
 A delivery waits in arrival order for a free slot. One whose kind is at its limit (`concurrency=`, a pool of child
 processes) steps aside and lets the others pass. What waits for long is taken out again by `overdue`, for workers with
 room.
+
+One task serves the queue: it runs one handler after the other, each in a context (`contextvars`) of its own. A handler
+that comes to wait for something keeps that task until it ends, and a new one goes on with the queue. So a handler that
+never waits costs neither a task nor a turn of the loop, and one that waits has a task that is nobody else's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
+import types
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Generator, Hashable
 from typing import Any
+
+import msgspec
 
 from streamtask.broker import Run
 from streamtask.transport.port import Delivery, Outcome
 
 #: What runs together under one limit, and the limit.
 Limit = tuple[Hashable, int]
+#: Seconds after which the task that serves the queue lets others have the loop: to read ahead, to settle.
+_TURN = 0.002
 
 
-@dataclass(slots=True, eq=False)
-class Running:
+class Running(msgspec.Struct, eq=False):
     """One occupied slot."""
 
     number: int
@@ -30,18 +38,14 @@ class Running:
     since: float
     #: What it shares its limit with, if it has one.
     kind: Hashable | None
+    #: Its own, from the moment when the handler waits for something.
     task: asyncio.Task[None] | None = None
-    begun: bool = False
-    #: It is to end: as soon as it has begun, where it has not.
-    cancelled: bool = False
     #: Whether its long run was told already.
     told: bool = False
 
     def cancel(self) -> None:
         """Raise CancelledError in the handler, where it waits."""
-        self.cancelled = True
-        # A task that is cancelled before its first step never comes to the code that frees its slot.
-        if self.begun and self.task is not None:
+        if self.task is not None:
             self.task.cancel()
 
 
@@ -49,7 +53,8 @@ class Slots:
     """Holds what waits and what runs.
 
     `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
-    handler in a slot to its end, `limit` names the limit of a run, or None; `changed` is called when one has ended.
+    handler in a slot to its end, `limit` names the limit of a run, or None; `changed` is called when one has ended, and
+    `failed` with an error of any of these: what was served then is stuck.
     """
 
     def __init__(
@@ -61,25 +66,28 @@ class Slots:
         handle: Callable[[Running], Coroutine[Any, Any, None]],
         limit: Callable[[Run], Limit | None],
         changed: Callable[[], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self._plan = plan
         self._settle = settle
         self._handle = handle
         self._limit = limit
         self._changed = changed
+        self._failed = failed
         self._free = list(range(concurrency - 1, -1, -1))
-        self._queue: deque[tuple[float, Delivery]] = deque()
-        self._aside: dict[Hashable, deque[tuple[float, Run]]] = {}
+        #: What came together, with the moment when it came.
+        self._queue: deque[tuple[float, deque[Delivery]]] = deque()
+        self._aside: dict[Limit, deque[tuple[float, Run]]] = {}
         self._busy: Counter[Hashable] = Counter()
         self._running: dict[int, Running] = {}
+        self._server: asyncio.Task[None] | None = None
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
     def put(self, deliveries: list[Delivery]) -> None:
         """Run these as soon as there are slots."""
-        now = time.monotonic()
-        self._queue.extend((now, delivery) for delivery in deliveries)
-        self._fill()
+        self._queue.append((time.monotonic(), deque(deliveries)))
+        self._serve()
 
     @property
     def running(self) -> list[Running]:
@@ -103,14 +111,14 @@ class Slots:
     def overdue(self, seconds: float) -> list[Delivery]:
         """Take out what has waited for so long without a slot."""
         late = time.monotonic() - seconds
-        found = []
+        found: list[Delivery] = []
         while self._queue and self._queue[0][0] <= late:
-            found.append(self._queue.popleft()[1])
-        for key, waiting in list(self._aside.items()):
+            found.extend(self._queue.popleft()[1])
+        for limit, waiting in list(self._aside.items()):
             while waiting and waiting[0][0] <= late:
                 found.append(waiting.popleft()[1].delivery)
             if not waiting:
-                del self._aside[key]
+                del self._aside[limit]
         return found
 
     def close(self) -> list[Delivery]:
@@ -128,49 +136,101 @@ class Slots:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _fill(self) -> None:
-        queue = self._queue
-        while queue and self._free and not self._closed:
-            arrived, delivery = queue.popleft()
+    def _serve(self) -> None:
+        """See to it that a task serves the queue, where there is something to do for it."""
+        if self._server is None and (self._queue or self._aside) and self._free and not self._closed:
+            self._server = self._loop.create_task(self._run_queue())
+
+    async def _run_queue(self) -> None:
+        task = self._server
+        turn = time.monotonic() + _TURN
+        try:
+            while (running := self._next()) is not None:
+                try:
+                    await self._isolated(running)
+                finally:
+                    self._ended(running)
+                if running.task is not None:
+                    return
+                if task is None or task.cancelling():
+                    # Its handler has cancelled itself, and has ended all the same: that must not hit the next one.
+                    self._server = None
+                    self._serve()
+                    return
+                if running.since > turn:
+                    await asyncio.sleep(0)
+                    turn = time.monotonic() + _TURN
+        except Exception as error:  # noqa: BLE001 - the worker is told, and replaced
+            self._failed(error)
+        finally:
+            if self._server is task:
+                self._server = None
+
+    def _next(self) -> Running | None:
+        """Occupy a slot with the next delivery that may run, if there is a slot."""
+        if not self._free or self._closed:
+            return None
+        for limit, waiting in self._aside.items():
+            if self._busy[limit[0]] < limit[1]:
+                _, run = waiting.popleft()
+                if not waiting:
+                    del self._aside[limit]
+                self._changed()
+                return self._occupy(run, limit[0])
+        while self._queue:
+            arrived, batch = self._queue[0]
+            delivery = batch.popleft()
+            if not batch:
+                self._queue.popleft()
             plan = self._plan(delivery)
             if not isinstance(plan, Run):
                 self._settle(delivery, plan)
                 continue
-            limit = self._limit(plan)
-            if limit is None:
-                self._start(plan, None)
-            elif self._busy[limit[0]] < limit[1]:
-                self._start(plan, limit[0])
-            else:
-                self._aside.setdefault(limit[0], deque()).append((arrived, plan))
+            limited = self._limit(plan)
+            if limited is None:
+                return self._occupy(plan, None)
+            if self._busy[limited[0]] < limited[1]:
+                return self._occupy(plan, limited[0])
+            self._aside.setdefault(limited, deque()).append((arrived, plan))
+        return None
 
-    def _start(self, run: Run, kind: Hashable | None) -> None:
+    def _occupy(self, run: Run, kind: Hashable | None) -> Running:
         if kind is not None:
             self._busy[kind] += 1
         running = Running(self._free.pop(), run, time.monotonic(), kind)
         self._running[running.number] = running
-        running.task = self._loop.create_task(self._occupy(running))
+        return running
 
-    async def _occupy(self, running: Running) -> None:
-        running.begun = True
-        if running.cancelled:
-            running.cancel()
+    @types.coroutine
+    def _isolated(self, running: Running) -> Generator[Any, Any, None]:
+        """Run a handler in a context of its own, as its own task would."""
+        coroutine = self._handle(running)
+        context = contextvars.copy_context()
         try:
-            await self._handle(running)
-        finally:
-            self._ended(running)
+            waits_for = context.run(coroutine.send, None)
+        except StopIteration:
+            return
+        running.task, self._server = self._server, None
+        self._serve()
+        step: Callable[[Any], Any]
+        while True:
+            try:
+                argument = yield waits_for
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - passed on, whatever it is
+                step, argument = coroutine.throw, error
+            else:
+                step = coroutine.send
+            try:
+                waits_for = context.run(step, argument)
+            except StopIteration:
+                return
 
     def _ended(self, running: Running) -> None:
         del self._running[running.number]
         self._free.append(running.number)
-        kind = running.kind
-        if kind is not None:
-            self._busy[kind] -= 1
-            waiting = self._aside.get(kind)
-            if waiting and not self._closed:
-                _, run = waiting.popleft()
-                if not waiting:
-                    del self._aside[kind]
-                self._start(run, kind)
-        self._fill()
-        self._changed()
+        if running.kind is not None:
+            self._busy[running.kind] -= 1
+        self._serve()

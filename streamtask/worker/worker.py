@@ -118,6 +118,7 @@ class Worker:
             handle=self._handle,
             limit=limit_of,
             changed=self._flow.changed,
+            failed=partial(self._fail, "slots"),
         )
         self._reporter = Reporter(self.metrics)
         self._connected = False
@@ -242,10 +243,12 @@ class Worker:
 
     def _duty_ended(self, task: asyncio.Task[None]) -> None:
         """No duty ends by itself: a worker that had lost one would stop doing something without a word."""
-        if task.cancelled() or self._failed.done():
+        if not task.cancelled():
+            self._fail(task.get_name(), task.exception())
+
+    def _fail(self, duty: str, error: BaseException | None) -> None:
+        if self._failed.done():
             return
-        error = task.exception()
-        duty = task.get_name()
         log.critical("worker.duty_failed", extra={"duty": duty, "owner": self.owner}, exc_info=error)
         self._failed.set_exception(StreamtaskError(f"{duty} failed: {error!r}; the worker has to be replaced"))
         # Whoever waits for it is told; who does not must not be told by the garbage collector.
