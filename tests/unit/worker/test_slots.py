@@ -167,7 +167,7 @@ async def test_a_long_queue_lets_the_loop_turn():
         while ended < 10:
             await asyncio.sleep(0)
             seen.add(ended)
-    assert len(seen) > 5
+    assert len(seen) > 3
 
 
 async def test_what_is_at_its_limit_steps_aside_and_comes_back():
