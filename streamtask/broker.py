@@ -176,8 +176,7 @@ class Broker:
 
     def plan(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Run | Outcome:
         """What is to be done with a delivery: run a handler, or one of the outcomes that need none."""
-        only = delivery.only
-        if only is not None and only != delivery.group:
+        if len(delivery.fields) != PLAIN and (only := delivery.only) is not None and only != delivery.group:
             if only and "\ufffd" not in only:
                 return Skip()
             return Dead(reason="undecodable", error="the field `only` names no group", attempts=delivery.attempt)
@@ -189,7 +188,9 @@ class Broker:
         found = reading.handlers.get(envelope.event_type) if reading else None
         if found is None or not _reads(found[1], envelope.schema_version):
             return self._foreign(delivery, envelope, interest)
-        return Run(delivery, found[0], found[1], envelope, delivery.crashes >= CRASHES_BEFORE_ISOLATION)
+        # Who has been delivered once has not crashed.
+        suspect = delivery.deliveries > 1 and delivery.crashes >= CRASHES_BEFORE_ISOLATION
+        return Run(delivery, found[0], found[1], envelope, suspect)
 
     @staticmethod
     def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
@@ -243,25 +244,22 @@ class Broker:
 
     # ── after the handler ─────────────────────────────────────────────────────────────────────────────────────
 
-    def succeed(self, run: Run, context: Context, returned: Any, mark: Mark | None) -> Outcome:
-        """The handler returned: its effects."""
-        emits = context.emits
+    def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
+        """The handler returned: its effects. `context` is None where the handler does not take one."""
+        emits: list[tuple[Event, float | None]] = []
         if returned is not None:
-            emits = [*((event, None) for event in _events(returned, run.handler)), *emits]
+            emits += [(event, None) for event in _events(returned, run.handler)]
+        if context is not None:
+            emits += context.emits
         if not emits:
             return Done(mark=mark) if mark else _DONE
-        group, replay = run.delivery.group, run.delivery.replay
-        outgoing = tuple(
-            self.outgoing(
-                event,
-                event_id=envelopes.emit_id(run.envelope.event_id, group, run.handler.name, index, replay),
-                trace_id=run.envelope.trace_id,
-                causation_id=run.envelope.event_id,
-                delay=delay,
-            )
-            for index, (event, delay) in enumerate(emits)
-        )
-        return Done(outgoing, mark)
+        envelope, delivery = run.envelope, run.delivery
+        cause, trace_id, replay, name = envelope.event_id, envelope.trace_id, delivery.replay, run.handler.name
+        outgoing = []
+        for index, (event, delay) in enumerate(emits):
+            event_id = envelopes.emit_id(cause, delivery.group, name, index, replay)
+            outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
+        return Done(tuple(outgoing), mark)
 
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""
@@ -315,19 +313,24 @@ class Broker:
     def outgoing(
         self,
         event: Event,
-        *,
         event_id: str,
         trace_id: str,
         causation_id: str | None = None,
+        *,
         headers: Mapping[str, str] | None = None,
-        **options: Any,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_key: str | None = None,
+        again: bool = False,
     ) -> Outgoing:
-        """An event as the transport takes it; `options` are fields of `Outgoing`.
+        """An event as the transport takes it; `delay` and what follows are fields of `Outgoing`.
 
         Raises:
             EventRefusedError: a consumer could not read it back; nothing was sent.
         """
-        described = self.know(type(event))
+        described = describe(type(event))
+        if self._classes.get(described.type) is not described.cls:
+            self.know(described.cls)
         body = envelopes.encode(
             event_type=described.type,
             schema_version=described.version,
@@ -350,7 +353,10 @@ class Broker:
             event_id=event_id,
             content_type=content_type,
             content_encoding=content_encoding,
-            **options,
+            delay=delay,
+            at=at,
+            dedup_key=dedup_key,
+            again=again,
         )
 
 

@@ -30,6 +30,7 @@ MAX_BYTES = 1 << 20
 MAX_NAME = 512
 #: The namespace of the ids of emitted events. Never changed: a repeat must get the id that the first run gave.
 EMIT_NAMESPACE = uuid.UUID("6e0b1c5e-6f0c-5a86-9d53-0b8f0a4f5d21")
+_EMIT_NAMESPACE = EMIT_NAMESPACE.bytes
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -201,18 +202,20 @@ class _Pool:
 
 
 class _Moments:
-    """Moments as text. The text of one second is kept: nearly all calls fall into the second of the last one."""
+    """Moments as text. The last one is kept: in a batch nearly all calls fall into its millisecond, or its second."""
 
     def __init__(self) -> None:
-        self._last = (0, "1970-01-01T00:00:00")
+        self._last = (0, "1970-01-01T00:00:00.000Z")
 
     def text(self, seconds: float) -> str:
-        second, thousandth = divmod(round(seconds * 1000), 1000)
+        moment = round(seconds * 1000)
         known, text = self._last  # one read, one write: threads may share this
-        if second != known:
-            text = datetime.fromtimestamp(second, UTC).isoformat()[:19]
-            self._last = (second, text)
-        return f"{text}.{thousandth:03d}Z"
+        if moment != known:
+            second, thousandth = divmod(moment, 1000)
+            whole = text[:19] if second == known // 1000 else datetime.fromtimestamp(second, UTC).isoformat()[:19]
+            text = f"{whole}.{thousandth:03d}Z"
+            self._last = (moment, text)
+        return text
 
 
 def _uuid_form(digits: str, version: str) -> str:
@@ -242,7 +245,7 @@ def emit_id(event_id: str, group: str, handler: str, index: int, replay: str = "
     """
     # A JSON array, for no two different causes may give one text.
     cause = _ENCODER.encode((event_id, group, handler, index, replay))
-    return _uuid_form(hashlib.sha1(EMIT_NAMESPACE.bytes + cause, usedforsecurity=False).hexdigest(), "5")
+    return _uuid_form(hashlib.sha1(_EMIT_NAMESPACE + cause, usedforsecurity=False).hexdigest(), "5")
 
 
 def timestamp(seconds: float) -> str:

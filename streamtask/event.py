@@ -189,16 +189,17 @@ def dump(event: Event) -> bytes:
     cls = type(event)
     describe(cls)
     try:
-        payload = cls.__pydantic_serializer__.to_json(event, warnings="error", by_alias=False)
+        # Without pydantic's own warnings, which take longer than writing and reading: what matters is what comes back.
+        payload = cls.__pydantic_serializer__.to_json(event, warnings=False, by_alias=False)
         back = cls.__pydantic_validator__.validate_json(payload)
         same = event.__dict__ == back.__dict__ and event.__pydantic_extra__ == back.__pydantic_extra__
         change = None if same else _change(event, back)
     except ValidationError as error:
-        raise _refused(cls, f"a consumer could not read it: {_problems(error)}") from None
+        raise _refused(cls, _unwritable(event) or f"a consumer could not read it: {_problems(error)}") from None
     except Exception as error:  # serializers, validators and comparisons are the user's: they raise what they like
         raise _refused(cls, _unwritable(event) or _reason(error)) from error
     if change is not None:
-        raise _refused(cls, change)
+        raise _refused(cls, _unwritable(event) or change)
     return payload
 
 
@@ -270,7 +271,7 @@ def load(cls: type[_EventT], payload: bytes, version: str) -> _EventT:
     try:
         if version != declared.version:
             payload = _upcast(declared, payload, version)
-        event: _EventT = cls.__pydantic_validator__.validate_json(bytes(payload))
+        event: _EventT = cls.__pydantic_validator__.validate_json(payload)
     except PayloadError:
         raise
     except ValidationError as error:

@@ -40,6 +40,8 @@ class Timeout:
 class Handler:
     """One decorated function and its options."""
 
+    #: Module and qualified name of the function.
+    name: str
     function: Callable[..., Any]
     events: tuple[type[Event], ...]
     #: Name of the parameter annotated `Context`, or None.
@@ -58,13 +60,8 @@ class Handler:
     #: Whether it is one that runs on the loop for as long as it likes.
     is_unbounded: bool
 
-    @property
-    def name(self) -> str:
-        """Module and qualified name of the function."""
-        return f"{self.function.__module__}.{self.function.__qualname__}"
-
-    def call(self, event: Event, context: Context) -> Any:
-        """Call the function: its result, or its coroutine."""
+    def call(self, event: Event, context: Context | None) -> Any:
+        """Call the function: its result, or its coroutine. `context` may be None where it takes none."""
         if self.context is None:
             return self.function(event)
         return self.function(event, **{self.context: context})
@@ -109,6 +106,7 @@ def make_handler(
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
     limits = timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout)
     return Handler(
+        name=name,
         function=function,
         events=taken,
         context=next((each for each in parameters[1:] if hints.get(each) is Context), None),

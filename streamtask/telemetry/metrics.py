@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from threading import Lock
@@ -197,19 +197,22 @@ class Metrics(Collector):
             self._known = self._known.union(types)
 
     def settled(
-        self, stream: str, group: str, event_type: str, outcome: SettledAs, seconds: float | None = None
+        self, stream: str, group: str, event_type: str, outcome: SettledAs, runs: Collection[float | None] = (None,)
     ) -> None:
-        """One delivery was settled; `seconds` is how long its handler ran, None where none ran."""
+        """Deliveries were settled; `runs` says of each how many seconds its handler ran, None where none ran."""
         key = (stream, group, event_type if event_type in self._known else OTHER, outcome)
         with self._lock:
             series = self._events.get(key)
             if series is None:
                 series = self._open(key)
-            series.count += 1
+            series.count += len(runs)
             durations = series.durations
-            if seconds is not None and durations is not None:
-                durations.counts[bisect_left(BUCKETS, seconds)] += 1
-                durations.total += seconds
+            if durations is None:
+                return
+            for seconds in runs:
+                if seconds is not None:
+                    durations.counts[bisect_left(BUCKETS, seconds)] += 1
+                    durations.total += seconds
 
     def fetched(self, stream: str, group: str, n: int) -> None:
         """`n` new entries were handed to this process."""

@@ -65,35 +65,24 @@ class Subscription:
 # ── what comes out ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Delivery:
-    """One handing-over of one entry to one owner. (owner, deliveries) is the fence of everything done with it."""
+class Delivery(msgspec.Struct, eq=False, gc=False):
+    """One handing-over of one entry to one owner. (owner, deliveries) is the fence of everything done with it.
 
-    __slots__ = ("deliveries", "entry_id", "failures", "fields", "group", "owner", "stream", "uncharged")
+    Two of them are never equal: each is a handing-over of its own.
+    """
 
-    def __init__(
-        self,
-        stream: str,
-        group: str,
-        entry_id: str,
-        owner: str,
-        fields: Sequence[bytes],
-        *,
-        deliveries: int = 1,
-        failures: int = 0,
-        uncharged: int = 0,
-    ) -> None:
-        self.stream = stream
-        self.group = group
-        self.entry_id = entry_id
-        self.owner = owner
-        #: The entry as it stands in the stream: name, value, name, value...
-        self.fields = fields
-        #: The engine's delivery count, from 1. Never lowered.
-        self.deliveries = deliveries
-        #: How often the handler failed on this entry.
-        self.failures = failures
-        #: Deliveries that were nobody's fault: hand-backs, parks.
-        self.uncharged = uncharged
+    stream: str
+    group: str
+    entry_id: str
+    owner: str
+    #: The entry as it stands in the stream: name, value, name, value...
+    fields: Sequence[bytes]
+    #: The engine's delivery count, from 1. Never lowered.
+    deliveries: int = 1
+    #: How often the handler failed on this entry.
+    failures: int = 0
+    #: Deliveries that were nobody's fault: hand-backs, parks.
+    uncharged: int = 0
 
     @property
     def attempt(self) -> int:

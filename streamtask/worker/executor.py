@@ -71,9 +71,10 @@ class Executor:
                 outcome = await self._apart(run)
                 if outcome is not None:
                     return outcome
-            context = Context(envelope, delivery.attempt, self._app)
-            if run.handler.is_unbounded:
-                returned = await run.handler.call(event, context)
+            handler = run.handler
+            context = Context(envelope, delivery.attempt, self._app) if handler.context is not None else None
+            if handler.is_unbounded:
+                returned = await handler.call(event, context)
             else:
                 returned = await self._within(run, event, context)
             return self._broker.succeed(run, context, returned, mark)
@@ -105,7 +106,7 @@ class Executor:
             log.warning("event.not_isolated", extra={"entry_id": run.delivery.entry_id, "error": str(error)})
             return None
 
-    async def _within(self, run: Run, event: Event, context: Context) -> Any:
+    async def _within(self, run: Run, event: Event, context: Context | None) -> Any:
         """What the handler returns within its time.
 
         What cannot be ended (a thread, an async handler that blocks or ignores its cancellation) is waited for, with
@@ -130,7 +131,7 @@ class Executor:
             raise HandlerTimeoutError(hard)
         return returned
 
-    async def _call(self, run: Run, event: Event, context: Context) -> Any:
+    async def _call(self, run: Run, event: Event, context: Context | None) -> Any:
         handler, soft = run.handler, run.handler.timeout.soft
         if handler.is_async:
             coroutine = handler.call(event, context)

@@ -3,55 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from streamtask.transport.port import Delivery
-
-Key = tuple[str, str, str]
-
-
-def key_of(delivery: Delivery) -> Key:
-    """What names a delivery within one owner."""
-    return delivery.stream, delivery.group, delivery.entry_id
 
 
 class Leases:
     """Held deliveries. Written on the event loop, read by the keeper's thread (`snapshot` is one atomic copy)."""
 
     def __init__(self) -> None:
-        self._held: dict[Key, Delivery] = {}
-        self.lost: set[Key] = set()
+        self._held: set[Delivery] = set()
+        self._lost: set[Delivery] = set()
         #: Held while entries are on their way from the server to `hold`: whoever gives back what is ours on the server
         #: and not here waits for it, or would give back what is about to run.
         self.arriving = asyncio.Lock()
 
-    def hold(self, delivery: Delivery) -> None:
-        """From now on the keeper renews it."""
-        self._held[key_of(delivery)] = delivery
+    def hold(self, deliveries: Iterable[Delivery]) -> None:
+        """From now on the keeper renews them."""
+        self._held.update(deliveries)
 
-    def drop(self, delivery: Delivery) -> None:
+    def drop(self, deliveries: Iterable[Delivery]) -> None:
         """Settled or handed back."""
-        key = key_of(delivery)
-        if self._held.get(key) is delivery:
-            del self._held[key]
-            if self.lost:
-                self.lost.discard(key)
+        self._held.difference_update(deliveries)
+        if self._lost:
+            self._lost &= self._held
 
     def lose(self, delivery: Delivery) -> bool:
         """Another consumer owns it now; whether it was still held."""
-        key = key_of(delivery)
-        if self._held.get(key) is not delivery:
+        if delivery not in self._held:
             return False
-        self.lost.add(key)
+        self._lost.add(delivery)
         return True
 
     def is_lost(self, delivery: Delivery) -> bool:
         """Whether the lease is known to be lost."""
-        return key_of(delivery) in self.lost
+        return delivery in self._lost
 
     def snapshot(self) -> list[Delivery]:
         """What is held now."""
-        return list(self._held.values())
+        return list(self._held)
 
     def ids(self, stream: str, group: str) -> list[str]:
         """Entry ids held in one group."""
-        return [entry_id for s, g, entry_id in list(self._held) if s == stream and g == group]
+        return [held.entry_id for held in self._held if held.stream == stream and held.group == group]

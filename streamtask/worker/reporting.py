@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from streamtask.errors import HandlerTimeoutError
 from streamtask.telemetry.metrics import Metrics, SettledAs
@@ -21,26 +23,39 @@ class Reporter:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def settled(self, settlement: Settlement, verdict: Verdict) -> None:
-        """An outcome was committed, or refused because the lease had been lost."""
-        delivery, outcome, run, seconds = settlement
-        stream, group = delivery.stream, delivery.group
-        if verdict is Verdict.LOST:
-            self._metrics.lease_lost(stream, group)
-            log.warning("lease_lost", extra=_fields(settlement))
-            return
-        duplicate = verdict is Verdict.DUPLICATE
-        counted: SettledAs = "deduplicated" if duplicate else _counted_as(outcome)
-        self._metrics.settled(stream, group, run.envelope.event_type if run else "", counted, seconds)
-        if duplicate:
+    def settled(self, settled: Iterable[tuple[Settlement, Verdict]]) -> None:
+        """Outcomes were committed, or refused because the lease had been lost."""
+        counted: defaultdict[tuple[str, str, str, SettledAs], list[float | None]] = defaultdict(list)
+        emitted: Counter[str] = Counter()
+        debugging = log.isEnabledFor(logging.DEBUG)
+        for settlement, verdict in settled:
+            delivery, outcome, run = settlement.delivery, settlement.outcome, settlement.run
+            event_type = run.envelope.event_type if run else ""
+            if verdict is Verdict.SETTLED and type(outcome) is Done:
+                counted[delivery.stream, delivery.group, event_type, "done"].append(settlement.seconds)
+                for emit in outcome.emits:
+                    emitted[emit.stream] += 1
+                if debugging:
+                    log.debug("event.done", extra={**_fields(settlement), "seconds": settlement.seconds})
+            elif verdict is Verdict.LOST:
+                self._metrics.lease_lost(delivery.stream, delivery.group)
+                log.warning("lease_lost", extra=_fields(settlement))
+            else:
+                kind: SettledAs = "deduplicated" if verdict is Verdict.DUPLICATE else _counted_as(outcome)
+                counted[delivery.stream, delivery.group, event_type, kind].append(settlement.seconds)
+                self._tell(settlement, verdict)
+        for labels, runs in counted.items():
+            self._metrics.settled(*labels, runs)
+        for stream, n in emitted.items():
+            self._metrics.published(stream, n)
+
+    def _tell(self, settlement: Settlement, verdict: Verdict) -> None:
+        """What is not a plain success is worth a line."""
+        outcome = settlement.outcome
+        if verdict is Verdict.DUPLICATE:
             log.info("deduplicated", extra=_fields(settlement))
-        elif isinstance(outcome, Done):
-            for emit in outcome.emits:
-                self._metrics.published(emit.stream)
-            if log.isEnabledFor(logging.DEBUG):
-                log.debug("event.done", extra={**_fields(settlement), "seconds": seconds})
         elif isinstance(outcome, Dead):
-            self._metrics.dead(stream, group, outcome.reason)
+            self._metrics.dead(settlement.delivery.stream, settlement.delivery.group, outcome.reason)
             log.error("event.dead", extra={**_fields(settlement), "reason": outcome.reason, "error": outcome.error})
         elif isinstance(outcome, Retry):
             log.warning("event.retry", extra={**_fields(settlement), "delay": outcome.delay, "error": outcome.error})

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+
+import msgspec
 
 from streamtask.broker import Run
 from streamtask.errors import TransportError
@@ -22,7 +23,7 @@ _FIRST_DELAY = 0.05
 _LONGEST_DELAY = 2.0
 
 
-class Settlement(NamedTuple):
+class Settlement(msgspec.Struct, eq=False, gc=False):
     """An outcome on its way, and what it came from."""
 
     delivery: Delivery
@@ -33,8 +34,8 @@ class Settlement(NamedTuple):
     seconds: float | None = None
 
 
-#: Called for each outcome that is committed or refused.
-Settled = Callable[[Settlement, Verdict], None]
+#: Called with the outcomes that were committed or refused.
+Settled = Callable[[Sequence[tuple[Settlement, Verdict]]], None]
 
 
 class Settler:
@@ -56,9 +57,10 @@ class Settler:
 
     def put(self, settlement: Settlement) -> None:
         """Have an outcome committed soon."""
+        if not self._waiting:
+            self._idle.clear()
+            self._some.set()
         self._waiting.append(settlement)
-        self._idle.clear()
-        self._some.set()
 
     async def run(self) -> None:
         """Commit what comes, until cancelled."""
@@ -80,12 +82,15 @@ class Settler:
     async def _commit(self, batch: list[Settlement]) -> None:
         verdicts = await self._settle(batch)
         refused = []
+        settled: list[tuple[Settlement, Verdict]] = []
         for settlement, verdict in zip(batch, verdicts, strict=True):
             if isinstance(verdict, TransportError):
                 refused.append(settlement)
                 self._outage.failed(verdict)
             else:
-                self._on_settled(settlement, self._confirmed(settlement.delivery, verdict))
+                settled.append((settlement, self._confirmed(settlement.delivery, verdict) if self._unsure else verdict))
+        if settled:
+            self._on_settled(settled)
         if refused:
             self._refused += len(refused)
             asyncio.get_running_loop().call_later(self._refused_delay, self._try_again, refused)

@@ -360,18 +360,17 @@ class Worker:
     def _take(self, deliveries: list[Delivery], *, due: bool) -> None:
         """From a fetcher or the reclaimer: hold them until they are settled."""
         self._flow.took(len(deliveries), due=due)
-        for delivery in deliveries:
-            self._held[delivery.stream, delivery.group] += 1
-            self._leases.hold(delivery)
+        self._held.update([(delivery.stream, delivery.group) for delivery in deliveries])
+        self._leases.hold(deliveries)
         self._slots.put(deliveries)
 
     def _expire(self, deliveries: list[Delivery]) -> None:
         """From the reclaimer: these have waited too long for a worker that handles them."""
         self._flow.took(len(deliveries), due=True)
+        self._leases.hold(deliveries)
         for delivery in deliveries:
             place = delivery.stream, delivery.group
             self._held[place] += 1
-            self._leases.hold(delivery)
             self._outcome(delivery, self._broker.expired(delivery, self._interest.get(place, frozenset())))
 
     async def _look_round(self) -> None:
@@ -406,7 +405,6 @@ class Worker:
             return
         if self._started is not None:
             self._started.mark(running.number, self._places[delivery.stream, delivery.group], delivery.entry_id)
-        started = time.perf_counter()
         try:
             outcome = await self._executor.execute(run)
         except LeaseLostError:
@@ -415,14 +413,14 @@ class Worker:
             self._outcome(delivery, Release(), run)
             raise
         else:
-            self._outcome(delivery, outcome, run, time.perf_counter() - started)
+            self._outcome(delivery, outcome, run, time.monotonic() - running.since)
         finally:
             if self._started is not None:
                 self._started.clear(running.number)
 
     def _lost(self, run: Run) -> None:
         self._left(run.delivery)
-        self._settled(Settlement(run.delivery, Done(), run), Verdict.LOST)
+        self._settled([(Settlement(run.delivery, Done(), run), Verdict.LOST)])
 
     def _outcome(
         self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
@@ -436,9 +434,9 @@ class Worker:
         self._held[delivery.stream, delivery.group] -= 1
         self._flow.left(seconds)
 
-    def _settled(self, settlement: Settlement, verdict: Verdict) -> None:
-        self._leases.drop(settlement.delivery)
-        self._reporter.settled(settlement, verdict)
+    def _settled(self, settled: Sequence[tuple[Settlement, Verdict]]) -> None:
+        self._leases.drop([settlement.delivery for settlement, _ in settled])
+        self._reporter.settled(settled)
 
     def _lose(self, lost: list[Delivery]) -> None:
         for delivery in lost:

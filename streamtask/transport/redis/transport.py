@@ -19,6 +19,7 @@ from streamtask.transport.port import (
     Capabilities,
     DeadLetters,
     Delivery,
+    Done,
     GroupStats,
     Inspection,
     Outcome,
@@ -225,7 +226,9 @@ class RedisTransport:
             for batch, simple in zip(batches, plain, strict=True)
         ]
         replies = await self._wire.run_many(calls)
-        await self._name_streams({emit.stream for _, result in settlements for emit in getattr(result, "emits", ())})
+        if not all(plain):
+            effects = (result.emits for _, result in settlements if isinstance(result, Done))
+            await self._name_streams({emit.stream for emits in effects for emit in emits})
         for indexes, simple, reply in zip(places.values(), plain, replies, strict=True):
             if isinstance(reply, ServerError):
                 # The group is gone, and with it all that was held.
@@ -251,8 +254,7 @@ class RedisTransport:
     def _ack_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
         first = batch[0][0]
         args: list[Argument] = [first.group, first.owner]
-        for delivery, _ in batch:
-            args += (delivery.entry_id, delivery.deliveries)
+        args += [word for delivery, _ in batch for word in (delivery.entry_id, delivery.deliveries)]
         return self._ack, [keys.stream(first.stream)], args
 
     def _settle_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
