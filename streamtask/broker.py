@@ -6,7 +6,7 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -60,8 +60,11 @@ _ERROR_LENGTH = 2000
 #: Characters of a foreign name that an error shows.
 _SHOWN = 80
 
+#: (stream, group) -> the durable set of types and versions that the group handles, by this worker or another.
+Interest = Mapping[tuple[str, str], Collection[TypeVersion]]
 
-class Run(msgspec.Struct, frozen=True):
+
+class Run(msgspec.Struct, frozen=True, gc=False):
     """A delivery that is to be handled."""
 
     delivery: Delivery
@@ -174,7 +177,7 @@ class Broker:
             body = self.codec.decode(body, delivery.field(b"content_type"), delivery.field(b"content_encoding"))
         return envelopes.decode(body, limit=self._limit)
 
-    def plan(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Run | Outcome:
+    def plan(self, delivery: Delivery, interest: Interest) -> Run | Outcome:
         """What is to be done with a delivery: run a handler, or one of the outcomes that need none."""
         if len(delivery.fields) != PLAIN and (only := delivery.only) is not None and only != delivery.group:
             if only and "\ufffd" not in only:
@@ -184,10 +187,11 @@ class Broker:
             envelope = self.decode(delivery)
         except EnvelopeError as error:
             return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
-        reading = self._readings.get((delivery.stream, delivery.group))
+        place = delivery.stream, delivery.group
+        reading = self._readings.get(place)
         found = reading.handlers.get(envelope.event_type) if reading else None
         if found is None or not _reads(found[1], envelope.schema_version):
-            return self._foreign(delivery, envelope, interest)
+            return self._foreign(delivery, envelope, interest.get(place, ()))
         # Who has been delivered once has not crashed.
         suspect = delivery.deliveries > 1 and delivery.crashes >= CRASHES_BEFORE_ISOLATION
         return Run(delivery, found[0], found[1], envelope, suspect)
@@ -204,13 +208,14 @@ class Broker:
             return Wait(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
         return Skip(envelope.event_type, envelope.schema_version, WAIT_TIMEOUT)
 
-    def expired(self, delivery: Delivery, interest: Collection[TypeVersion]) -> Dead:
+    def expired(self, delivery: Delivery, interest: Interest) -> Dead:
         """The outcome of an entry that has waited too long for a worker that handles it."""
         try:
             envelope = self.decode(delivery)
         except EnvelopeError as error:
             return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
-        known = (envelope.event_type, envelope.schema_version) in interest
+        place = delivery.stream, delivery.group
+        known = (envelope.event_type, envelope.schema_version) in interest.get(place, ())
         reason = "unsupported_type" if known else "unsupported_version"
         return Dead(
             reason=reason,
@@ -246,13 +251,11 @@ class Broker:
 
     def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
         """The handler returned: its effects. `context` is None where the handler does not take one."""
-        emits: list[tuple[Event, float | None]] = []
-        if returned is not None:
-            emits += [(event, None) for event in _events(returned, run.handler)]
-        if context is not None:
-            emits += context.emits
-        if not emits:
+        emitted = context.emits if context is not None else ()
+        if returned is None and not emitted:
             return Done(mark=mark) if mark else _DONE
+        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, run.handler)]
+        emits += emitted
         envelope, delivery = run.envelope, run.delivery
         cause, trace_id, replay, name = envelope.event_id, envelope.trace_id, delivery.replay, run.handler.name
         outgoing = []
@@ -365,7 +368,11 @@ def _reads(known: EventType, version: str) -> bool:
     return version == known.version or version in describe(known.cls).versions
 
 
-def _events(returned: Any, handler: Handler) -> list[Event]:
+def _events(returned: Any, handler: Handler) -> Sequence[Event]:
+    if isinstance(returned, Event):
+        return (returned,)
+    if returned is None:
+        return ()
     events = list(returned) if isinstance(returned, list | tuple) else [returned]
     for event in events:
         if not isinstance(event, Event):

@@ -218,8 +218,12 @@ class _Moments:
         return text
 
 
+#: The two highest bits of a hexadecimal digit made 10, as RFC 9562 wants it where it says which kind of UUID it is.
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+
+
 def _uuid_form(digits: str, version: str) -> str:
-    variant = "89ab"[int(digits[16], 16) & 3]
+    variant = _VARIANT[digits[16]]
     return f"{digits[:8]}-{digits[8:12]}-{version}{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 

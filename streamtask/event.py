@@ -187,7 +187,6 @@ def dump(event: Event) -> bytes:
     writing, and spares a dead letter for each event that cannot be read.
     """
     cls = type(event)
-    describe(cls)
     try:
         # Without pydantic's own warnings, which take longer than writing and reading: what matters is what comes back.
         payload = cls.__pydantic_serializer__.to_json(event, warnings=False, by_alias=False)

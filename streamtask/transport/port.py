@@ -28,7 +28,7 @@ PLAIN = 2
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event on its way into a stream.
 
     A struct, as all that is made for every event: a frozen dataclass takes five times as long to make.
@@ -144,7 +144,7 @@ class Mark:
     replace: bool = False
 
 
-class Done(msgspec.Struct, frozen=True):
+class Done(msgspec.Struct, frozen=True, gc=False):
     """Handled: commit the effects and ack, in one atomic step."""
 
     emits: tuple[Outgoing, ...] = ()

@@ -51,7 +51,7 @@ class _Inside:
     def handle(self, request: bytes) -> bytes:
         """Handle one delivery; the outcome."""
         asked = decode_request(request)
-        plan = self._app.broker.plan(asked.delivery(), ())
+        plan = self._app.broker.plan(asked.delivery(), {})
         if not isinstance(plan, Run):
             return encode_outcome(plan)
         run = msgspec.structs.replace(plan, alone=asked.alone)

@@ -106,6 +106,8 @@ class Worker:
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
+        self._has_limits = any(limit is not None for limit in self._stream_limits.values())
+        #: What is here of each stream; only counted where some stream has a limit.
         self._held: Counter[tuple[str, str]] = Counter()
         self._duties: list[asyncio.Task[None]] = []
         self._fetchers: list[Fetcher] = []
@@ -113,7 +115,7 @@ class Worker:
         self._flow = Flow(settings.concurrency)
         self._slots = Slots(
             settings.concurrency,
-            plan=self._plan,
+            plan=partial(broker.plan, interest=self._interest),
             settle=self._outcome,
             handle=self._handle,
             limit=limit_of,
@@ -360,18 +362,20 @@ class Worker:
     def _take(self, deliveries: list[Delivery], *, due: bool) -> None:
         """From a fetcher or the reclaimer: hold them until they are settled."""
         self._flow.took(len(deliveries), due=due)
-        self._held.update([(delivery.stream, delivery.group) for delivery in deliveries])
-        self._leases.hold(deliveries)
+        self._hold(deliveries)
         self._slots.put(deliveries)
+
+    def _hold(self, deliveries: list[Delivery]) -> None:
+        self._leases.hold(deliveries)
+        if self._has_limits:
+            self._held.update([(delivery.stream, delivery.group) for delivery in deliveries])
 
     def _expire(self, deliveries: list[Delivery]) -> None:
         """From the reclaimer: these have waited too long for a worker that handles them."""
         self._flow.took(len(deliveries), due=True)
-        self._leases.hold(deliveries)
+        self._hold(deliveries)
         for delivery in deliveries:
-            place = delivery.stream, delivery.group
-            self._held[place] += 1
-            self._outcome(delivery, self._broker.expired(delivery, self._interest.get(place, frozenset())))
+            self._outcome(delivery, self._broker.expired(delivery, self._interest))
 
     async def _look_round(self) -> None:
         """What waits here for a slot another worker may have free (rule 9); and who runs for long is told once."""
@@ -391,9 +395,6 @@ class Worker:
                     self._reporter.runs_long(running, now - running.since)
 
     # ── handling and settling ─────────────────────────────────────────────────────────────────────────────────
-
-    def _plan(self, delivery: Delivery) -> Run | Outcome:
-        return self._broker.plan(delivery, self._interest.get((delivery.stream, delivery.group), frozenset()))
 
     async def _handle(self, running: Running) -> None:
         """One handler in one slot, from its start to the outcome on its way."""
@@ -431,7 +432,8 @@ class Worker:
         self._settler.put(Settlement(delivery, outcome, run, seconds))
 
     def _left(self, delivery: Delivery, seconds: float | None = None) -> None:
-        self._held[delivery.stream, delivery.group] -= 1
+        if self._has_limits:
+            self._held[delivery.stream, delivery.group] -= 1
         self._flow.left(seconds)
 
     def _settled(self, settled: Sequence[tuple[Settlement, Verdict]]) -> None:

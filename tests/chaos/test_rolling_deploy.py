@@ -302,7 +302,7 @@ async def test_what_is_skipped_after_its_type_was_registered_could_not_be_brough
         await app.transport.register(subscription)
         await producer.publish(Refund(n=1))
         [delivery] = await app.transport.fetch("chaos", "old", ["orders"], count=1, wait=1.0)
-        outcome = app.broker.plan(delivery, subscription.handles)
+        outcome = app.broker.plan(delivery, {(delivery.stream, delivery.group): subscription.handles})
         newer = Subscription(stream="orders", group="chaos", handles=frozenset({("Refund", "v1")}))
         found = await app.transport.register(newer)
         await app.transport.settle([(delivery, outcome)])

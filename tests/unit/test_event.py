@@ -145,7 +145,6 @@ def test_a_base_without_a_stream_passes_its_settings_on_and_is_refused_when_it_i
     assert describe(Joined).key == ("bot_id",)
     for use in (
         describe,
-        lambda cls: dump(cls(bot_id="1")),
         lambda cls: load(cls, b"{}", "v1"),
         lambda cls: cls.upcast("v0")(dict),
     ):

@@ -81,7 +81,7 @@ def outcome(delivery: Delivery, result: Outcome, targets: dict[str, int]) -> Seq
     head = (delivery.entry_id, delivery.deliveries)
     match result:
         case Done():
-            return ("done", *head, *_effects(result, targets))
+            return _done(delivery, result, targets)
         case Retry():
             return ("retry", *head, round(result.delay * 1000), int(result.failed), result.error)
         case Release():
@@ -96,18 +96,30 @@ def outcome(delivery: Delivery, result: Outcome, targets: dict[str, int]) -> Seq
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
 
 
-def _effects(done: Done, targets: dict[str, int]) -> list[Argument]:
-    mark = done.mark
-    words: list[Argument] = (
-        ["", 0, 0] if mark is None else [mark.name, max(1, round(mark.window * 1000)), int(mark.replace)]
-    )
-    words.append(len(done.emits))
-    for emit in done.emits:
-        place = targets.setdefault(emit.stream, _SETTLE_KEYS + 1 + len(targets))
+def _done(delivery: Delivery, done: Done, targets: dict[str, int]) -> Sequence[Argument]:
+    # Every word costs; most outcomes have few.
+    mark, emits = done.mark, done.emits
+    if mark is None:
+        if not emits:
+            return ("done", delivery.entry_id, delivery.deliveries)
+        if len(emits) == 1:
+            emit = emits[0]
+            if emit.delay is None and emit.content_type is None and emit.content_encoding is None:
+                place = _place(emit.stream, targets)
+                return ("emit", delivery.entry_id, delivery.deliveries, place, emit.body)
+    words: list[Argument] = ["effects", delivery.entry_id, delivery.deliveries]
+    words += ("", 0, 0) if mark is None else (mark.name, max(1, round(mark.window * 1000)), int(mark.replace))
+    words.append(len(emits))
+    for emit in emits:
+        place = _place(emit.stream, targets)
         fields = entry(emit)
         delay = "" if emit.delay is None else round(emit.delay * 1000)
         words += [place, delay, emit.event_id, len(fields), *fields]
     return words
+
+
+def _place(stream: str, targets: dict[str, int]) -> int:
+    return targets.setdefault(stream, _SETTLE_KEYS + 1 + len(targets))
 
 
 def _letter(delivery: Delivery, dead: Dead) -> list[Argument]:

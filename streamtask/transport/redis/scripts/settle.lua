@@ -3,7 +3,9 @@
 --     [8] types of the group  [9..] streams that are emitted to
 -- ARGV group, owner, prefix of marks, prefix of wait indexes, number of outcomes, then for each: verb, id, delivery
 --     count and
---     done     mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index in KEYS, delay ms
+--     done     nothing more: no effects
+--     emit     index in KEYS, envelope: one event that has no other field
+--     effects  mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index in KEYS, delay ms
 --              ('' for none), event id, number of field words, the words
 --     retry    delay ms, failed (0 or 1), error
 --     release  delay ms
@@ -35,6 +37,10 @@ end
 local function parse()
     local o = { verb = word(), id = word(), count = tonumber(word()) }
     if o.verb == 'done' then
+        o.emits = {}
+    elseif o.verb == 'emit' then
+        o.emits = { { key = KEYS[tonumber(word())], delay = '', fields = { 'envelope', word() } } }
+    elseif o.verb == 'effects' then
         o.mark, o.window, o.replace, o.emits = word(), word(), word(), {}
         for i = 1, tonumber(word()) do
             local key = KEYS[tonumber(word())]
@@ -130,19 +136,30 @@ end
 
 local verbs = {}
 
-function verbs.done(o)
+function verbs.emit(o)
     for _, emit in ipairs(o.emits) do
         if not is_stream(emit.key) then return 'failed: WRONGTYPE ' .. emit.key end
     end
+    local refused = append(o.emits)
+    if refused then return failed(refused) end
+    return ack(o)
+end
+
+verbs.done = verbs.emit
+
+function verbs.effects(o)
+    if o.mark == '' then return verbs.emit(o) end
     local mark = mark_prefix .. o.mark
-    if o.mark ~= '' and o.replace == '0' and redis.call('EXISTS', mark) == 1 then
+    if o.replace == '0' and redis.call('EXISTS', mark) == 1 then
         ack(o)
         return 'duplicate'
     end
-    local refused = append(o.emits)
-    if refused then return failed(refused) end
-    if o.mark ~= '' then redis.call('SET', mark, o.id, 'PX', o.window) end
-    return ack(o)
+    local stood = redis.call('EXISTS', mark) == 1
+    local reply = redis.pcall('SET', mark, o.id, 'PX', o.window)
+    if reply['err'] then return failed(reply) end
+    local verdict = verbs.emit(o)
+    if verdict ~= 'ok' and not stood then redis.call('DEL', mark) end
+    return verdict
 end
 
 function verbs.retry(o)
