@@ -17,7 +17,7 @@ from streamtask.worker.outage import Outage
 
 log = logging.getLogger(__name__)
 
-_POLL = 0.2
+_POLL = 0.3
 _LOOK = 1.0
 #: Seconds after which a reply that has not come will not come: longer than any command waits.
 _UNSEEN = 6.0
