@@ -13,7 +13,7 @@ from streamtask.transport.memory import MemoryStore, MemoryTransport
 from streamtask.transport.port import Transport
 
 DEFAULT_URL = "embedded://"
-_REDIS = ("redis", "rediss", "unix", "redis+sentinel", "valkey", "valkeys")
+_REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "valkey", "valkeys")
 SCHEMES = (*_REDIS, "embedded", "memory")
 
 
