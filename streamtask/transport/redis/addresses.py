@@ -6,7 +6,7 @@ question to the sentinels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -38,9 +38,11 @@ def connection_factory(url: str) -> ConnectionFactory:
         make = _sentinel_factory(url) if _SENTINEL in url else _server_factory(url)
         _check(make())
     except (ValueError, TypeError, OSError, RedisError) as error:
-        # Without the cause: it quotes the part that it could not read, which may be one of the password.
-        raise ConfigurationError(f"the broker URL {mask_url(url)} cannot be read: {_blame(error)}") from None
-    return make
+        blame = _blame(error)
+    else:
+        return make
+    # Out here without a cause: it quotes what it could not read, which may be a part of the password.
+    raise ConfigurationError(f"the broker URL {mask_url(url)} cannot be read: {blame}")
 
 
 def _server_factory(url: str) -> ConnectionFactory:
@@ -48,7 +50,8 @@ def _server_factory(url: str) -> ConnectionFactory:
     make = options.pop("connection_class", redis_connection.Connection)
     if make is redis_connection.UnixDomainSocketConnection:
         del options["socket_keepalive"]
-    return partial(make, **options)
+    # No `partial`: it shows its arguments.
+    return lambda: make(**options)
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -120,8 +123,11 @@ def _sentinel_factory(url: str) -> ConnectionFactory:
         options.pop(name, None)
     own = {theirs: options.pop(ours) for ours, theirs in _FOR_SENTINELS.items() if ours in options}
     ssl = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    ask = [partial(plain, host=host, port=port, **_defaults(), **own, **ssl) for host, port in sentinels]
-    return partial(make, ask, unquote(service), options)
+
+    def ask(host: str, port: int) -> Any:
+        return plain(host=host, port=port, **_defaults(), **own, **ssl)
+
+    return lambda: make(sentinels, ask, unquote(service), options)
 
 
 class _SentinelConnection(redis_connection.Connection):
@@ -130,9 +136,16 @@ class _SentinelConnection(redis_connection.Connection):
     redis-py has one too. It keeps connections to the sentinels open that nothing closes.
     """
 
-    def __init__(self, sentinels: Sequence[partial[Any]], service: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        sentinels: Sequence[tuple[str, int]],
+        ask: Callable[[str, int], Any],
+        service: str,
+        options: Mapping[str, Any],
+    ) -> None:
         super().__init__(**options)
         self._sentinels = sentinels
+        self._ask = ask
         self._service = service
 
     async def connect(self) -> None:
@@ -142,17 +155,16 @@ class _SentinelConnection(redis_connection.Connection):
 
     async def _primary(self) -> tuple[str, int]:
         trouble = []
-        for make in self._sentinels:
-            wire = Wire(make)
-            place = "{host}:{port}".format_map(make.keywords)
+        for host, port in self._sentinels:
+            wire = Wire(partial(self._ask, host, port))
             try:
                 found = await wire.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service, timeout=_SENTINEL_TIMEOUT)
             except TransportError as error:
-                trouble.append(f"{place}: {error}")
+                trouble.append(f"{host}:{port}: {error}")
             else:
                 if found is not None:
                     return found[0].decode(), int(found[1])
-                trouble.append(f"{place} does not know it")
+                trouble.append(f"{host}:{port} does not know it")
             finally:
                 await wire.close()
         raise DisconnectedError(f"no sentinel names a primary of {self._service!r} ({'; '.join(trouble)})")

@@ -163,7 +163,7 @@ class Wire:
         except BaseException as error:
             await connection.disconnect(nowait=True)
             if isinstance(error, RedisError | OSError | TimeoutError):
-                raise _translate(error, secure=hasattr(connection, "ssl_context")) from error
+                raise _translate(error, secure=hasattr(connection, "ssl_context")) from _without_frames(error)
             raise
 
 
@@ -279,6 +279,15 @@ def _packed(command: Sequence[Argument]) -> bytes:
         # The name of something foreign, read with `keys.text`.
         words = (word.encode("utf-8", "surrogateescape") if isinstance(word, str) else word for word in command)
         return _pack(tuple(words))
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """An error of redis-py without its frames, whose local variables hold the password."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def _translate(error: Exception, *, secure: bool) -> TransportError:
