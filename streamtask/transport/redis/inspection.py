@@ -17,6 +17,8 @@ from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
 
 _COPIED = 500
+#: Settings that are secrets: told is whether there is one.
+_PASSWORDS = ("requirepass", "masterauth", "primaryauth", "tls-key-file-pass", "tls-client-key-file-pass")
 
 
 class RedisInspection:
@@ -246,10 +248,14 @@ class RedisInspection:
 
     async def settings(self) -> Mapping[str, str]:
         """See `Inspection.settings`: INFO, and CONFIG where the server lets us ask."""
-        info, config = await self._wire.many([["INFO"], ["CONFIG", "GET", "*"]])
+        info, config, default = await self._wire.many([["INFO"], ["CONFIG", "GET", "*"], ["ACL", "GETUSER", "default"]])
         found = parse_info(info)
         if not isinstance(config, ServerError):
             found |= {name: value.decode("utf-8", "replace") for name, value in commands.mapping(config).items()}
+            found |= {name: "set" for name in _PASSWORDS if found.get(name)}
+        if not isinstance(default, ServerError) and default:
+            flags = commands.mapping(default)["flags"]
+            found["default-user"] = "nopass" if {b"on", b"nopass"} <= set(flags) else "closed"
         return found
 
 
