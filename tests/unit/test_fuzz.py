@@ -28,6 +28,8 @@ msgpack, yaml = pytest.importorskip("msgpack"), pytest.importorskip("yaml")
 _SEED = int(os.environ.get("STREAMTASK_SEED", "") or time.time_ns() % 1_000_000)
 _FLIPS = 1_000_000 if LONG else 20_000
 _EXAMPLES = 10_000 if LONG else 200
+pytestmark = pytest.mark.timeout(3600 if LONG else 60)
+
 #: Seconds of this process for one entry: a bound against what hangs, far from what one takes.
 _MOST = 0.5
 
@@ -90,7 +92,6 @@ def test_a_good_entry_is_an_event_in_every_format(written_with: str) -> None:
     assert outcome(app, fields_of(app)) == "run"
 
 
-@pytest.mark.timeout(3600 if LONG else 60)
 @pytest.mark.parametrize("written_with", _FORMATS)
 def test_flipped_bits_are_an_event_or_a_refusal_and_never_more(written_with: str) -> None:
     rng = random.Random(f"{_SEED} {written_with}")
