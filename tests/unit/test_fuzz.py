@@ -51,7 +51,7 @@ class Item(Event, stream="items", key="name"):
 
 def app_for(written_with: str) -> App:
     """An app that writes in a format and reads all of them."""
-    app = App("shop", accept=["msgpack", "yaml"], max_event_bytes=10_000, **_FORMATS[written_with])
+    app = App("shop", accept=["msgpack", "yaml"], max_event_bytes=2_000, **_FORMATS[written_with])
     app.on(Item)(handle)
     return app
 
@@ -143,7 +143,7 @@ def test_missing_extra_doubled_and_shuffled_fields_are_an_event_or_a_refusal(
 
 #: Any document, and any in the place of each field of an envelope, too large and too deep ones among them.
 _DOCUMENTS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("x" * 20_000),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("x" * 2_000),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=20,
 )

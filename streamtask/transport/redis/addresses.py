@@ -41,8 +41,9 @@ def connection_factory(url: str) -> ConnectionFactory:
         blame = _blame(error)
     else:
         return make
-    # Out here without a cause: it quotes what it could not read, which may be a part of the password.
-    raise ConfigurationError(f"the broker URL {mask_url(url)} cannot be read: {blame}")
+    # Out here without a cause: it quotes what it could not read, which may be a part of the password. Without the
+    # options, too: the name of a mistyped one does not tell whether it is a secret.
+    raise ConfigurationError(f"the broker URL {mask_url(url).partition('?')[0]} cannot be read: {blame}")
 
 
 def _server_factory(url: str) -> ConnectionFactory:
@@ -57,9 +58,10 @@ def _server_factory(url: str) -> ConnectionFactory:
 def _options(url: str) -> dict[str, Any]:
     """What redis-py makes of a URL, and our defaults. It would take what it cannot read for left out."""
     parts = urlsplit(url)
-    if "#" in url:
-        raise _UrlError("`#` in a password is written as %23")
-    if parts.scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+    database = "" if parts.scheme == "unix" else parts.path.strip("/")
+    if "#" in url or "@" in database:
+        raise _UrlError("in a password, `/` is written as %2F, `?` as %3F and `#` as %23")
+    if database and not database.isdecimal():
         raise _UrlError("its database is no number")
     given: dict[str, Any] = dict(redis_connection.parse_url(url))
     given.pop("max_connections", None)
