@@ -11,7 +11,6 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,12 +34,10 @@ from streamtask.transport.port import (
     Wait,
 )
 from streamtask.transport.port import Retry as RetryOutcome
+from tests.acl import Users, rights
 from tests.chaos.workers import until
 from tests.command_line import ask
 from tests.servers import RedisServer, ServerBinary
-
-_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "securing.md"
-_LINE = re.compile(r"^ACL SETUSER (\w+) (.+)$", re.MULTILINE)
 
 
 class Job(Event, stream="jobs", key="n"):
@@ -50,31 +47,6 @@ class Job(Event, stream="jobs", key="n"):
 
 class Made(Event, stream="made"):
     n: int
-
-
-def rights() -> dict[str, list[str]]:
-    """The words of each user's line in the documentation."""
-    return {name: words.split() for name, words in _LINE.findall(_PAGE.read_text())}
-
-
-class Users:
-    """The users of the documentation on a server, and their URLs."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self.server = server
-        self.admin = server.client()
-        for name, words in rights().items():
-            self.admin.execute_command("ACL", "SETUSER", name, *words)
-
-    def url(self, name: str) -> str:
-        return f"redis://{name}:{name.upper()}_PASSWORD@127.0.0.1:{self.server.port}/0"
-
-    def client(self, name: str) -> redis.Redis:
-        return self.server.client(username=name, password=f"{name.upper()}_PASSWORD")
-
-    def take(self, name: str, *words: str) -> None:
-        """Take rights from a user, or give them: "-xack", "+xack"."""
-        self.admin.execute_command("ACL", "SETUSER", name, *words)
 
 
 @pytest.fixture
