@@ -22,7 +22,7 @@ from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
 from streamtask.event import Event
 from streamtask.handler import Handler
-from streamtask.redact import mask_url
+from streamtask.redact import MaskedUrl, mask_url
 from streamtask.router import Router
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry import logs
@@ -71,7 +71,7 @@ class App(Router):
         self.retention = retention or Retention()
         #: What this process has counted.
         self.metrics = Metrics()
-        self._url = broker
+        self._url = None if broker is None else MaskedUrl(broker)
         self._connector: Connector | None = None
         self._transport: Transport | None = None
         self._users = 0
@@ -106,7 +106,7 @@ class App(Router):
         """Use another broker than the one given; before connecting."""
         if self._connector is not None:
             raise ConfigurationError("the app is connected already")
-        self._url = url
+        self._url = MaskedUrl(url)
 
     def disconnect(self, sync: SyncApp) -> None:
         """Forget the connection: this is a copy of the app, for another event loop."""

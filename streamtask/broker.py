@@ -29,6 +29,7 @@ from streamtask.errors import (
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import Handler
+from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
 from streamtask.transport.port import (
     PLAIN,
@@ -301,7 +302,8 @@ class Broker:
 
     @staticmethod
     def _dead(run: Run, reason: str, error: BaseException) -> Dead:
-        text = _utf8("".join(traceback.format_exception(type(error), error, _users_part(error.__traceback__))))
+        lines = traceback.format_exception(type(error), error, _users_part(error.__traceback__))
+        text = mask_text(_utf8("".join(lines)))
         return Dead(
             reason=reason,
             error=_describe(error),
@@ -394,7 +396,7 @@ def _users_part(trace: TracebackType | None) -> TracebackType | None:
 def _text(error: BaseException) -> str:
     """What an error says, as far as it can be said."""
     try:
-        return _utf8(str(error))
+        return mask_text(_utf8(str(error)))
     except Exception as trouble:  # noqa: BLE001 - an error's class is the user's: it raises what it likes
         return f"(its text cannot be read: {type(trouble).__name__})"
 

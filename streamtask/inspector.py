@@ -8,7 +8,7 @@ is all that it costs.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -392,10 +392,11 @@ class Inspector:
         capabilities = self.transport.capabilities
         now = await self.now()
         stats = {(found.stream, found.group): found for found in await self.stats()}
+        members = [each for each in await self.memberships() if (each.stream, each.group) in stats]
+        lengths = {name: (await self.inspection.stream(name)).length for name in {each.stream for each in members}}
         groups = [
-            await self._group_facts(member, stats[member.stream, member.group])
-            for member in await self.memberships()
-            if (member.stream, member.group) in stats
+            replace(await self._group_facts(each, stats[each.stream, each.group]), length=lengths[each.stream])
+            for each in members
         ]
         return Facts(
             engine=capabilities.engine,

@@ -21,6 +21,15 @@ _HOST = r"(?:\[[0-9A-Fa-f:.]*\]|[^:/,\[\]]+)(?::\d*)?"
 _HOSTS = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/|$)")
 
 
+class MaskedUrl(str):
+    """A URL that shows itself masked: by `repr`, and so in a traceback with its local variables. `str` has it whole."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(mask_url(str(self)))
+
+
 def mask_url(url: str) -> str:
     """A URL with its password, and parameters such as `password=` or `token=`, replaced by `**`."""
     scheme, separator, rest = url.partition(_SEPARATOR)

@@ -16,8 +16,8 @@ _PREFIX = "stream:"
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 #: An id without its second half. Fewer digits are a date: 20241019.
 _MILLISECONDS = re.compile(r"0|[0-9]{12,20}")
-_DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?[smhdw])+")
-_PART = re.compile(r"([0-9.]+)([smhdw])")
+_DURATION = re.compile(r"(?:[0-9]{1,20}(?:\.[0-9]{1,20})?[smhdw])+")
+_PART = re.compile(r"([0-9.]{1,41})([smhdw])")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _LARGEST = 2**64 - 1
 #: Clocks differ: a moment that is this little ahead of ours is taken for now.

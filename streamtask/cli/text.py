@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-#: What drives a terminal, ends a line, or reorders what is shown.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from streamtask.telemetry.logs import UNPRINTABLE
+
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"))
 _SIZES = ("B", "KB", "MB", "GB", "TB")
 _KILO = 1024
@@ -14,7 +13,7 @@ _KILO = 1024
 
 def printable(text: str) -> str:
     """The text on one line; what a terminal would obey is shown as Python writes it."""
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def printable_lines(text: str) -> str:
@@ -29,7 +28,7 @@ def one_line(text: str) -> str:
 
 def escaped_json(text: str) -> str:
     """JSON that a terminal obeys as little: what is unprintable can only stand inside its strings."""
-    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+    return UNPRINTABLE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def counted(number: int, noun: str) -> str:

@@ -12,6 +12,7 @@ import click
 
 from streamtask.cli.options import app_option, broker_option
 from streamtask.worker import supervisor
+from streamtask.worker.parent import BROKER_VARIABLE
 
 
 @click.command()
@@ -27,7 +28,7 @@ from streamtask.worker import supervisor
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--shutdown-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds.")
 @click.option("--lease", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds.")
-def worker(reference: str | None, processes: int, reload: bool, **options: Any) -> None:
+def worker(reference: str | None, broker: str | None, processes: int, reload: bool, **options: Any) -> None:
     """Run consumers until SIGTERM or Ctrl-C."""
     if not reference:
         raise click.UsageError("which app? Give -A module:attribute or set STREAMTASK_APP.")
@@ -41,6 +42,8 @@ def worker(reference: str | None, processes: int, reload: bool, **options: Any) 
         "log_format": options["log_format"],
     }
     # The supervisor takes this process over: what was imported to parse the command line is not kept in memory.
-    os.execv(  # noqa: S606 - our own interpreter and file
-        sys.executable, [sys.executable, "-P", supervisor.__file__, json.dumps(config)]
+    os.execve(  # noqa: S606 - our own interpreter and file
+        sys.executable,
+        [sys.executable, "-P", supervisor.__file__, json.dumps(config)],
+        os.environ | ({BROKER_VARIABLE: broker} if broker else {}),
     )

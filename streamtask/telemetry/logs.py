@@ -31,10 +31,10 @@ FIELD_LIMIT = 8_192
 _DEPTH = 4
 
 #: What ends a line, drives a terminal, reorders what is shown, or cannot be encoded.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: A value that is not one plain word is quoted, so that it cannot pass for a field of its own.
-_NOT_A_WORD = re.compile(r'[\s"=\\]|' + _UNPRINTABLE.pattern)
+_NOT_A_WORD = re.compile(r'[\s"=\\]|' + UNPRINTABLE.pattern)
 
 #: What every record has; all else on a record came in as `extra`. `taskName` is there from Python 3.12 on.
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
@@ -214,7 +214,7 @@ def _shortened(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    return text if text.isascii() and text.isprintable() else _UNPRINTABLE.sub(_escaped, text)
+    return text if text.isascii() and text.isprintable() else UNPRINTABLE.sub(_escaped, text)
 
 
 def _word(text: str) -> str:

@@ -7,33 +7,34 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from streamtask.errors import ConfigurationError
-from streamtask.redact import mask_url
+from streamtask.redact import MaskedUrl, mask_url
 from streamtask.transport.embedded import EmbeddedServer
 from streamtask.transport.memory import MemoryStore, MemoryTransport
 from streamtask.transport.port import Transport
 
 DEFAULT_URL = "embedded://"
-_REDIS = ("redis", "rediss", "unix", "redis+sentinel", "valkey", "valkeys")
+_REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "valkey", "valkeys")
 SCHEMES = (*_REDIS, "embedded", "memory")
 
 
 def broker_url(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The URL to use: the one given, else $STREAMTASK_BROKER, else the embedded server."""
-    return given or environment.get("STREAMTASK_BROKER") or DEFAULT_URL
+    return MaskedUrl(given or environment.get("STREAMTASK_BROKER") or DEFAULT_URL)
 
 
 class Connector:
     """Opens transports for one broker URL; what they share (an embedded server, a memory) lives here."""
 
     def __init__(self, url: str) -> None:
-        scheme, separator, rest = url.partition("://")
-        if not separator or scheme not in SCHEMES:
+        # No name for what follows the scheme: a traceback with local variables would show it.
+        scheme = url.partition("://")[0] if "://" in url else ""
+        if scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
             raise ConfigurationError(f"unknown broker URL {mask_url(url)!r}; known schemes: {known}")
-        self.url = url
+        self.url = MaskedUrl(url)
         self.scheme = scheme
         self._store = MemoryStore() if scheme == "memory" else None
-        self._server = EmbeddedServer(rest or None) if scheme == "embedded" else None
+        self._server = EmbeddedServer(url.partition("://")[2] or None) if scheme == "embedded" else None
 
     @property
     def address(self) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from streamtask.errors import ConfigurationError, StreamtaskError, TransportError
 from streamtask.settings import WorkerSettings
 from streamtask.telemetry import logs
-from streamtask.worker.parent import SupervisorLink
+from streamtask.worker.parent import BROKER_VARIABLE, SupervisorLink
 from streamtask.worker.probes import Probes
 
 try:
@@ -140,7 +140,7 @@ def main(argument: str) -> int:
     try:
         # By name: the app stands above the worker, and this module is where a process begins, not a part of either.
         loading = importlib.import_module("streamtask.loading")
-        app = loading.load_app(options["app"], broker=options["broker"])
+        app = loading.load_app(options["app"], broker=os.environ.pop(BROKER_VARIABLE, None))
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(consume(app, options, supervisor))
     except ConfigurationError as error:

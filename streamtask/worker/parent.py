@@ -31,6 +31,8 @@ PLACE_VARIABLE: Final = "STREAMTASK_PLACE"
 CONTROL_VARIABLE: Final = "STREAMTASK_CONTROL_FD"
 STARTED_VARIABLE: Final = "STREAMTASK_STARTED_FD"
 LIFELINE_VARIABLE: Final = "STREAMTASK_LIFELINE_FD"
+#: The broker of the command line: an argument could be read by every user of the machine.
+BROKER_VARIABLE: Final = "STREAMTASK_WORKER_BROKER"
 
 
 def die_with_parent(parent_pid: int, lifeline: int) -> None:

@@ -304,9 +304,7 @@ async def test_the_doctor_finds_what_the_server_is_set_to(private_redis: RedisSe
     client.config_set("appendfsync", "no")
     client.config_set("timeout", "300")
 
-    findings = (await ask(private_redis.url, "doctor", "--json")).document
-
-    levels = {finding["check"]: finding["level"] for finding in findings}
+    levels = {finding["check"]: finding["level"] for finding in await found(private_redis.url)}
     assert levels == {
         "maxmemory-policy": "problem",
         "maxmemory": "problem",
@@ -321,15 +319,22 @@ async def test_the_doctor_says_what_it_may_not_ask(private_redis: RedisServer) -
     client = private_redis.client()
     client.execute_command("ACL", "SETUSER", "guest", "on", ">pw", "~*", "&*", "+@all", "-config")
 
-    findings = (await ask(f"unix://guest:pw@{private_redis.socket}", "doctor", "--json")).document
+    findings = await found(f"unix://guest:pw@{private_redis.socket}")
 
     assert [finding["check"] for finding in findings] == ["permissions"]
     assert "could not check appendfsync, min-replicas-to-write, timeout" in findings[0]["message"]
 
 
 async def test_the_doctor_finds_nothing_on_a_sound_server(private_redis: RedisServer) -> None:
-    assert (await ask(private_redis.url, "doctor", "--json")).document == []
-    assert "Nothing found" in (await ask(private_redis.url, "doctor")).out
+    assert await found(private_redis.url) == []
+    answer = await ask(private_redis.url, "doctor")
+    assert ("Nothing found" in answer.out) != ("CVE" in answer.out)
+
+
+async def found(url: str) -> list[dict[str, Any]]:
+    """What the doctor finds, but for holes of the server's version."""
+    findings = (await ask(url, "doctor", "--json")).document
+    return [finding for finding in findings if finding["check"] != "version"]
 
 
 async def test_the_doctor_names_the_commands_for_groups_and_dead_letters(

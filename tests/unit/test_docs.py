@@ -122,6 +122,40 @@ def test_every_test_that_a_page_names_as_a_proof_is_there() -> None:
     assert [path for path in sorted(named) if not (_ROOT / path).exists()] == []
 
 
+def test_every_promise_names_a_test_that_is_there() -> None:
+    page = _DOCS / "explanation" / "what-can-be-lost.md"
+    promised, _, untried = page.read_text().partition("## What is not tried here")
+    tables = [list(table) for table in _tables(promised)]
+    rows = [row for head, *rows in tables for row in rows]
+    assert len(rows) > 20
+    assert [head for head, *_ in tables if head[-1] != "proved by"] == []
+    assert [row for row in rows if not _proofs(row[-1])] == []
+    assert [head for head, *_ in _tables(untried) if "proved by" in head] == []
+
+
+def test_every_test_function_that_a_page_names_is_in_its_file() -> None:
+    named = {proof for page in _PAGES for proof in _proofs(page.read_text())}
+    assert len(named) > 20
+    missing = [
+        f"{path}::{name}"
+        for path, name in sorted(named)
+        if not re.search(rf"^(async )?def {name}\(", (_ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+
+
+def _proofs(text: str) -> list[tuple[str, str]]:
+    """The file and the name of each test function that is named."""
+    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+
+
+def _tables(text: str) -> Iterator[Iterator[list[str]]]:
+    """The cells of each row of each table, the head first, without the line below it."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+        yield (row for row in rows if set(row[0]) != {"-"})
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     page = (_DOCS / "reference" / "api.md").read_text() + (_DOCS / "reference" / "errors.md").read_text()
     missing = [

@@ -17,19 +17,23 @@ SOUND = {
     "aof_last_write_status": "ok",
     "rdb_last_bgsave_status": "ok",
     "appendfsync": "always",
+    "port": "6379",
+    "bind": "127.0.0.1 -::1",
+    "protected-mode": "yes",
+    "requirepass": "",
     "min-replicas-to-write": "0",
     "timeout": "0",
 }
 
 
-def on(version: str = "7.0.15", engine: str = "redis", **settings: str) -> list[Finding]:
+def on(version: str = "8.6.3", engine: str = "redis", **settings: str) -> list[Finding]:
     words = SOUND | {name.replace("__", "-"): word for name, word in settings.items()}
     return examine(Facts(engine=engine, version=version, settings=words))
 
 
 def of(group: GroupFacts | None = None, **facts: Any) -> list[Finding]:
     groups = [group] if group else []
-    return examine(Facts(engine="redis", version="7.0.15", settings=SOUND, groups=groups, **facts))
+    return examine(Facts(engine="redis", version="8.6.3", settings=SOUND, groups=groups, **facts))
 
 
 def one(findings: list[Finding]) -> Finding:
@@ -55,6 +59,22 @@ def test_nothing_is_found_on_a_sound_server() -> None:
         ({"role": "slave"}, Level.PROBLEM, "role", "replica"),
         ({"connected_slaves": "1"}, Level.PROBLEM, "min-replicas-to-write", "failover"),
         ({"timeout": "300"}, Level.WARNING, "timeout", "300"),
+        ({"aof_last_bgrewrite_status": "err"}, Level.WARNING, "disk", "grows"),
+        ({"no__appendfsync__on__rewrite": "yes"}, Level.WARNING, "no-appendfsync-on-rewrite", "always"),
+        (
+            {"client__output__buffer__limit": "normal 1000 0 0 slave 0 0 0"},
+            Level.WARNING,
+            "client-output-buffer-limit",
+            "1000 bytes",
+        ),
+        ({"maxmemory__clients": "5%"}, Level.NOTE, "maxmemory-clients", "5%"),
+        ({"busy__reply__threshold": "10", "lua__time__limit": "10"}, Level.WARNING, "busy-reply-threshold", "10 ms"),
+        ({"lua__time__limit": "100"}, Level.WARNING, "lua-time-limit", "100 ms"),
+        ({"bind": "* -::*", "protected__mode": "no"}, Level.PROBLEM, "password", "no password"),
+        ({"bind": "", "protected__mode": "no"}, Level.PROBLEM, "password", "(*)"),
+        ({"bind": "127.0.0.1 10.0.0.1"}, Level.WARNING, "password", "(10.0.0.1)"),
+        ({"port": "0", "tls__port": "6380", "tls__auth__clients": "no", "bind": "::"}, Level.WARNING, "password", "::"),
+        ({"protected__mode": "no"}, Level.NOTE, "protected-mode", "bind"),
     ],
 )
 def test_a_setting_that_can_lose_or_delay_events_is_found(
@@ -72,6 +92,13 @@ def test_a_setting_that_can_lose_or_delay_events_is_found(
     [
         {"maxmemory": "1000", "used_memory": "500"},
         {"connected_slaves": "2", "min__replicas__to__write": "1"},
+        {"client__output__buffer__limit": "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60"},
+        {"busy__reply__threshold": "5000", "lua__time__limit": "5000"},
+        {"busy__reply__threshold": "0"},
+        {"bind": "*", "protected__mode": "no", "default__user": "closed"},
+        {"bind": "*", "protected__mode": "no", "requirepass": "set", "default__user": "closed"},
+        {"bind": "*", "port": "0", "tls__port": "6380", "tls__auth__clients": "yes", "protected__mode": "no"},
+        {"bind": "*", "port": "0", "protected__mode": "no"},
     ],
 )
 def test_a_setting_that_is_as_it_should_be_is_not_found(settings: dict[str, str]) -> None:
@@ -81,9 +108,8 @@ def test_a_setting_that_is_as_it_should_be_is_not_found(settings: dict[str, str]
 @pytest.mark.parametrize(
     ("version", "cves"),
     [
-        ("6.2.14", []),
-        ("7.0.15", []),
-        ("7.2.0", ["CVE-2026-23479"]),
+        ("6.2.20", []),
+        ("7.2.11", ["CVE-2026-23479"]),
         ("8.2.2", ["CVE-2025-62507", "CVE-2026-23479"]),
         ("8.2.3", ["CVE-2026-23479"]),
         ("8.6.2", ["CVE-2026-23479"]),
@@ -98,14 +124,28 @@ def test_a_version_with_a_known_hole_is_a_warning(version: str, cves: list[str])
     assert all(cve in finding.message for cve, finding in zip(cves, findings, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("engine", "version", "mended"),
+    [("redis", "6.2.14", "6.2.20"), ("redis", "7.0.15", "7.2.11"), ("valkey", "8.0.1", "8.0.6")],
+)
+def test_a_version_whose_scripts_can_break_out_is_noted_with_the_first_that_cannot(
+    engine: str, version: str, mended: str
+) -> None:
+    finding = one(on(version=version, engine=engine))
+
+    assert (finding.level, finding.check) == (Level.NOTE, "version")
+    assert "CVE-2025-49844" in finding.message
+    assert f"{engine} {mended} or newer" in finding.remedy
+
+
 def test_versions_of_valkey_are_not_those_of_redis() -> None:
-    assert on(version="8.0.1", engine="valkey") == []
+    assert on(version="8.2.1", engine="valkey") == []
 
 
 def test_what_could_not_be_asked_is_said() -> None:
     words = {name: word for name, word in SOUND.items() if name not in ("appendfsync", "timeout")}
 
-    finding = one(examine(Facts(engine="redis", version="7.0.15", settings=words)))
+    finding = one(examine(Facts(engine="redis", version="8.6.3", settings=words)))
 
     assert (finding.level, finding.check) == (Level.WARNING, "permissions")
     assert "appendfsync, timeout" in finding.message
@@ -189,7 +229,15 @@ def test_dead_letters_are_a_warning_with_their_number_and_the_age_of_the_newest(
     assert one(found).remedy == "streamtask dead list --stream orders"
 
 
+def test_entries_that_were_trimmed_before_a_group_had_read_them_are_a_problem() -> None:
+    finding = one(of(GroupFacts(stream="orders", group="shipping", lag=90, length=20)))
+
+    assert finding.level is Level.PROBLEM
+    assert "had not read 70 entries" in finding.message
+    assert of(GroupFacts(stream="orders", group="shipping", lag=20, length=20)) == []
+
+
 def test_the_worst_comes_first() -> None:
-    findings = on(version="7.2.0", aof_enabled="0", timeout="5")
+    findings = on(version="7.2.11", aof_enabled="0", timeout="5")
 
     assert [finding.level for finding in findings] == [Level.PROBLEM, Level.WARNING, Level.WARNING]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils.url import sanitize_url
 
-from streamtask.redact import mask_text, mask_url
+from streamtask.redact import MaskedUrl, mask_text, mask_url
 
 
 @pytest.mark.parametrize(
@@ -113,3 +113,9 @@ def test_adversarial_text_costs_no_more_than_its_length(lead, part, tail):
     mask_url(text)
     # Measured at 1 to 30 ms; a quadratic pattern takes tens of seconds here.
     assert time.process_time() - start < 2
+
+
+def test_a_masked_url_is_whole_as_text_and_masked_where_python_shows_it():
+    url = MaskedUrl("redis://:secret@h:6379/0")
+    assert url == f"{url}" == str(url) == "redis://:secret@h:6379/0"
+    assert repr(url) == repr({"url": url})[len("{'url': ") : -1] == "'redis://:**@h:6379/0'"

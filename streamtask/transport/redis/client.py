@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -21,6 +22,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from streamtask.errors import TransportError
+from streamtask.transport.redis.permissions import lacking
 
 Argument = str | bytes | int | float
 #: Builds a redis-py connection that is not connected yet.
@@ -33,6 +35,13 @@ COMMAND_TIMEOUT = 5.0
 _RECONNECT = frozenset({"READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH", "UNBLOCKED"})
 #: How Redis 6.2 wraps what a command within a script was refused with.
 _WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]+ .+)", re.DOTALL)
+#: How a script is told that the ACL of its user does not allow a command or key: before Redis 7.2, and since.
+_NOT_ALLOWED = re.compile("The user executing the script can't|ACL failure in script")
+#: What to think of when a server hangs up on our greeting, without and with TLS.
+_HUNG_UP = {
+    False: "; is it a port of TLS? Its URLs begin with rediss://",
+    True: "; over TLS: does the server ask for a certificate of ours (ssl_certfile, ssl_keyfile)?",
+}
 #: What hiredis answers while a reply is not whole.
 _NOT_YET = object()
 
@@ -52,7 +61,7 @@ class ServerError(TransportError):
         message = within[1] if within else message
         super().__init__(message)
         #: First word of the reply: "NOGROUP", "OOM", "NOSCRIPT", "ERR"...
-        self.code = message.split(" ", 1)[0].rstrip(":")
+        self.code = "NOPERM" if _NOT_ALLOWED.search(message) else message.split(" ", 1)[0].rstrip(":")
 
 
 class Script:
@@ -98,7 +107,21 @@ class Wire:
         line = self._line
         if line is None or line.is_over:
             line = await self._connected()
-        return await line.ask(b"".join([_packed(command) for command in commands]), len(commands), timeout)
+        replies = await line.ask(b"".join([_packed(command) for command in commands]), len(commands), timeout)
+        return [*map(_explained, replies, commands)] if line.may_not else replies
+
+    async def every(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
+        """A pipeline of which nothing should be refused; a reply each.
+
+        Raises:
+            ServerError: the server refused one of them (the others may have run).
+            DisconnectedError: as `call`.
+        """
+        replies = await self.many(commands)
+        for reply in replies:
+            if isinstance(reply, ServerError):
+                raise reply
+        return replies
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument] = ()) -> Any:
         """Run a script, loading it where the server does not have it (any more)."""
@@ -140,7 +163,7 @@ class Wire:
         except BaseException as error:
             await connection.disconnect(nowait=True)
             if isinstance(error, RedisError | OSError | TimeoutError):
-                raise _translate(error) from error
+                raise _translate(error, secure=hasattr(connection, "ssl_context")) from _without_frames(error)
             raise
 
 
@@ -166,6 +189,8 @@ class _Line(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         #: Nothing more may be asked here.
         self.is_over = False
+        #: The server has refused something here because its ACL does not allow it.
+        self.may_not = False
         # redis-py has no public way to hand over its socket. It keeps nothing, or it would close ours one day; the
         # writer is kept here, which closes the socket when it is collected.
         self._writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001
@@ -191,8 +216,9 @@ class _Line(asyncio.Protocol):
             while (reply := reader.gets()) is not _NOT_YET:
                 question = questions[0]
                 question.replies.append(reply)
-                if isinstance(reply, ServerError) and reply.code in _RECONNECT:
-                    self.is_over = True
+                if isinstance(reply, ServerError):
+                    self.is_over = self.is_over or reply.code in _RECONNECT
+                    self.may_not = self.may_not or reply.code == "NOPERM"
                 if len(question.replies) == question.wanted:
                     questions.popleft()
                     if not question.answer.done():
@@ -229,6 +255,23 @@ class _Line(asyncio.Protocol):
                 self._timer = self._loop.call_at(deadline, self._look_at_the_time)
 
 
+def _explained(reply: Any, command: Sequence[Argument]) -> Any:
+    """A reply as it is, but a refusal by the ACL with what it lacks."""
+    if not (isinstance(reply, ServerError) and reply.code == "NOPERM"):
+        return reply
+    script = None
+    if command[0] in ("EVAL", "EVALSHA"):
+        script = _text_of(str(command[1])) if command[0] == "EVALSHA" else str(command[1])
+    return ServerError(lacking(str(reply), command, script))
+
+
+@cache
+def _text_of(sha: str) -> str | None:
+    """The text of the script of ours that a server knows by this name."""
+    names = [file.name.removesuffix(".lua") for file in (files(__package__) / "scripts").iterdir()]
+    return next((script.text for script in map(Script, names) if script.sha == sha), None)
+
+
 def _packed(command: Sequence[Argument]) -> bytes:
     try:
         return _pack(tuple(command))
@@ -238,14 +281,25 @@ def _packed(command: Sequence[Argument]) -> bytes:
         return _pack(tuple(words))
 
 
-def _translate(error: Exception) -> TransportError:
-    """What went wrong while connecting."""
+def _without_frames(error: BaseException) -> BaseException:
+    """An error of redis-py without its frames, whose local variables hold the password."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
+def _translate(error: Exception, *, secure: bool) -> TransportError:
+    """What went wrong while connecting. `secure`: over TLS."""
     if isinstance(error, AuthenticationError):
         return ServerError(f"NOAUTH {error}")
     if isinstance(error, TimeoutError) and not isinstance(error, RedisError):
-        return DisconnectedError("no connection in time")
+        return DisconnectedError(f"no connection in time{'; does this port speak TLS?' if secure else ''}")
     if isinstance(error, ResponseError):
         return ServerError(str(error))
     if isinstance(error, RedisConnectionError | OSError):
-        return DisconnectedError(str(error) or type(error).__name__)
+        hung_up = isinstance(error.__context__, ConnectionResetError) or "closed by server" in str(error)
+        hint = _HUNG_UP[secure] if hung_up else ""
+        return DisconnectedError(f"{error}{hint}" if str(error) else type(error).__name__)
     return DisconnectedError(f"{type(error).__name__}: {error}")

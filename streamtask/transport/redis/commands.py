@@ -24,6 +24,15 @@ def mapping(flat: Sequence[Any]) -> dict[str, Any]:
     return {keys.text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
+def unless_missing(reply: Any) -> Any:
+    """What the server says about a stream; an empty list where there is none. Raises what else it refused."""
+    if not isinstance(reply, ServerError):
+        return reply
+    if reply.code not in ("ERR", "WRONGTYPE"):
+        raise reply
+    return []
+
+
 def start_id(start: str | datetime) -> str:
     """Where a new group begins, as an id for XGROUP CREATE."""
     if isinstance(start, datetime):

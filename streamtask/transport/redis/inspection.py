@@ -17,6 +17,8 @@ from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
 
 _COPIED = 500
+#: Settings that are secrets: told is whether there is one.
+_PASSWORDS = ("requirepass", "masterauth", "primaryauth", "tls-key-file-pass", "tls-client-key-file-pass")
 
 
 class RedisInspection:
@@ -33,13 +35,9 @@ class RedisInspection:
     async def stream(self, stream: str) -> StreamInfo:
         """See `Inspection.stream`."""
         key = keys.stream(stream)
-        info, dead, scheduled, size = await self._wire.many(
-            [["XINFO", "STREAM", key], ["XLEN", keys.dead(stream)], ["ZCARD", keys.delayed(stream)],
-             ["MEMORY", "USAGE", key]]
-        )  # fmt: skip
-        found: dict[str, Any] = {}
-        if not isinstance(info, ServerError):
-            found = commands.mapping(info)
+        dead, scheduled = await self._wire.every([["XLEN", keys.dead(stream)], ["ZCARD", keys.delayed(stream)]])
+        info, size = await self._wire.many([["XINFO", "STREAM", key], ["MEMORY", "USAGE", key]])
+        found = commands.mapping(commands.unless_missing(info))
         first = found.get("first-entry")
         return StreamInfo(
             stream=stream,
@@ -59,7 +57,7 @@ class RedisInspection:
             return []
         ids = [entry_id for entry_id, *_ in page]
         owners = sorted({keys.text(owner) for _, owner, *_ in page} - keys.RESERVED)
-        now, due, *beats = await self._wire.many(
+        now, due, *beats = await self._wire.every(
             [["TIME"], ["ZMSCORE", keys.retry(stream, group), *ids]]
             + [["EXISTS", keys.beat(owner)] for owner in owners]
         )
@@ -89,7 +87,7 @@ class RedisInspection:
         reply = await self._wire.call("XINFO", "CONSUMERS", keys.stream(stream), group)
         found = [commands.mapping(flat) for flat in reply]
         found = [info for info in found if keys.text(info["name"]) not in keys.RESERVED]
-        beats = await self._wire.many([["EXISTS", keys.beat(keys.text(info["name"]))] for info in found])
+        beats = await self._wire.every([["EXISTS", keys.beat(keys.text(info["name"]))] for info in found])
         return [
             ConsumerInfo(
                 stream=stream,
@@ -104,7 +102,7 @@ class RedisInspection:
 
     async def workers(self) -> list[Mapping[str, object]]:
         """See `Inspection.workers`."""
-        now, listed = await self._wire.many([["TIME"], ["ZRANGE", keys.WORKERS, 0, -1, "WITHSCORES"]])
+        now, listed = await self._wire.every([["TIME"], ["ZRANGE", keys.WORKERS, 0, -1, "WITHSCORES"]])
         owners = [keys.text(owner) for owner in listed[::2]]
         if not owners:
             return []
@@ -118,17 +116,14 @@ class RedisInspection:
 
     async def groups(self, stream: str) -> list[Mapping[str, object]]:
         """See `Inspection.groups`."""
-        reply, seen, now = await self._wire.many(
-            [["XINFO", "GROUPS", keys.stream(stream)], ["HGETALL", keys.seen(stream)], ["TIME"]]
-        )
-        if isinstance(reply, ServerError):
-            return []
+        seen, now = await self._wire.every([["HGETALL", keys.seen(stream)], ["TIME"]])
+        [reply] = await self._wire.many([["XINFO", "GROUPS", keys.stream(stream)]])
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         last = {name: int(moment) for name, moment in commands.mapping(seen).items()}
         found: list[Mapping[str, object]] = []
-        for flat in reply:
+        for flat in commands.unless_missing(reply):
             name = keys.text(flat[flat.index(b"name") + 1])
-            types, skipped = await self._wire.many(
+            types, skipped = await self._wire.every(
                 [["SMEMBERS", keys.types(stream, name)], ["HGETALL", keys.skipped(stream, name)]]
             )
             found.append(
@@ -145,7 +140,7 @@ class RedisInspection:
     async def drop_group(self, stream: str, group: str) -> bool:
         """See `Inspection.drop_group`. Its dead letters are kept."""
         waits = [keys.unpair(keys.text(pair)) for pair in await self._wire.call("SMEMBERS", keys.waits(stream, group))]
-        dropped, *_ = await self._wire.many(
+        dropped, *others = await self._wire.many(
             [
                 ["XGROUP", "DESTROY", keys.stream(stream), group],
                 ["DEL", keys.retry(stream, group), keys.history(stream, group), keys.waits(stream, group),
@@ -155,7 +150,10 @@ class RedisInspection:
                 ["HDEL", keys.seen(stream), group],
             ]
         )  # fmt: skip
-        return bool(dropped == 1)
+        for reply in others:
+            if isinstance(reply, ServerError):
+                raise reply
+        return bool(commands.unless_missing(dropped) == 1)
 
     async def entry(self, stream: str, entry_id: str) -> Sequence[bytes] | None:
         """See `Inspection.entry`."""
@@ -165,10 +163,7 @@ class RedisInspection:
     async def entries(self, stream: str, entry_ids: Sequence[str]) -> list[Sequence[bytes] | None]:
         """See `Inspection.entries`."""
         key = keys.stream(stream)
-        replies = await self._wire.many([["XRANGE", key, entry_id, entry_id] for entry_id in entry_ids])
-        for reply in replies:
-            if isinstance(reply, ServerError):
-                raise reply
+        replies = await self._wire.every([["XRANGE", key, entry_id, entry_id] for entry_id in entry_ids])
         return [reply[0][1] if reply else None for reply in replies]
 
     async def newest(self, stream: str, *, before: str, limit: int) -> list[Delivery]:
@@ -190,7 +185,7 @@ class RedisInspection:
             return {"state": "unknown"}
         _, owner, _, deliveries = pending[0]
         name = keys.text(owner)
-        failures, error, score, now, beats = await self._wire.many(
+        failures, error, score, now, beats = await self._wire.every(
             [
                 ["HGET", keys.history(stream, group), f"{entry_id}:f"],
                 ["HGET", keys.history(stream, group), f"{entry_id}:e"],
@@ -239,9 +234,7 @@ class RedisInspection:
             originals = [words for entry_id, words in page if b"only" not in words[::2] and entry_id not in held]
             count += len(originals)
             if copy is not None:
-                for reply in await self._wire.many([["XADD", key, "*", *copy, *words] for words in originals]):
-                    if isinstance(reply, ServerError):
-                        raise reply
+                await self._wire.every([["XADD", key, "*", *copy, *words] for words in originals])
             if len(page) < _COPIED:
                 return count
             low = f"({page[-1][0].decode()}"
@@ -255,10 +248,14 @@ class RedisInspection:
 
     async def settings(self) -> Mapping[str, str]:
         """See `Inspection.settings`: INFO, and CONFIG where the server lets us ask."""
-        info, config = await self._wire.many([["INFO"], ["CONFIG", "GET", "*"]])
+        info, config, default = await self._wire.many([["INFO"], ["CONFIG", "GET", "*"], ["ACL", "GETUSER", "default"]])
         found = parse_info(info)
         if not isinstance(config, ServerError):
             found |= {name: value.decode("utf-8", "replace") for name, value in commands.mapping(config).items()}
+            found |= {name: "set" for name in _PASSWORDS if found.get(name)}
+        if not isinstance(default, ServerError) and default:
+            flags = commands.mapping(default)["flags"]
+            found["default-user"] = "nopass" if {b"on", b"nopass"} <= set(flags) else "closed"
         return found
 
 

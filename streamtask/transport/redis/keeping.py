@@ -46,7 +46,7 @@ class RedisSchedule:
 
     async def scheduled(self, stream: str, *, limit: int) -> list[Mapping[str, object]]:
         """See `Schedule.scheduled`."""
-        now, due = await self._wire.many([["TIME"], ["ZRANGE", keys.delayed(stream), 0, limit - 1, "WITHSCORES"]])
+        now, due = await self._wire.every([["TIME"], ["ZRANGE", keys.delayed(stream), 0, limit - 1, "WITHSCORES"]])
         ids = due[::2]
         if not ids:
             return []
@@ -119,7 +119,7 @@ class RedisRetention:
         ]
         if not names:
             return 0
-        beats = await self._wire.many([["EXISTS", keys.beat(name)] for name in names])
+        beats = await self._wire.every([["EXISTS", keys.beat(name)] for name in names])
         dead = [name for name, alive in zip(names, beats, strict=True) if not alive]
         replies = await self._wire.run_many([(self._delete_consumer, [key], [group, name]) for name in dead])
         return sum(1 for reply in replies if reply == 1)

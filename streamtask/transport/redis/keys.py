@@ -38,6 +38,11 @@ def text(word: bytes) -> str:
     return word.decode("utf-8", "surrogateescape")
 
 
+def is_ours(word: object) -> bool:
+    """Whether a word of a command is the name of a key that this module spells."""
+    return isinstance(word, str) and word.startswith(("stream:", "{stream:", "streamtask:"))
+
+
 def stream(name: str) -> str:
     """The stream itself."""
     return f"stream:{name}"

@@ -11,7 +11,7 @@ from typing import Any
 from streamtask.transport.port import Claimed, Delivery, Subscription
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.capabilities import parse_info
-from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
+from streamtask.transport.redis.client import Argument, Script, Wire
 
 
 class RedisRecovery:
@@ -39,7 +39,7 @@ class RedisRecovery:
 
     async def retire(self, owner: str, subscriptions: Sequence[Subscription]) -> None:
         """See `Recovery.retire`."""
-        await self._wire.many([["DEL", keys.beat(owner)], ["ZREM", keys.WORKERS, owner]])
+        await self._wire.every([["DEL", keys.beat(owner)], ["ZREM", keys.WORKERS, owner]])
         await self._wire.run_many(
             [(self._delete_consumer, [keys.stream(sub.stream)], [sub.group, owner]) for sub in subscriptions]
         )
@@ -75,11 +75,9 @@ class RedisRecovery:
         for owner in owners:
             asked.append(["EXISTS", keys.beat(owner)])
             asked.append(["XPENDING", key, group, "IDLE", round(lease * 1000), "-", "+", 1, owner])
-        replies = await self._wire.many(asked)
+        replies = await self._wire.every(asked)
         lost: dict[str, str] = {}
         for owner, beats, stale in zip(owners, replies[::2], replies[1::2], strict=True):
-            if isinstance(stale, ServerError):
-                raise stale
             if not beats:
                 lost[owner] = "dead"
             elif stale:

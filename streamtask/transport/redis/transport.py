@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -38,6 +38,7 @@ from streamtask.transport.redis.capabilities import probe
 from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
+from streamtask.transport.redis.permissions import lacking
 from streamtask.transport.redis.recovery import RedisRecovery
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,8 @@ class RedisTransport:
         packed = [self._publish_command(item) for item in items]
         new = sorted({item.stream for item in items} - self._known)
         replies = await self._publisher.many([*packed, *([["SADD", keys.STREAMS, *new]] if new else [])])
-        if new and not isinstance(replies.pop(), ServerError):
-            self._known.update(new)
+        if new:
+            self._named(new, replies.pop())
         for index, reply in enumerate(replies):
             if isinstance(reply, ServerError) and reply.code == "NOSCRIPT":
                 try:
@@ -240,16 +241,27 @@ class RedisTransport:
                     verdicts[indexes[lost]] = Verdict.LOST
             else:
                 for index, word in zip(indexes, reply, strict=True):
-                    verdicts[index] = _VERDICTS.get(word) or ServerError(word.decode("utf-8", "replace"))
+                    verdicts[index] = _VERDICTS.get(word) or self._refusal(word)
         return verdicts
+
+    def _refusal(self, word: bytes) -> ServerError:
+        error = ServerError(word.decode("utf-8", "replace"))
+        return ServerError(lacking(str(error), (), self._settle.text)) if error.code == "NOPERM" else error
 
     async def _name_streams(self, streams: set[str]) -> None:
         """Note streams that are used, so that they can be inspected; a server that is full takes the note later."""
         new = sorted(streams - self._known)
         if new:
             [reply] = await self._wire.many([["SADD", keys.STREAMS, *new]])
-            if not isinstance(reply, ServerError):
-                self._known.update(new)
+            self._named(new, reply)
+
+    def _named(self, new: Collection[str], reply: Any) -> None:
+        if isinstance(reply, ServerError) and reply.code != "NOPERM":
+            return
+        # Once for each stream: an ACL that does not allow it will not allow the next one either.
+        self._known.update(new)
+        if isinstance(reply, ServerError):
+            log.error("stream.not_listed", extra={"streams": list(new), "error": str(reply)})
 
     def _ack_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
         first = batch[0][0]
@@ -313,8 +325,7 @@ class RedisTransport:
         groups, counts, now = await self._wire.many(
             [["XINFO", "GROUPS", key], ["HGETALL", keys.dead_counts(stream)], ["TIME"]]
         )
-        if isinstance(groups, ServerError):
-            return []
+        groups, counts = commands.unless_missing(groups), commands.unless_missing(counts)
         dead = {name: int(count) for name, count in commands.mapping(counts).items()}
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         found = []
@@ -333,7 +344,7 @@ class RedisTransport:
         counted, first = await self._wire.run(self._lag, [key], [info["last-delivered-id"], most])
         if lag is None and counted >= 0:
             lag = counted
-        summary, consumers = await self._wire.many([["XPENDING", key, group], ["XINFO", "CONSUMERS", key, group]])
+        summary, consumers = await self._wire.every([["XPENDING", key, group], ["XINFO", "CONSUMERS", key, group]])
         names = {keys.text(flat[flat.index(b"name") + 1]) for flat in consumers}
         return GroupStats(
             stream=stream,

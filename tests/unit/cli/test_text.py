@@ -7,7 +7,7 @@ import pytest
 from streamtask.cli.text import cell, counted, duration, escaped_json, one_line, printable, printable_lines, size
 
 #: What a terminal obeys, or what hides what is shown.
-NASTY = ["\x1b[2J", "\x07", "\x9b31m", "\r", "\n", "\x7f", "\u202e", "\u2028", "\ud800"]
+NASTY = ["\x1b[2J", "\x07", "\x9b31m", "\r", "\n", "\x7f", "\u202e", "\u061c", "\u2028", "\ud800"]
 
 
 @pytest.mark.parametrize("nasty", NASTY)

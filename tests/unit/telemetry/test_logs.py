@@ -78,7 +78,7 @@ def test_a_text_line_is_time_level_event_and_fields(log: logging.Logger) -> None
 
 
 @pytest.mark.parametrize(
-    "nasty", ["a\nb", "a\r\nb", "\x1b[31mred", "\x00", "\x9b2J", "a\u2028b", "\u202eevil", "\ud800"]
+    "nasty", ["a\nb", "a\r\nb", "\x1b[31mred", "\x00", "\x9b2J", "a\u2028b", "\u202eevil", "\u061cx", "\ud800"]
 )
 @pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
 def test_whatever_stands_in_it_an_event_is_one_printable_line(

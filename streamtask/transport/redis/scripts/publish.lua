@@ -46,8 +46,9 @@ if due == '' then
 else
     local way, ms = string.match(due, '^(%a+):(-?%d+)$')
     local moment = tonumber(ms) + (way == 'in' and now_ms() or 0)
-    redis.call('HSET', bodies, event_id, cmsgpack.pack({ unpack(ARGV, 5) }))
+    -- The body last: it is what `stored_already` goes by, and without its place in the index it would be due never.
     redis.call('ZADD', delayed, moment, event_id)
+    redis.call('HSET', bodies, event_id, cmsgpack.pack({ unpack(ARGV, 5) }))
     stored = event_id
 end
 if window > 0 then redis.call('SET', mark, stored, 'PX', window) end

@@ -1,6 +1,8 @@
 -- replay_dead: hand a dead letter's entry to its group again, and to no other.
 -- KEYS[1] dead letters  [2] stream  [3] dead-letter counts   ARGV dead id   -> new entry id, or nothing
 -- Atomic so that replaying twice handles the event once: the letter and the new entry never stand side by side.
+-- A removal of nothing: refused here (no permission), not after the entry was appended.
+redis.call('XDEL', KEYS[1], '0-0')
 local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return false end
 local group, entry = '', {}

@@ -14,9 +14,10 @@
 --     wait     type, version, timeout ms
 -- -> for each: 'ok', 'lost', 'duplicate', or 'failed: ' and why (nothing was changed, the entry stays pending)
 --
--- Redis does not roll a script back. So, first a write that a full server does not refuse and after which it lets the
--- others pass; then for each outcome the fence, and new entries, taken back if one of them fails; the acks last, all in
--- one, whatever went wrong with one of the outcomes.
+-- Redis does not roll a script back. So, first an ack of nothing, which fails where the acks at the end would (no
+-- permission), and a write that a full server does not refuse and after which it lets the others pass; then for each
+-- outcome the fence, and new entries, taken back if one of them fails; the acks last, all in one, whatever went wrong
+-- with one of the outcomes.
 local stream, retry, history, dead, counts_key, skipped, waits, types = unpack(KEYS, 1, 8)
 local group, owner, mark_prefix, wait_prefix = unpack(ARGV, 1, 4)
 local at = 6
@@ -69,12 +70,14 @@ for i = 1, tonumber(ARGV[5]) do
 end
 local counts = held(stream, group, owner, ids)
 
+local now = now_ms()
+redis.call('XACK', stream, group, '0-0')
 let_pass(history)
 local acked = {}
 
 local function ack(o)
-    -- What was delivered once has no history.
-    if o.count > 1 then redis.call('HDEL', history, o.id .. ':f', o.id .. ':u', o.id .. ':e') end
+    -- What was delivered once has no history. Refused, it leaves some bytes; as an error, it would double the effects.
+    if o.count > 1 then redis.pcall('HDEL', history, o.id .. ':f', o.id .. ':u', o.id .. ':e') end
     acked[#acked + 1] = o.id
     return 'ok'
 end
@@ -89,60 +92,87 @@ local function failed(reply)
     return 'failed: ' .. tostring(reply['err'])
 end
 
--- Append or schedule one entry -> an error reply, or nil and how to take it back.
-local function store(entry)
-    if entry.delay == '' then
-        local id = redis.pcall('XADD', entry.key, '*', unpack(entry.fields))
-        if type(id) == 'table' then return id end
-        return nil, { { 'XDEL', entry.key, id } }
+-- A command that may be refused -> its reply, or nil and why not: the server does not say of what its reply speaks.
+local function try(command, key, ...)
+    local reply = redis.pcall(command, key, ...)
+    if type(reply) == 'table' and reply['err'] then
+        return nil, { err = command .. ' ' .. key .. ': ' .. reply['err'] }
     end
-    local delayed, bodies = '{' .. entry.key .. '}:delayed', '{' .. entry.key .. '}:delayed:body'
-    local reply = redis.pcall('HSET', bodies, entry.event_id, cmsgpack.pack(entry.fields))
-    if type(reply) == 'table' then return reply end
-    local undo = { { 'HDEL', bodies, entry.event_id }, { 'ZREM', delayed, entry.event_id } }
-    reply = redis.pcall('ZADD', delayed, now_ms() + tonumber(entry.delay), entry.event_id)
-    if type(reply) ~= 'table' then return nil, undo end
-    redis.call(unpack(undo[1]))
     return reply
 end
 
--- Store several entries, or none.
+-- Append or schedule one entry -> nil and why not, or how to take it back.
+local function store(entry)
+    if entry.delay == '' then
+        local id, refused = try('XADD', entry.key, '*', unpack(entry.fields))
+        return id and { { 'XDEL', entry.key, id } }, refused
+    end
+    local delayed, bodies = '{' .. entry.key .. '}:delayed', '{' .. entry.key .. '}:delayed:body'
+    local undo = { { 'ZREM', delayed, entry.event_id }, { 'HDEL', bodies, entry.event_id } }
+    local _, refused = try('ZADD', delayed, now + tonumber(entry.delay), entry.event_id)
+    if refused then return nil, refused end
+    _, refused = try('HSET', bodies, entry.event_id, cmsgpack.pack(entry.fields))
+    if not refused then return undo end
+    redis.call(unpack(undo[1]))
+    return nil, refused
+end
+
+local function take_back(undos)
+    for _, command in ipairs(undos) do redis.call(unpack(command)) end
+end
+
+-- Store several entries, or none -> nil and why not, or how to take them back.
 local function append(entries)
     local undos = {}
     for _, entry in ipairs(entries) do
-        local refused, undo = store(entry)
-        if refused then
-            for _, command in ipairs(undos) do redis.call(unpack(command)) end
-            return refused
+        local undo, refused = store(entry)
+        if not undo then
+            take_back(undos)
+            return nil, refused
         end
         for _, command in ipairs(undo) do undos[#undos + 1] = command end
     end
-    return nil
+    return undos
+end
+
+-- Give an entry to a reserved owner, count that, and send the commands that index it: all of it, or none.
+local function hand_over(to, id, counter, ...)
+    give(stream, group, to, id)
+    local _, refused = try('HINCRBY', history, id .. counter, 1)
+    if refused then
+        give(stream, group, owner, id)
+        return failed(refused)
+    end
+    for _, command in ipairs({ ... }) do
+        _, refused = try(unpack(command))
+        if refused then
+            redis.call('HINCRBY', history, id .. counter, -1)
+            give(stream, group, owner, id)
+            return failed(refused)
+        end
+    end
+    return 'ok'
 end
 
 local function park(id, delay, counter)
     if not is_type(retry, 'zset') or not is_type(history, 'hash') then
         return 'failed: WRONGTYPE ' .. retry .. ' or ' .. history
     end
-    give(stream, group, '~parked', id)
-    local reply = redis.pcall('ZADD', retry, now_ms() + delay, id)
-    if type(reply) == 'table' then
-        give(stream, group, owner, id)
-        return failed(reply)
-    end
-    redis.pcall('HINCRBY', history, id .. counter, 1)
-    return 'ok'
+    return hand_over('~parked', id, counter, { 'ZADD', retry, now + delay, id })
 end
 
 local verbs = {}
 
-function verbs.emit(o)
+function verbs.emit(o, mark)
     for _, emit in ipairs(o.emits) do
         if not is_stream(emit.key) then return 'failed: WRONGTYPE ' .. emit.key end
     end
-    local refused = append(o.emits)
+    local undos, refused = append(o.emits)
     if refused then return failed(refused) end
-    return ack(o)
+    if mark then refused = select(2, try('SET', mark, o.id, 'PX', o.window)) end
+    if not refused then return ack(o) end
+    take_back(undos)
+    return failed(refused)
 end
 
 verbs.done = verbs.emit
@@ -154,12 +184,7 @@ function verbs.effects(o)
         ack(o)
         return 'duplicate'
     end
-    local stood = redis.call('EXISTS', mark) == 1
-    local reply = redis.pcall('SET', mark, o.id, 'PX', o.window)
-    if reply['err'] then return failed(reply) end
-    local verdict = verbs.emit(o)
-    if verdict ~= 'ok' and not stood then redis.call('DEL', mark) end
-    return verdict
+    return verbs.emit(o, mark)
 end
 
 function verbs.retry(o)
@@ -175,9 +200,9 @@ end
 function verbs.dead(o)
     if not is_stream(dead) or not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. dead end
     o.fields[#o.fields + 1] = 'dead_at'
-    o.fields[#o.fields + 1] = string.format('%.0f', now_ms())
-    local reply = redis.pcall('XADD', dead, '*', unpack(o.fields))
-    if type(reply) == 'table' then return failed(reply) end
+    o.fields[#o.fields + 1] = string.format('%.0f', now)
+    local _, refused = try('XADD', dead, '*', unpack(o.fields))
+    if refused then return failed(refused) end
     redis.pcall('HINCRBY', counts_key, group, 1)
     return ack(o)
 end
@@ -204,15 +229,8 @@ end
 function verbs.wait(o)
     local index = wait_prefix .. o.type .. ':' .. o.version
     if not is_type(index, 'zset') or not is_type(waits, 'set') then return 'failed: WRONGTYPE ' .. index end
-    give(stream, group, '~waiting', o.id)
-    local reply = redis.pcall('ZADD', index, now_ms() + o.timeout, o.id)
-    if type(reply) ~= 'table' then reply = redis.pcall('SADD', waits, o.type .. '\t' .. o.version) end
-    if type(reply) == 'table' then
-        give(stream, group, owner, o.id)
-        return failed(reply)
-    end
-    redis.pcall('HINCRBY', history, o.id .. ':u', 1)
-    return 'ok'
+    local noted = { 'SADD', waits, o.type .. '\t' .. o.version }
+    return hand_over('~waiting', o.id, ':u', noted, { 'ZADD', index, now + o.timeout, o.id })
 end
 
 local verdicts = {}
