@@ -71,7 +71,7 @@ def outcome(app: App, fields: list[bytes]) -> str:
     delivery = Delivery("items", "shop", "1-0", "me", fields)
     began = time.process_time()
     try:
-        planned = app.broker.plan(delivery, frozenset({("Item", "v1")}))
+        planned = app.broker.plan(delivery, {(delivery.stream, delivery.group): frozenset({("Item", "v1")})})
         if isinstance(planned, Run):
             event = app.broker.event(planned)
             app.broker.mark(planned, event)
