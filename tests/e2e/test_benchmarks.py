@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import costs
 from streamtask.transport.embedded import find_server
 from tests.chaos.workers import lives
 
@@ -76,3 +77,13 @@ def test_a_run_that_is_terminated_leaves_no_server_and_no_worker(tmp_path: Path)
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def test_the_costs_of_one_event_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr(costs, "_EVENTS", 300)
+    monkeypatch.setattr(costs, "_ROUNDS", 1)
+    monkeypatch.setattr(costs, "_REPEATS", 1)
+    costs.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("µs  ")[1] for line in lines][:2] == ["drain, no-op", "drain, each emits one event"]
+    assert all(float(line.split()[0]) > 0 for line in lines)
