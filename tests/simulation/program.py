@@ -1,0 +1,173 @@
+"""The program that is simulated: events of several kinds, and handlers that do with them what handlers do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from streamtask import App, Context, Event, Retry, RetryLater
+from tests.simulation.loops import Loop
+from tests.simulation.network import FaultyTransport, Server
+from tests.simulation.oracle import Oracle
+
+#: Seconds between two attempts, and how many there are.
+BACKOFF = 0.5
+ATTEMPTS = 3
+#: Different keys of events that are de-duplicated.
+KEYS = 5
+#: Kinds of events, and how many of each among a hundred. One of "poison" is enough for a run.
+KINDS = {
+    "quick": 30,
+    "long": 8,
+    "raising": 12,
+    "hopeless": 6,
+    "later": 10,
+    "emitting": 16,
+    "keyed": 14,
+    "blocking": 3,
+    "poison": 1,
+}
+#: What workers read.
+PLACES = [("jobs", "work"), ("jobs", "audit"), ("made", "work")]
+
+
+class Job(Event, stream="jobs"):
+    """Work of some kind."""
+
+    n: int
+    kind: str
+
+
+class Keyed(Event, stream="jobs", key="key"):
+    """Work that is done once for each key."""
+
+    n: int
+    key: int
+
+
+class Made(Event, stream="made"):
+    """What a handler emits."""
+
+    n: int
+
+
+class TroubleError(Exception):
+    """A handler fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connector:
+    """Opens the way to the simulated server, for an app."""
+
+    server: Server
+    scheme: str = "memory"
+    url: str = "memory://"
+    address: str = "memory://"
+
+    def open(self) -> FaultyTransport:
+        """A transport that is not connected yet."""
+        return self.server.transport()
+
+
+class SimulatedApp(App):
+    """An app whose broker is the simulated server."""
+
+    def __init__(self, name: str, server: Server) -> None:
+        super().__init__(name, broker="memory://")
+        self._simulated = Connector(server)
+
+    def connector(self) -> Any:
+        return self._simulated
+
+
+def kinds(chance: Random, events: int) -> list[str]:
+    """The kind of each event."""
+    drawn = chance.choices(list(KINDS), weights=list(KINDS.values()), k=events)
+    poison = next((n for n, kind in enumerate(drawn) if kind == "poison"), None)
+    return [kind if kind != "poison" or n == poison else "quick" for n, kind in enumerate(drawn)]
+
+
+def runs_of(kind: str) -> int:
+    """How often an event of a kind runs where nothing goes wrong."""
+    return {"raising": ATTEMPTS, "hopeless": ATTEMPTS, "later": 2}.get(kind, 1)
+
+
+def event_of(n: int, kind: str) -> Event:
+    """The event of a number."""
+    return Keyed(n=n, key=n % KEYS) if kind == "keyed" else Job(n=n, kind=kind)
+
+
+def make_app(server: Server, oracle: Oracle, lease: float, kill: Callable[[Loop], None]) -> SimulatedApp:
+    """The app with its handlers. `kill` ends the process of a loop."""
+    app = SimulatedApp("work", server)
+    retry = Retry(ATTEMPTS, backoff=BACKOFF)
+
+    @contextmanager
+    def noted(place: str, n: int) -> Iterator[None]:
+        # A handler that is cancelled, or dies, notes nothing.
+        worker = _loop().process.name
+        oracle.starts(n, place, worker)
+        try:
+            yield
+        except Exception:
+            oracle.ends(n, place, worker, returned=False)
+            raise
+        oracle.ends(n, place, worker, returned=True)
+
+    @app.on(retry=retry)
+    async def work(job: Job, ctx: Context) -> None:
+        with noted("jobs/work", job.n):
+            await behave(job, ctx)
+
+    async def behave(job: Job, ctx: Context) -> None:
+        match job.kind:
+            case "long":
+                await asyncio.sleep(1.5 * lease)
+            case "blocking":
+                _loop().block(1.5 * lease)
+                await asyncio.sleep(0)
+            case "poison":
+                kill(_loop())
+                await asyncio.Event().wait()
+            case "raising" if ctx.attempt < ATTEMPTS:
+                raise TroubleError
+            case "hopeless":
+                raise TroubleError
+            case "later" if oracle.begun[job.n, "jobs/work"] < runs_of("later"):
+                raise RetryLater(delay=BACKOFF)
+            case "emitting":
+                await asyncio.sleep(0.01 * (job.n % 3))
+                ctx.emit(Made(n=job.n), delay=BACKOFF if job.n % 4 == 0 else None)
+
+    @app.on(retry=retry)
+    async def once(keyed: Keyed) -> Made:
+        with noted("jobs/work", keyed.n):
+            await asyncio.sleep(0.05 * (keyed.n % 3))
+        return Made(n=keyed.n)
+
+    @app.on(retry=retry)
+    async def made(made: Made) -> None:
+        with noted("made/work", made.n):
+            await asyncio.sleep(0)
+
+    @app.on(Job, Keyed, group="audit", dedupe=False, retry=retry)
+    async def audit(event: Any) -> None:
+        with noted("jobs/audit", event.n):
+            pass
+
+    return app
+
+
+def seconds_of(kind: str, lease: float) -> float:
+    """The longest that an event of a kind may take of a worker that does nothing else, found dead or not."""
+    if kind in ("long", "blocking"):
+        return 1.5 * lease
+    return ATTEMPTS * (BACKOFF + 0.2)
+
+
+def _loop() -> Loop:
+    return asyncio.get_running_loop()  # type: ignore[return-value]
