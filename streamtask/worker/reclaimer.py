@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
+from streamtask.worker.arrivals import still_ours
 from streamtask.worker.flow import Flow
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
@@ -87,10 +88,12 @@ class Reclaimer:
             own_room = self._room(sub)
             async with self._leases.arriving:
                 count = min(self._flow.free, own_room)
+                asked_at = time.monotonic()
                 claimed = await self._transport.recovery.claim(sub, self._owner, count=count)
-                if claimed.deliveries:
-                    self._metrics.reclaimed(sub.stream, sub.group, len(claimed.deliveries), "due")
-                    self._take(list(claimed.deliveries))
+                taken = await still_ours(self._transport, claimed.deliveries, asked_at=asked_at, lease=self._lease)
+                if taken:
+                    self._metrics.reclaimed(sub.stream, sub.group, len(taken), "due")
+                    self._take(taken)
                 if claimed.expired:
                     self._expire(list(claimed.expired))
             for entry_id in claimed.gone:
