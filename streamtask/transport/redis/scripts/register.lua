@@ -16,7 +16,7 @@ if reply['err'] then
 else
     created = floor and 2 or 1
     if not floor then
-        local first = start
+        local first = start == '0' and '0-0' or start
         if start == '$' then first = fields_of(redis.call('XINFO', 'STREAM', stream))['last-generated-id'] end
         redis.call('HSET', floors, group, first)
     end
