@@ -7,9 +7,9 @@ import sys
 import time
 from multiprocessing import Pool
 
-from tests.simulation.campaign import Campaign, replay_command
-from tests.simulation.options import expand
-from tests.simulation.world import Result, simulate
+from tests.simulation.campaign import Campaign
+from tests.simulation.options import RANGES, Options, expand
+from tests.simulation.world import simulate
 
 
 def main() -> int:
@@ -20,13 +20,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no new seed after so many")
     parser.add_argument("--processes", type=int, default=1, help="how many run side by side (default 1)")
     parser.add_argument("--replay", type=int, help="run this seed only, and print every step of it")
+    parser.add_argument("--only", choices=RANGES, help="with this fault alone, as often as it can be")
     parser.add_argument("--without", action="append", default=[], help="with this fault turned off; may be repeated")
     chosen = parser.parse_args()
     if chosen.replay is not None:
-        return _replay(chosen.replay, chosen.without)
+        return _replay(_options(chosen.replay, chosen.only), chosen.without)
     campaign, end = Campaign(), time.monotonic() + chosen.seconds
     with Pool(chosen.processes) as pool:
-        for result in pool.imap_unordered(_run, range(chosen.first, chosen.first + chosen.seeds), chunksize=8):
+        seeds = range(chosen.first, chosen.first + chosen.seeds)
+        for result in pool.imap_unordered(simulate, (_options(seed, chosen.only) for seed in seeds), chunksize=8):
             campaign.add(result)
             if result.wrong or time.monotonic() > end:
                 pool.terminate()
@@ -35,20 +37,19 @@ def main() -> int:
     return int(bool(campaign.failed))
 
 
-def _run(seed: int) -> Result:
-    return simulate(expand(seed))
-
-
-def _replay(seed: int, without: list[str]) -> int:
+def _options(seed: int, only: str | None) -> Options:
     options = expand(seed)
+    return options.only(only) if only else options
+
+
+def _replay(options: Options, without: list[str]) -> int:
     for fault in without:
         options = options.without(fault)
     result = simulate(options)
     print(*result.lines, options, *result.wrong, f"digest {result.digest}", sep="\n")  # noqa: T201
-    if result.wrong and not without:
+    if result.wrong:
         needed = [name for name in options.faults.names if not simulate(options.without(name)).wrong]
-        print(f"it does not come without: {', '.join(needed) or 'any of them'}")  # noqa: T201
-        print(replay_command(seed))  # noqa: T201
+        print(f"it does not come without: {', '.join(needed) or 'any one of them'}")  # noqa: T201
     return int(bool(result.wrong))
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
+from tests.simulation.options import Options
 from tests.simulation.world import Result
 
 #: Figures of which the greatest tells, not the sum.
 _GREATEST = ("seconds until all was settled", "commands per idle second")
 
 
-def replay_command(seed: int) -> str:
-    """What to type to see a seed again, step by step."""
-    return f"python -m tests.simulation --replay {seed}"
+def replay_command(options: Options) -> str:
+    """What to type to see a run again, step by step."""
+    alone = f" --only {options.alone}" if options.alone else ""
+    return f"python -m tests.simulation --replay {options.seed}{alone}"
 
 
 class Campaign:
@@ -42,5 +44,5 @@ class Campaign:
         lines = [f"MEASURED {self.runs} seeds: {', '.join(sums + greatest)}"]
         for result in self.failed:
             lines += [f"seed {result.options.seed}: {result.options}", *(f"    {line}" for line in result.wrong[:10])]
-            lines.append(f"    again: {replay_command(result.options.seed)}")
+            lines.append(f"    again: {replay_command(result.options)}")
         return "\n".join(lines)

@@ -51,7 +51,7 @@ class Faults:
 
 
 #: Between what each fault is drawn, where it is turned on.
-_RANGES = {
+RANGES = {
     "delayed": (0.05, 0.5),
     "command_lost": (0.005, 0.05),
     "reply_lost": (0.005, 0.05),
@@ -85,6 +85,14 @@ class Options:
     #: Seconds over which events are published, and faults happen.
     lasts: float
     faults: Faults = field(default_factory=Faults)
+    #: The fault that is turned on alone, instead of those of the seed.
+    alone: str = ""
+
+    def only(self, fault: str) -> Options:
+        """The same with one fault alone, as often as it can be."""
+        rarely, often = RANGES[fault]
+        worst = rarely if fault.endswith("_every") else often
+        return replace(self, faults=Faults(**{fault: worst}), alone=fault)
 
     def without(self, fault: str) -> Options:
         """The same with one fault less; for finding out which ones it takes."""
@@ -94,7 +102,7 @@ class Options:
 def expand(seed: int) -> Options:
     """The options of a seed."""
     chance = Random(f"options {seed}")
-    chosen = {name: chance.uniform(*bounds) for name, bounds in _RANGES.items() if chance.random() < 0.3}
+    chosen = {name: chance.uniform(*bounds) for name, bounds in RANGES.items() if chance.random() < 0.3}
     return Options(
         seed=seed,
         heals=chance.random() < 0.6,

@@ -10,11 +10,12 @@ import pytest
 
 from tests.chaos.workers import LONG
 from tests.simulation.campaign import Campaign
-from tests.simulation.options import Faults, Options, expand
+from tests.simulation.options import RANGES, Faults, Options, expand
 from tests.simulation.world import simulate
 
 #: Seeds that are run each time; the long form runs more.
-_SEEDS = 10_000 if LONG else 250
+_SEEDS = 10_000 if LONG else 200
+_SEEDS_OF_ONE_FAULT = 500 if LONG else 8
 
 
 @pytest.mark.timeout(7200 if LONG else 300)
@@ -24,6 +25,16 @@ def test_every_promise_holds_for_every_seed() -> None:
         campaign.add(simulate(expand(seed)))
         if campaign.failed:
             break
+    print(campaign.report())
+    assert not campaign.failed, campaign.report()
+
+
+@pytest.mark.timeout(3600 if LONG else 120)
+@pytest.mark.parametrize("fault", RANGES)
+def test_every_promise_holds_under_a_fault_alone(fault: str) -> None:
+    campaign = Campaign()
+    for seed in range(_SEEDS_OF_ONE_FAULT):
+        campaign.add(simulate(expand(seed).only(fault)))
     print(campaign.report())
     assert not campaign.failed, campaign.report()
 
