@@ -1,4 +1,4 @@
-"""Every planted bug still fits the code, and the quickest to find are found; `python -m tests.planted` finds them all."""
+"""Every planted bug still fits the code, and some are found each time; `python -m tests.planted` finds them all."""
 
 from __future__ import annotations
 

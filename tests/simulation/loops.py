@@ -257,7 +257,7 @@ class Loop(asyncio.AbstractEventLoop):
                 return
             try:
                 future.set_result(func(*args))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whoever waits for the thread gets it
                 future.set_exception(error)
 
         self.call_soon(run)

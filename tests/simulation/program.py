@@ -101,69 +101,79 @@ def event_of(n: int, kind: str) -> Event:
     return Keyed(n=n, key=n % KEYS) if kind == "keyed" else Job(n=n, kind=kind)
 
 
-def make_app(server: Server, oracle: Oracle, lease: float, kill: Callable[[Loop], None]) -> SimulatedApp:
-    """The app with its handlers. `kill` ends the process of a loop."""
-    app = SimulatedApp("work", server)
-    retry = Retry(ATTEMPTS, backoff=BACKOFF)
+class Conduct:
+    """What the handlers do. `kill` ends the process of a loop."""
+
+    def __init__(self, oracle: Oracle, lease: float, kill: Callable[[Loop], None]) -> None:
+        self._oracle = oracle
+        self._lease = lease
+        self._kill = kill
 
     @contextmanager
-    def noted(place: str, n: int) -> Iterator[None]:
-        # A handler that is cancelled, or dies, notes nothing.
+    def noted(self, place: str, n: int) -> Iterator[None]:
+        """Note the run of a handler. One that is cancelled, or dies, notes no end."""
         worker = _loop().process.name
-        oracle.starts(n, place, worker)
+        self._oracle.starts(n, place, worker)
         try:
             yield
         except Exception:
-            oracle.ends(n, place, worker, returned=False)
+            self._oracle.ends(n, place, worker, returned=False)
             raise
-        oracle.ends(n, place, worker, returned=True)
+        self._oracle.ends(n, place, worker, returned=True)
 
-    @app.on(retry=retry)
-    async def work(job: Job, ctx: Context) -> None:
-        with noted("jobs/work", job.n):
-            await behave(job, ctx)
-
-    async def behave(job: Job, ctx: Context) -> None:
+    async def work(self, job: Job, ctx: Context) -> None:
+        """Do what the kind of the event says."""
         match job.kind:
             case "long":
-                await asyncio.sleep(1.5 * lease)
+                await asyncio.sleep(1.5 * self._lease)
             case "blocking":
-                _loop().block(1.5 * lease)
+                _loop().block(1.5 * self._lease)
                 await asyncio.sleep(0)
             case "poison":
-                kill(_loop())
+                self._kill(_loop())
                 await asyncio.Event().wait()
             case "raising" if ctx.attempt < ATTEMPTS:
                 raise TroubleError
             case "hopeless":
                 raise TroubleError
-            case "later" if oracle.begun[job.n, "jobs/work"] < runs_of("later"):
+            case "later" if self._oracle.begun[job.n, "jobs/work"] < runs_of("later"):
                 raise RetryLater(delay=BACKOFF)
             case "emitting":
                 await asyncio.sleep(0.01 * (job.n % 3))
                 ctx.emit(Made(n=job.n), delay=BACKOFF if job.n % 4 == 0 else None)
 
+
+def make_app(server: Server, conduct: Conduct) -> SimulatedApp:
+    """The app with its handlers."""
+    app = SimulatedApp("work", server)
+    retry = Retry(ATTEMPTS, backoff=BACKOFF)
+
+    @app.on(retry=retry)
+    async def work(job: Job, ctx: Context) -> None:
+        with conduct.noted("jobs/work", job.n):
+            await conduct.work(job, ctx)
+
     @app.on(retry=retry)
     async def once(keyed: Keyed) -> Made:
-        with noted("jobs/work", keyed.n):
+        with conduct.noted("jobs/work", keyed.n):
             await asyncio.sleep(0.05 * (keyed.n % 3))
         return Made(n=keyed.n)
 
     @app.on(retry=retry)
     async def made(made: Made) -> None:
-        with noted("made/work", made.n):
+        with conduct.noted("made/work", made.n):
             await asyncio.sleep(0)
 
     @app.on(Job, Keyed, group="audit", dedupe=False, retry=retry)
     async def audit(event: Any) -> None:
-        with noted("jobs/audit", event.n):
+        with conduct.noted("jobs/audit", event.n):
             pass
 
     return app
 
 
 def seconds_of(kind: str, lease: float) -> float:
-    """The longest that an event of a kind may take of a worker that does nothing else, found dead or not."""
+    """The longest that an event of a kind takes of a worker, its pauses between attempts included."""
     if kind in ("long", "blocking"):
         return 1.5 * lease
     return ATTEMPTS * (BACKOFF + 0.2)

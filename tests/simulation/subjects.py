@@ -67,9 +67,7 @@ class RedisSubject(RedisEngine):
 
     def pending(self, stream: str, group: str) -> dict[str, tuple[str, int]]:
         found: list[dict[str, Any]] = self.client.xpending_range(keys.stream(stream), group, "-", "+", 1000)
-        return {
-            each["message_id"].decode(): (each["consumer"].decode(), each["times_delivered"]) for each in found
-        }
+        return {each["message_id"].decode(): (each["consumer"].decode(), each["times_delivered"]) for each in found}
 
     def silence(self, owner: str) -> None:
         self.client.delete(keys.beat(owner))

@@ -25,7 +25,7 @@ def test_every_promise_holds_for_every_seed() -> None:
         campaign.add(simulate(expand(seed)))
         if campaign.failed:
             break
-    print(campaign.report())
+    print(campaign.report())  # noqa: T201
     assert not campaign.failed, campaign.report()
 
 
@@ -35,7 +35,7 @@ def test_every_promise_holds_under_a_fault_alone(fault: str) -> None:
     campaign = Campaign()
     for seed in range(_SEEDS_OF_ONE_FAULT):
         campaign.add(simulate(expand(seed).only(fault)))
-    print(campaign.report())
+    print(campaign.report())  # noqa: T201
     assert not campaign.failed, campaign.report()
 
 

@@ -51,7 +51,8 @@ class SimulatedKeeper(Keeper):
 
     async def stop(self) -> None:
         self._stop.set()
-        while not self._task.done():
+        # The task is another loop's, which nothing here can wait for.
+        while not self._task.done():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -85,7 +86,8 @@ class _World:
         self._scheduler = scheduler
         self._chance = chance
         self._server = Server(scheduler, chance, self.oracle, options.faults)
-        self._app = program.make_app(self._server, self.oracle, options.lease, lambda loop: self._kill(loop.process))
+        conduct = program.Conduct(self.oracle, options.lease, lambda loop: self._kill(loop.process))
+        self._app = program.make_app(self._server, conduct)
         self._kinds = program.kinds(chance, options.events)
         #: Living workers, and what asks each to end.
         self._workers: dict[Process, Callable[[], None]] = {}
@@ -185,7 +187,9 @@ class _World:
             "stopped_every": lambda: self._at_a_worker(lambda process: process.stop(chance.uniform(0, 3 * lease))),
             "killed_every": lambda: self._at_a_worker(self._kill),
             "replaced_every": lambda: self._at_a_worker(lambda process: self._workers[process]()),
-            "clock_set_every": lambda: self._at_a_worker(lambda process: process.set_clock(chance.uniform(-3600, 3600))),
+            "clock_set_every": lambda: self._at_a_worker(
+                lambda process: process.set_clock(chance.uniform(-3600, 3600))
+            ),
             "away_every": lambda: server.go_away(chance.uniform(0, 8)),
             "readonly_every": lambda: server.refuse_writes(chance.uniform(0, 8)),
             "full_every": lambda: server.be_full(chance.uniform(0, 8)),
@@ -260,6 +264,7 @@ class _World:
             "virtual seconds": self._scheduler.now,
             "events": len(oracle.sent),
             "handler runs": oracle.begun.total(),
+            "runs cut off": oracle.begun.total() - oracle.handled.total() - oracle.raised.total(),
             "outcomes refused": oracle.refused,
             "outcomes taken": sum(map(len, oracle.taken.values())),
             **{f"{name.removesuffix('_every')}": n for name, n in self._struck.items()},
