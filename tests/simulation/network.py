@@ -15,6 +15,7 @@ from typing import Any
 
 from streamtask.errors import StoreFullError, TransportError
 from streamtask.transport.memory import MemoryStore, MemoryTransport
+from streamtask.transport.memory.store import Expiring
 from streamtask.transport.port import Dead, Delivery, Done, Outcome, Outgoing
 from tests.simulation.loops import EPOCH, Loop, Process, Scheduler
 from tests.simulation.options import Faults
@@ -101,6 +102,13 @@ class Server:
             self._oracle.rolled_back(taken_at)
         self.go_away(seconds)
 
+    def forget(self, seconds: float) -> None:
+        """Come back empty."""
+        self._snapshot = None
+        self.store.streams, self.store.beats = {}, Expiring()
+        self._oracle.rolled_back(0)
+        self.go_away(seconds)
+
     def refuse_writes(self, seconds: float) -> None:
         """Be a replica for some time."""
         self._readonly_until = self._scheduler.now + seconds
@@ -109,22 +117,24 @@ class Server:
         """Take no more events for some time."""
         self._full_until = self._scheduler.now + seconds
 
-    def hang_up(self, process: Process) -> None:
-        """The connections of a process break: it is dead, or the network cut them."""
-        self._break(lambda command: command.loop.process is process)
+    def hang_up(self, process: Process) -> list[str]:
+        """The connections of a process break: it is dead, or the network cut them. What it had asked for."""
+        return self._break(lambda command: command.loop.process is process)
 
     def heal(self) -> None:
         """All is well from now on."""
         self.faults = Faults()
         self._away_until = self._readonly_until = self._full_until = self._scheduler.now
 
-    def _break(self, concerned: Callable[[Command], bool]) -> None:
-        for command in [command for command in self._open if concerned(command)]:
+    def _break(self, concerned: Callable[[Command], bool]) -> list[str]:
+        broken = [command for command in self._open if concerned(command)]
+        for command in broken:
             del self._open[command]
             command.reply(TransportError("the connection was lost"))
             if command.verb in _BLOCKING and command.task is not None:
                 # The server notices a little later, and may hand something over until then.
                 self._loop.call_later(self._chance.uniform(0, 0.05), command.task.cancel)
+        return [command.verb for command in broken]
 
     async def _replicate(self) -> None:
         while True:

@@ -43,6 +43,8 @@ class Faults:
     full_every: float = 0.0
     #: Another server takes over, which has not received the last writes.
     failover_every: float = 0.0
+    #: The server comes back empty.
+    forgets_every: float = 0.0
 
     @property
     def names(self) -> list[str]:
@@ -67,6 +69,7 @@ RANGES = {
     "readonly_every": (6.0, 20.0),
     "full_every": (6.0, 20.0),
     "failover_every": (8.0, 20.0),
+    "forgets_every": (10.0, 20.0),
 }
 
 

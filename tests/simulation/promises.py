@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from streamtask import envelope as envelopes
 from streamtask.transport.memory import MemoryStore
-from streamtask.transport.memory.log import Entry, id_text
+from streamtask.transport.memory.log import ZERO, Entry, Group, id_text
 from streamtask.transport.memory.store import StreamState
 from streamtask.transport.port import Dead, Retry, Verdict
 from tests.simulation import program
@@ -16,7 +16,7 @@ from tests.simulation.oracle import Oracle, Place
 
 #: Faults after which an event that runs may run once more: its worker dies, is thought dead, is asked to end, acts on
 #: what it asked for long ago, or the server forgets.
-_RUNS_AGAIN = {"stopped_every", "killed_every", "replaced_every", "command_late", "failover_every"}
+_RUNS_AGAIN = {"stopped_every", "killed_every", "replaced_every", "command_late", "failover_every", "forgets_every"}
 
 
 def broken(oracle: Oracle, store: MemoryStore, options: Options, *, finished: bool) -> list[str]:
@@ -88,8 +88,8 @@ def _charged(oracle: Oracle) -> Iterator[str]:
 
 def _handled(oracle: Oracle, store: MemoryStore, stream: str, group: str, *, finished: bool) -> Iterator[str]:
     """What left a group was handled in it or is a dead letter; at the end, everything has."""
-    state = store.streams[stream]
-    reading = state.log.groups[group]
+    state = store.find(stream)
+    reading = state.log.groups.get(group) or Group(ZERO)
     letters = {letter.entry_id for letter in state.dead.values() if letter.group == group}
     for entry in _entries(state):
         n, entry_id = _number(_envelope(entry)), id_text(entry.id)
@@ -124,7 +124,7 @@ def _ran_again(oracle: Oracle, options: Options) -> Iterator[str]:
 
 
 def _entries(state: StreamState) -> list[Entry]:
-    return state.log.after((0, 0))
+    return state.log.after(ZERO)
 
 
 def _numbers(state: StreamState) -> Iterator[int]:

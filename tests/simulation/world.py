@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -93,7 +94,7 @@ class _World:
         self._workers: dict[Process, Callable[[], None]] = {}
         self._started = 0
         self._publishing = 0
-        self._struck: dict[str, int] = {}
+        self._struck: Counter[str] = Counter()
         self._chaos = scheduler.process("chaos")
 
     def run(self) -> list[str]:
@@ -193,6 +194,7 @@ class _World:
             "away_every": lambda: server.go_away(chance.uniform(0, 8)),
             "readonly_every": lambda: server.refuse_writes(chance.uniform(0, 8)),
             "full_every": lambda: server.be_full(chance.uniform(0, 8)),
+            "forgets_every": lambda: server.forget(chance.uniform(0, 3)),
             "failover_every": lambda: server.fail_over(chance.uniform(0, 3)),
         }.items():
             if mean := getattr(faults, name):
@@ -202,7 +204,7 @@ class _World:
         while True:
             await asyncio.sleep(self._chance.expovariate(1 / mean))
             self.oracle.trace(name.removesuffix("_every"))
-            self._struck[name] = self._struck.get(name, 0) + 1
+            self._struck[name.removesuffix("_every")] += 1
             strike()
 
     def _at_a_worker(self, strike: Callable[[Process], None]) -> None:
@@ -214,7 +216,9 @@ class _World:
 
     def _kill(self, process: Process) -> None:
         process.kill()
-        self._server.hang_up(process)
+        for verb in self._server.hang_up(process):
+            # Where the killed were: it is trials that hit a window that count.
+            self._struck[f"gone during {verb}"] += 1
         if self._workers.pop(process, None) is not None:
             self.oracle.trace(f"{process.name} is gone")
             starting = self._scheduler.process("supervisor")
@@ -234,7 +238,7 @@ class _World:
         if self._publishing:
             return False
         for stream, group in program.PLACES:
-            state = self._server.store.streams[stream]
+            state = self._server.store.find(stream)
             reading = state.log.groups.get(group)
             if state.delayed or reading is None or reading.pending or reading.last_delivered < state.log.last_id:
                 return False
@@ -267,7 +271,7 @@ class _World:
             "runs cut off": oracle.begun.total() - oracle.handled.total() - oracle.raised.total(),
             "outcomes refused": oracle.refused,
             "outcomes taken": sum(map(len, oracle.taken.values())),
-            **{f"{name.removesuffix('_every')}": n for name, n in self._struck.items()},
+            **self._struck,
         }
         return wrong
 
