@@ -6,6 +6,7 @@ Deliveries are kept for as long as the machine runs: an owner that was paused, o
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -78,6 +79,8 @@ class TransportMachine(RuleBasedStateMachine):
         self._alive: set[str] = set()
         #: Every delivery that was ever handed over.
         self._given: list[Delivery] = []
+        #: What was stored under each de-duplication key.
+        self._keys: dict[str, str] = {}
         #: Once is enough: it takes a hundred times as long as anything else.
         self._restarted = False
 
@@ -114,6 +117,40 @@ class TransportMachine(RuleBasedStateMachine):
             again = order(event_id=item.event_id, again=True)
             assert self._call(self._transport.publish([again])) == [entry_id]
         self._model.append(entry_id)
+
+    @rule(delay=_delays, reply_lost=st.booleans())
+    def publish_for_later(self, delay: float, reply_lost: bool) -> None:
+        item = order(delay=delay)
+        assert self._call(self._transport.publish([item])) == [item.event_id]
+        (self._model.later if delay else self._model.due).add(item.event_id)
+        if reply_lost:
+            again = order(event_id=item.event_id, delay=delay, again=True)
+            assert self._call(self._transport.publish([again])) == [item.event_id]
+
+    @rule(key=st.sampled_from("xy"), delay=st.none() | _delays)
+    def publish_once_for_a_key(self, key: str, delay: float | None) -> None:
+        item = order(dedup_key=key, dedup_window=LONG, delay=delay)
+        [stored] = self._call(self._transport.publish([item]))
+        assert isinstance(stored, str)
+        if key in self._keys:
+            assert stored == self._keys[key]
+        elif delay is None:
+            self._model.append(stored)
+        else:
+            (self._model.later if delay else self._model.due).add(stored)
+        self._keys.setdefault(key, stored)
+
+    @rule()
+    def promote(self) -> None:
+        newest = self._model.ever[-1] if self._model.ever else "0"
+        next_due = self._call(self._transport.schedule.promote([_STREAM]))
+        promoted = self._call(self._transport.read(_STREAM, after=newest, count=1000, wait=0))
+        events = [json.loads(each.body or b"")["event_id"] for each in promoted]
+        assert sorted(events) == sorted(self._model.due)
+        assert (next_due is None) == (not self._model.later)
+        self._model.due.clear()
+        for delivery in promoted:
+            self._model.append(delivery.entry_id)
 
     @rule(events=st.integers(0, 3), turns=st.lists(_turns, min_size=1, max_size=3))
     def work(self, events: int, turns: list[tuple[str, str, list[Any]]]) -> None:

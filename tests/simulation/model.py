@@ -75,6 +75,9 @@ class Model:
         self.letters: Counter[tuple[str, str]] = Counter()
         #: Event ids that handlers emitted.
         self.emitted: list[str] = []
+        #: Event ids of events that are not due yet, and of those that are and were not promoted.
+        self.later: set[str] = set()
+        self.due: set[str] = set()
 
     def append(self, entry_id: str) -> None:
         """An event comes to the stream."""

@@ -13,7 +13,7 @@ from tests.servers import RedisServer, ServerBinary, available_servers
 from tests.simulation.machine import TransportMachine
 from tests.simulation.subjects import MemorySubject, RedisSubject, Subject
 
-_EXAMPLES = 20_000 if LONG else 100
+_EXAMPLES = 20_000 if LONG else 120
 _STEPS = 50
 
 
