@@ -22,7 +22,7 @@ from unittest.mock import patch
 #: What the time of day begins with.
 EPOCH = 1_700_000_000.0
 #: Steps without the clock moving: more of them is a loop that turns and waits for nothing.
-_MOST_STEPS = 200_000
+_MOST_STEPS = 100_000
 
 
 class SpinningError(Exception):
