@@ -25,15 +25,14 @@ from tests.simulation.oracle import Oracle
 _TIMEOUT = 5.0
 _BLOCKING = ("fetch", "read")
 #: Questions: a replica answers them.
-_READS = frozenset({"marked", "interest", "stats", "read", "lost_owners", "streams", "count", "page"})
+_READS = frozenset({"connect", "marked", "interest", "stats", "read", "lost_owners", "streams", "count", "page"})
 _BETWEEN_SNAPSHOTS = 0.5
 
 
 class Command:
     """One command on its way, and its reply."""
 
-    def __init__(self, transport: FaultyTransport, verb: str, run: Callable[[], Coroutine[Any, Any, Any]]) -> None:
-        self.transport = transport
+    def __init__(self, verb: str, run: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self.verb = verb
         self.run = run
         #: The loop of the thread that asks.
@@ -252,7 +251,7 @@ class FaultyTransport(Verbs):
 
     async def ask(self, verb: str, run: Callable[[], Coroutine[Any, Any, Any]], wait: float = 0.0) -> Any:
         """One command and its reply."""
-        command = Command(self, verb, run)
+        command = Command(verb, run)
         self._server.receive(command, self._travel(verb, command.loop.time()))
         try:
             async with asyncio.timeout(wait + _TIMEOUT):
