@@ -76,6 +76,9 @@ class Reclaimer:
             except TransportError as error:
                 self._trouble_at = time.monotonic()
                 self._outage.failed(error)
+                # What is due is not known any more and holds no new event up: it is the fetcher that finds a group
+                # gone, and has it made again.
+                self._tell(due_waits=False)
                 wait = 1.0
             await asyncio.sleep(wait)
             if self._due_waits:
@@ -104,9 +107,12 @@ class Reclaimer:
                 due_waits = due_waits or own_room > len(claimed.deliveries)
             elif claimed.next_due is not None:
                 wait = min(wait, claimed.next_due)
+        self._tell(due_waits=due_waits)
+        return 0.0 if due_waits else wait
+
+    def _tell(self, *, due_waits: bool) -> None:
         self._due_waits = due_waits
         self._flow.due_waits(waits=due_waits)
-        return 0.0 if due_waits else wait
 
     async def _look_for_the_dead(self) -> None:
         if not self._keeper.sees_the_dead(time.monotonic()):
