@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.servers import RedisServer, ServerBinary, available_servers
 
@@ -19,6 +19,10 @@ _SERVERS = available_servers()
 
 # How long an example takes says how busy this machine is, not whether the code is right.
 settings.register_profile("streamtask", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For planted bugs, of which only has to be known that they are found: `--hypothesis-profile unshrunk`.
+settings.register_profile(
+    "unshrunk", settings.get_profile("streamtask"), phases=(Phase.explicit, Phase.generate), database=None
+)
 settings.load_profile("streamtask")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
+from streamtask.worker.arrivals import still_ours
 from streamtask.worker.flow import Flow
 from streamtask.worker.leases import Leases
 from streamtask.worker.outage import Outage
@@ -32,6 +33,7 @@ class Fetcher:
         flow: Flow,
         leases: Leases,
         health: Health,
+        lease: float,
         metrics: Metrics,
         take: Callable[[list[Delivery]], None],
         room: Callable[[Sequence[Subscription]], tuple[list[str], int]],
@@ -43,6 +45,7 @@ class Fetcher:
         self._flow = flow
         self._leases = leases
         self._health = health
+        self._lease = lease
         self._metrics = metrics
         self._outage = Outage("fetch", metrics, group=self._group, streams=[sub.stream for sub in subscriptions])
         self._take = take
@@ -74,7 +77,9 @@ class Fetcher:
             self._health.paused(self._group, time.monotonic(), paused=False)
             streams, room = self._room(self._subscriptions)
         count = max(1, room // len(streams))
-        deliveries = await self._transport.fetch(self._group, self._owner, streams, count=count, wait=_WAIT)
+        asked_at = time.monotonic()
+        fetched = await self._transport.fetch(self._group, self._owner, streams, count=count, wait=_WAIT)
+        deliveries = await still_ours(self._transport, fetched, asked_at=asked_at, lease=self._lease)
         self._health.read_ok(self._group, time.monotonic())
         self.empty = not deliveries
         if deliveries:

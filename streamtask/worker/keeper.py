@@ -63,7 +63,7 @@ class Keeper:
         self._outage = Outage("heartbeat", metrics, owner=owner)
         self._stop = threading.Event()
         self._beaten = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="streamtask-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name="streamtask-keeper", daemon=True)
         self._run_id = ""
         self._last = 0.0
         self._trust = _TRUST
@@ -92,10 +92,11 @@ class Keeper:
             return False
         return now - since >= self._trust
 
-    def _run(self) -> None:
-        asyncio.run(self._main())
+    def _run_loop(self) -> None:
+        asyncio.run(self.run())
 
-    async def _main(self) -> None:
+    async def run(self) -> None:
+        """Beat and renew until `stop`, on a loop of its own: what the thread does."""
         transport: Transport | None = None
         renewed = 0.0
         delay = BEAT_EVERY

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
+from streamtask.worker.arrivals import still_ours
 from streamtask.worker.flow import Flow
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
@@ -75,6 +76,9 @@ class Reclaimer:
             except TransportError as error:
                 self._trouble_at = time.monotonic()
                 self._outage.failed(error)
+                # What is due is not known any more and holds no new event up: it is the fetcher that finds a group
+                # gone, and has it made again.
+                self._tell(due_waits=False)
                 wait = 1.0
             await asyncio.sleep(wait)
             if self._due_waits:
@@ -87,10 +91,12 @@ class Reclaimer:
             own_room = self._room(sub)
             async with self._leases.arriving:
                 count = min(self._flow.free, own_room)
+                asked_at = time.monotonic()
                 claimed = await self._transport.recovery.claim(sub, self._owner, count=count)
-                if claimed.deliveries:
-                    self._metrics.reclaimed(sub.stream, sub.group, len(claimed.deliveries), "due")
-                    self._take(list(claimed.deliveries))
+                taken = await still_ours(self._transport, claimed.deliveries, asked_at=asked_at, lease=self._lease)
+                if taken:
+                    self._metrics.reclaimed(sub.stream, sub.group, len(taken), "due")
+                    self._take(taken)
                 if claimed.expired:
                     self._expire(list(claimed.expired))
             for entry_id in claimed.gone:
@@ -101,9 +107,12 @@ class Reclaimer:
                 due_waits = due_waits or own_room > len(claimed.deliveries)
             elif claimed.next_due is not None:
                 wait = min(wait, claimed.next_due)
+        self._tell(due_waits=due_waits)
+        return 0.0 if due_waits else wait
+
+    def _tell(self, *, due_waits: bool) -> None:
         self._due_waits = due_waits
         self._flow.due_waits(waits=due_waits)
-        return 0.0 if due_waits else wait
 
     async def _look_for_the_dead(self) -> None:
         if not self._keeper.sees_the_dead(time.monotonic()):

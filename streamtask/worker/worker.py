@@ -203,6 +203,7 @@ class Worker:
                 flow=self._flow,
                 leases=self._leases,
                 health=self.health,
+                lease=self._settings.lease,
                 metrics=self.metrics,
                 take=partial(self._take, due=False),
                 room=self._room,

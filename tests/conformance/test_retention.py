@@ -146,6 +146,18 @@ async def test_a_vanished_group_still_keeps_what_it_needs_from_being_trimmed(eng
     assert text_of(await consumer.fetch_one()) == "needed"
 
 
+async def test_a_group_that_vanished_before_its_first_checkpoint_keeps_everything_too(engine: Engine) -> None:
+    consumer, other = await engine.consumer(), await engine.consumer(group="billing")
+    await consumer.publish(order("needed"))
+    await other.settle(await other.fetch_one(), Done())
+    engine.lose_group("orders", "shipping")
+
+    assert await other.retention.trim("orders", max_age=3600, max_entries=0) == 0
+
+    await consumer.transport.register(consumer.subscription)
+    assert text_of(await consumer.fetch_one()) == "needed"
+
+
 async def test_a_dropped_group_holds_nothing_back(engine: Engine) -> None:
     consumer = await engine.consumer()
     await consumer.publish_and_fetch()

@@ -363,6 +363,25 @@ async def test_a_settlement_whose_emit_cannot_be_stored_changes_nothing(redis_en
     assert await consumer.settle(delivery, done) is Verdict.SETTLED
 
 
+@pytest.mark.parametrize("in_the_way", ["{stream:bills}:delayed", "{stream:bills}:delayed:body"])
+async def test_effects_are_taken_back_when_a_later_one_cannot_be_stored(
+    redis_engine: RedisEngine, in_the_way: str
+) -> None:
+    consumer = await redis_engine.consumer()
+    [delivery] = await consumer.publish_and_fetch()
+    redis_engine.client.set(in_the_way, "no schedule")
+    done = Done(emits=(order("now", stream="bills"), order("later", stream="bills", delay=60)))
+
+    [verdict] = await consumer.transport.settle([(delivery, done)])
+
+    assert isinstance(verdict, TransportError)
+    assert await consumer.texts("bills") == []
+    assert await consumer.transport.renew([delivery]) == []
+    redis_engine.client.delete(in_the_way)
+    assert await consumer.settle(delivery, done) is Verdict.SETTLED
+    assert await consumer.texts("bills") == ["now"]
+
+
 @pytest.mark.parametrize("outcome", [Dead(reason="rejected"), Retry(delay=0), Wait("OrderPlaced", "v2", timeout=60)])
 async def test_an_outcome_that_cannot_be_kept_leaves_the_entry_with_its_owner(
     redis_engine: RedisEngine, outcome: Outcome

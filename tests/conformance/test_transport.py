@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Dead, Done, Mark, Retry, Subscription, Verdict
+from streamtask.transport.port import Dead, Done, Mark, Release, Retry, Subscription, Verdict
 from tests.conformance.engines import ORDER_PLACED, Engine, counts, eventually, order, text_of
 
 # ── groups ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -95,6 +95,22 @@ async def test_a_vanished_group_that_was_never_checkpointed_loses_nothing(engine
     await consumer.transport.register(consumer.subscription)
 
     assert text_of(await consumer.fetch_one()) == "held"
+
+
+async def test_a_vanished_group_that_is_made_again_counts_anew(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    [before] = await consumer.publish_and_fetch()
+    await consumer.settle(before, Retry(delay=0))
+    await consumer.settle(await consumer.claim_one(), Release())
+    engine.lose_group("orders", "shipping")
+    await consumer.transport.register(consumer.subscription)
+
+    [again] = await consumer.fetch()
+    await consumer.settle(again, Retry(delay=0))
+
+    assert (again.deliveries, again.failures, again.uncharged) == (1, 0, 0)
+    claimed = await consumer.claim_one()
+    assert (claimed.deliveries, claimed.failures, claimed.uncharged) == (2, 1, 0)
 
 
 async def test_a_vanished_group_that_began_with_what_came_next_loses_nothing(engine: Engine) -> None:

@@ -148,7 +148,8 @@ class MemoryStore:
         self.streams: dict[str, StreamState] = {}
         #: Owner -> (its info, when it was said).
         self.beats: Expiring[tuple[bytes, float]] = Expiring()
-        self._listeners: set[_Listener] = set()
+        #: In the order in which they came, in which Redis serves them too.
+        self._listeners: dict[_Listener, None] = {}
 
     def stream(self, name: str) -> StreamState:
         """A stream's state; made when it is first named for writing."""
@@ -211,12 +212,12 @@ class MemoryStore:
         """An event of the running loop that is set whenever one of the streams is worth looking at again."""
         listener = _Listener(frozenset(streams), asyncio.get_running_loop(), asyncio.Event())
         with self.lock:
-            self._listeners.add(listener)
+            self._listeners[listener] = None
         try:
             yield listener.event
         finally:
             with self.lock:
-                self._listeners.discard(listener)
+                del self._listeners[listener]
 
 
 def fields_of(item: Outgoing) -> list[bytes]:

@@ -66,6 +66,8 @@ class MemoryTransport:
                 begin = _start(state, subscription.start) if ledger.checkpoint is None else ledger.checkpoint
                 state.log.groups[subscription.group] = Group(begin)
                 ledger.checkpoint = begin
+                # Of a group that vanished: its entries are delivered for the first time again.
+                ledger.counts.clear()
             ledger.seen_at = self._clock()
             joined = subscription.handles - ledger.interest
             ledger.interest |= joined

@@ -212,9 +212,7 @@ class RedisInspection:
         reply = await self._wire.call("XINFO", "GROUPS", key)
         known = {keys.text(flat[flat.index(b"name") + 1]) for flat in reply}
         if group not in known:
-            names = [key, keys.types(stream, group), keys.skipped(stream, group), keys.floors(stream),
-                     keys.seen(stream)]  # fmt: skip
-            await self._wire.run(self._register, names, [group, start])
+            await self._wire.run(self._register, keys.registration(stream, group), [group, start])
             return await self._originals(stream, start, copy=None)
         return await self._originals(stream, start, copy=[b"only", group, b"replay", generation])
 

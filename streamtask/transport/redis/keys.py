@@ -108,6 +108,18 @@ def seen(name: str) -> str:
     return f"{tag(name)}:seen"
 
 
+def registration(name: str, group: str) -> list[str]:
+    """What the register script is given, in its order."""
+    return [
+        stream(name),
+        types(name, group),
+        skipped(name, group),
+        floors(name),
+        seen(name),
+        history(name, group),
+    ]
+
+
 def delayed(name: str) -> str:
     """Index of events that are not due yet."""
     return f"{tag(name)}:delayed"

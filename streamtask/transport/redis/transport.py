@@ -94,16 +94,9 @@ class RedisTransport:
     async def register(self, subscription: Subscription) -> Registered:
         """See `Transport.register`."""
         stream, group = subscription.stream, subscription.group
-        names = [
-            keys.stream(stream),
-            keys.types(stream, group),
-            keys.skipped(stream, group),
-            keys.floors(stream),
-            keys.seen(stream),
-        ]
         pairs = [keys.pair(*handled) for handled in sorted(subscription.handles)]
         created, interest, skipped = await self._wire.run(
-            self._register, names, [group, commands.start_id(subscription.start), *pairs]
+            self._register, keys.registration(stream, group), [group, commands.start_id(subscription.start), *pairs]
         )
         # Anew each time: a server that came back empty has lost the note.
         self._known.discard(stream)

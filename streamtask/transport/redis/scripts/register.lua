@@ -1,9 +1,9 @@
 -- register: make stream and group where they are missing, and grow the group's set of types.
--- KEYS[1] stream  [2] types of the group  [3] skipped  [4] floors  [5] seen
+-- KEYS[1] stream  [2] types of the group  [3] skipped  [4] floors  [5] seen  [6] history
 -- ARGV group, where a new group begins, then each "TYPE<tab>VERSION"
 -- -> { created: 0 no, 1 new, 2 made again at its floor, the set, { type, first skipped id, ... } }
 -- Atomic so that of two workers that find the group missing, one decides where it begins.
-local stream, types, skipped, floors, seen = unpack(KEYS)
+local stream, types, skipped, floors, seen, history = unpack(KEYS)
 local group, start = ARGV[1], ARGV[2]
 local created = 0
 local floor = redis.call('HGET', floors, group)
@@ -15,8 +15,10 @@ if reply['err'] then
     if not string.find(reply['err'], 'BUSYGROUP', 1, true) then return reply end
 else
     created = floor and 2 or 1
+    -- The counts of a group that vanished: its entries are delivered for the first time again.
+    redis.call('DEL', history)
     if not floor then
-        local first = start
+        local first = start == '0' and '0-0' or start
         if start == '$' then first = fields_of(redis.call('XINFO', 'STREAM', stream))['last-generated-id'] end
         redis.call('HSET', floors, group, first)
     end

@@ -32,11 +32,9 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
 end
 -- A group that vanished is made again at its checkpoint, and needs everything behind it.
 for _, position in pairs(vanished) do
-    if string.find(position, '-', 1, true) then
-        local low = after(position)
-        if not floor or before(low, floor) then floor = low end
-        if not passed or before(position, passed) then passed = position end
-    end
+    local low = after(position)
+    if not floor or before(low, floor) then floor = low end
+    if not passed or before(position, passed) then passed = position end
 end
 
 -- `wanted`: everything below it is too old, or more than we keep.

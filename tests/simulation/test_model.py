@@ -1,0 +1,48 @@
+"""Every engine does what the model says, step by step, whatever the order of the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.chaos.workers import LONG
+from tests.servers import RedisServer, ServerBinary, available_servers
+from tests.simulation.machine import TransportMachine
+from tests.simulation.subjects import MemorySubject, RedisSubject, Subject
+
+_EXAMPLES = 20_000 if LONG else 120
+_STEPS = 50
+
+
+@pytest.fixture(params=[None, *available_servers()], ids=lambda binary: "memory" if binary is None else binary.name)
+def make_subject(request: pytest.FixtureRequest) -> Iterator[Callable[[], Subject]]:
+    """Makes each engine in turn, empty."""
+    binary: ServerBinary | None = request.param
+    if binary is None:
+        yield MemorySubject
+        return
+    server = RedisServer(binary, appendfsync="everysec")
+    server.start()
+
+    def make() -> Subject:
+        server.flush()
+        return RedisSubject(server)
+
+    yield make
+    server.close()
+
+
+@pytest.mark.timeout(14_400 if LONG else 120)
+def test_an_engine_does_what_the_model_says(make_subject: Callable[[], Subject]) -> None:
+    run_state_machine_as_test(
+        lambda: TransportMachine(make_subject()),
+        settings=settings(
+            max_examples=_EXAMPLES,
+            stateful_step_count=_STEPS,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
