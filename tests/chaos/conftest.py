@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.workers import LONG, Ledger, WorkerProcess
 from tests.servers import ServerBinary, available_servers
 
-#: (url, source, **options) -> a worker that works.
+#: (url, source, **options) -> a worker that works. Its handlers note in the test's ledger, or in another, `notes`.
 StartWorker = Callable[..., Awaitable[WorkerProcess]]
 #: (name, value) -> printed and recorded with the test.
 Measured = Callable[[str, float], None]
@@ -42,8 +42,8 @@ async def start_worker(tmp_path: Path, ledger: Ledger) -> AsyncIterator[StartWor
     async with AsyncExitStack() as stack:
         workers: list[WorkerProcess] = []
 
-        async def start(url: str, source: str, **options: Any) -> WorkerProcess:
-            worker = WorkerProcess(url, source, tmp_path / f"worker-{len(workers) + 1}", ledger, **options)
+        async def start(url: str, source: str, *, notes: Ledger = ledger, **options: Any) -> WorkerProcess:
+            worker = WorkerProcess(url, source, tmp_path / f"worker-{len(workers) + 1}", notes, **options)
             workers.append(worker)
             return await stack.enter_async_context(worker)
 
