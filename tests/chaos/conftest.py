@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -62,3 +64,11 @@ def measured(record_property: Callable[[str, object], None], request: pytest.Fix
         print(f"\nMEASURED {request.node.name}: {name} = {value:.3f}")  # noqa: T201 - what it is for
 
     return measure
+
+
+@pytest.fixture
+def chance(measured: Measured) -> random.Random:
+    """The chance of this test: STREAMTASK_SEED, which it prints, lets it happen again."""
+    seed = int(os.environ.get("STREAMTASK_SEED", random.randrange(1_000_000)))
+    measured("seed (STREAMTASK_SEED)", seed)
+    return random.Random(seed)

@@ -74,7 +74,7 @@ _AT_A_TIME = 4
 class Trial:
     """Kills at one place, again and again, under load."""
 
-    def __init__(self, place: str, url: str, folder: Path, start_worker: StartWorker, seed: int) -> None:
+    def __init__(self, place: str, url: str, folder: Path, start_worker: StartWorker, seed: float) -> None:
         folder.mkdir()
         self.place = place
         self.ledger = Ledger(folder / "ledger")
@@ -84,7 +84,7 @@ class Trial:
         self._left = folder / "left"
         self._left.touch()
         self._start_worker = start_worker
-        self._random = random.Random(f"{seed}-{place}")
+        self._random = random.Random(seed)
 
     async def run(self, hits: int) -> None:
         worker = await self._start()
@@ -134,12 +134,10 @@ class Trial:
 @one_server
 @pytest.mark.timeout(3600 if LONG else 240)
 async def test_a_worker_killed_at_any_place_loses_nothing_doubles_nothing_and_is_made_up_for_in_seconds(
-    redis_server: RedisServer, start_worker: StartWorker, measured: Measured, tmp_path: Path
+    redis_server: RedisServer, start_worker: StartWorker, measured: Measured, tmp_path: Path, chance: random.Random
 ) -> None:
-    seed = int(os.environ.get("STREAMTASK_SEED", random.randrange(1 << 32)))
-    measured("seed", seed)
     trials = [
-        Trial(place, f"{redis_server.url}?db={index}", tmp_path / place, start_worker, seed)
+        Trial(place, f"{redis_server.url}?db={index}", tmp_path / place, start_worker, chance.random())
         for index, place in enumerate(get_args(failpoints.Place))
     ]
     began = time.monotonic()
