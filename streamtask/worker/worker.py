@@ -416,7 +416,11 @@ class Worker:
             outcome = await self._executor.execute(run)
         except LeaseLostError:
             self._lost(run)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not running.cancelled:
+                # It has cancelled itself: handed back, it would do so again, for ever and uncharged.
+                self._outcome(delivery, self._broker.fail(run, error), run, time.monotonic() - running.since)
+                return
             self._outcome(delivery, Release(), run)
             raise
         else:
