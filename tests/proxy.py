@@ -18,6 +18,8 @@ from typing import Self
 #: Bytes of a segment, and segments that are under way between two ends at most.
 _SEGMENT = 1400
 _WAITING = 64
+#: Seconds since its last bytes in which a connection is in use: a worker's all are once a second.
+_IN_USE = 1.5
 #: On close: send what is called a reset, instead of the rest.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -66,8 +68,9 @@ class Proxy:
         await self._server.wait_closed()
 
     def reset_one(self, within: int = 2000) -> None:
-        """Reset a connection once it has carried some more bytes, in the middle of whatever that is."""
-        links = [link for link in self._links if not link.is_dead and link.resets_in is None]
+        """Reset a connection that is in use once it has carried some more bytes, in the middle of whatever that is."""
+        lately = asyncio.get_running_loop().time() - _IN_USE
+        links = [link for link in self._links if link.carried_at > lately and link.resets_in is None]
         if links:
             self.chance.choice(links).resets_in = self.chance.randrange(1, within)
 
@@ -105,6 +108,7 @@ class _Link:
         self.is_dead = False
         #: Bytes after which it is reset, in whichever direction they go.
         self.resets_in: int | None = None
+        self.carried_at = 0.0
         #: The server's next words are the lost reply.
         self._reply_is_lost = False
         self._reader = reader
@@ -175,6 +179,7 @@ class _Link:
                 return
             if self.resets_in is not None:
                 self.resets_in -= len(data)
+            self.carried_at = asyncio.get_running_loop().time()
             writer.write(data)
             await writer.drain()
 

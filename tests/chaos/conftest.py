@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.leaks import leaks
 from tests.chaos.workers import LONG, Ledger, WorkerProcess
 from tests.servers import ServerBinary, available_servers
 
@@ -40,7 +42,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 @pytest.fixture
 async def start_worker(tmp_path: Path, ledger: Ledger) -> AsyncIterator[StartWorker]:
-    """Start a worker; ended after the test, whatever happened."""
+    """Start a worker; ended after the test, whatever happened, and looked for what it has left behind."""
     async with AsyncExitStack() as stack:
         workers: list[WorkerProcess] = []
 
@@ -53,6 +55,9 @@ async def start_worker(tmp_path: Path, ledger: Ledger) -> AsyncIterator[StartWor
     for worker in workers:
         lines = worker.log_text().splitlines()[-40:]
         print(f"--- the last lines of {worker.folder.name}", *lines, sep="\n")  # noqa: T201 - shown where a test fails
+    # In a thread: the way to the server may lead through a proxy on this loop.
+    left = await asyncio.to_thread(leaks, workers)
+    assert not left, f"workers left behind: {left}"
 
 
 @pytest.fixture

@@ -36,14 +36,15 @@ async def test_connections_reset_at_any_byte_lose_nothing_and_double_nothing(
     workers = [await start_worker(proxy.url, LOAD, concurrency=20) for _ in range(2)]
     async with Publisher(proxy.url, lanes=3) as publisher:
         for _ in range(60 if LONG else 20):
-            await asyncio.sleep(1.0 if LONG else 0.4)
-            proxy.reset_one()
+            resets = proxy.resets
+            while proxy.resets == resets:
+                proxy.reset_one()
+                await asyncio.sleep(0.5 if LONG else 0.2)
         wait = await consuming_again(ledger, publisher, 15)
 
     measured("connections that were reset", proxy.resets)
     measured("seconds until consuming again", wait)
     await each_event_once(private_redis.url, ledger, publisher, measured)
-    assert proxy.resets >= 15
     # A publish under way, and one that came upon the ruins.
     assert publisher.raised.total() <= 2 * proxy.resets
     no_suspects(workers)
@@ -94,7 +95,7 @@ async def test_a_network_that_falls_silent_is_noticed_by_both_sides_and_a_worker
 async def test_a_slow_and_lossy_network_costs_time_and_no_lease(
     private_redis: RedisServer, proxy: Proxy, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
-    url, seconds = private_redis.url, 60.0 if LONG else 6.0
+    url, seconds = private_redis.url, 60.0 if LONG else 4.0
     behind = await start_worker(proxy.url, LONG_RUNNING, concurrency=20, lease=6.0)
     pids = set(await behind.child_pids())
     await publish(url, [Task(n=n) for n in range(10)])

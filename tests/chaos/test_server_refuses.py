@@ -17,7 +17,7 @@ from tests.chaos.workers import LONG, Job, Ledger, Publisher, nothing_pending, p
 from tests.servers import RedisServer
 
 #: Seconds that the server refuses.
-SECONDS = 10.0 if LONG else 3.0
+SECONDS = 10.0 if LONG else 2.0
 
 
 async def _busy(server: RedisServer) -> None:
