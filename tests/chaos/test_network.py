@@ -180,3 +180,24 @@ async def test_a_reply_that_takes_longer_than_any_command_may_arrives_all_the_sa
     await nothing_pending(url)
     assert set(ledger.count("start").values()) == {1}
     assert worker.logs("fetch.failed") == []
+
+
+@one_server
+@pytest.mark.timeout(180)
+async def test_replies_of_any_kind_may_be_lost_after_the_command_has_run(
+    private_redis: RedisServer, proxy: Proxy, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    workers = [await start_worker(proxy.url, LOAD, concurrency=20) for _ in range(2)]
+    async with Publisher(proxy.url, lanes=3) as publisher:
+        # What was fetched, claimed, settled, renewed, published: it has happened, and nobody was told.
+        proxy.loses = lambda request: b"HELLO" not in request and proxy.chance.random() < 0.05
+        await asyncio.sleep(60.0 if LONG else 6.0)
+        proxy.loses = None
+        wait = await consuming_again(ledger, publisher, 15)
+
+    measured("replies lost", proxy.resets)
+    measured("seconds until consuming again", wait)
+    measured("settlements whose reply was lost", sum(len(worker.logs("settle.unconfirmed")) for worker in workers))
+    await each_event_once(private_redis.url, ledger, publisher, measured)
+    assert proxy.resets > 20
+    no_suspects(workers)
