@@ -97,7 +97,7 @@ class Trial:
                 if self.place in _END_THE_SUPERVISOR:
                     await worker.exit_code()
                     worker = await self._start()
-                await until(lambda due=due: self._are_made(made, due), 40)
+                await until(lambda due=due: self._are_made(made, due), 40, every=0.05)
                 self.recoveries.append(time.monotonic() - hit)
         await self._all_is_well(publisher, hits)
 

@@ -73,6 +73,14 @@ async def on_the_loop(job: Job, ctx: Context) -> None:
     note("end", job.n, ctx.attempt)
 
 
+# Before it has waited for anything, in the task that serves the others, too.
+@app.on(Job, group="at-once", retry=Retry(2, backoff=0.1))
+async def at_once(job: Job, ctx: Context) -> None:
+    MISDEEDS[job.kind]()
+    await asyncio.sleep(0)
+    note("once-end", job.n, ctx.attempt)
+
+
 @app.on(Job, group="threads", retry=Retry(2, backoff=0.1))
 def in_a_thread(job: Job, ctx: Context) -> None:
     if job.kind != "cancels itself":
@@ -111,11 +119,16 @@ async def test_a_handler_that_raises_what_is_no_error_or_cancels_itself_has_fail
     await publish(url, _in_turn(bad, good))
 
     await until(lambda: set(good) <= {int(key) for key in ledger.count("end")}, 20)
-    await nothing_pending(url, within=20)
-    await nothing_pending(url, group="threads", within=20)
+    for group in ("chaos", "at-once", "threads"):
+        await nothing_pending(url, group=group, within=20)
 
     dead = await dead_letters(url, "jobs")
-    assert Counter(letter.group for letter in dead) == {"chaos": len(kinds), "threads": len(kinds) - ROUNDS}
+    assert Counter(letter.group for letter in dead) == {
+        "chaos": len(kinds),
+        "at-once": len(kinds),
+        "threads": len(kinds) - ROUNDS,
+    }
+    assert ledger.count("once-end") == {str(n): 1 for n in good}
     assert {(letter.reason, letter.attempts) for letter in dead} == {("max_attempts", 2)}
     _only_the_bad_failed(ledger, bad, good)
     assert await worker.child_pids() == before
