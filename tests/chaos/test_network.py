@@ -29,7 +29,7 @@ async def proxy(private_redis: RedisServer, chance: random.Random) -> AsyncItera
 
 
 @one_server
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600 if LONG else 180)
 async def test_connections_reset_at_any_byte_lose_nothing_and_double_nothing(
     private_redis: RedisServer, proxy: Proxy, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
@@ -51,7 +51,7 @@ async def test_connections_reset_at_any_byte_lose_nothing_and_double_nothing(
 
 
 @one_server
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600 if LONG else 180)
 async def test_a_network_that_falls_silent_is_noticed_by_both_sides_and_a_worker_behind_it_changes_nothing(
     private_redis: RedisServer, proxy: Proxy, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
@@ -91,7 +91,7 @@ async def test_a_network_that_falls_silent_is_noticed_by_both_sides_and_a_worker
 
 
 @one_server
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600 if LONG else 180)
 async def test_a_slow_and_lossy_network_costs_time_and_no_lease(
     private_redis: RedisServer, proxy: Proxy, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
@@ -132,7 +132,7 @@ async def _handled(ledger: Ledger, pids: set[int], seconds: float) -> int:
 
 
 @one_server
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600 if LONG else 180)
 async def test_a_publish_whose_reply_was_lost_is_stored_once_when_it_is_published_again(
     private_redis: RedisServer, proxy: Proxy, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
@@ -183,7 +183,7 @@ async def test_a_reply_that_takes_longer_than_any_command_may_arrives_all_the_sa
 
 
 @one_server
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600 if LONG else 180)
 async def test_replies_of_any_kind_may_be_lost_after_the_command_has_run(
     private_redis: RedisServer, proxy: Proxy, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:

@@ -52,7 +52,7 @@ async def _hanging_up(server: RedisServer) -> None:
 
 
 @one_server
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600 if LONG else 180)
 async def test_a_server_that_refuses_for_a_while_costs_time_and_nothing_else(
     private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
@@ -84,7 +84,7 @@ async def test_a_server_that_refuses_for_a_while_costs_time_and_nothing_else(
 
 
 @one_server
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600 if LONG else 120)
 async def test_a_server_that_loads_its_data_is_waited_for_by_those_who_work_and_by_those_who_start(
     private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
