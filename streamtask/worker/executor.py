@@ -148,7 +148,7 @@ class Executor:
             timer.cancel()
 
     def _in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
-        running = self._threads.submit(call)
+        running = self._threads.submit(_as_coroutines_do, call)
         with self._counting:
             self._in_threads += 1
         running.add_done_callback(self._thread_ended)
@@ -167,3 +167,14 @@ class Executor:
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _as_coroutines_do(call: Callable[[], Any]) -> Any:
+    """Call it; what would mean something to those who wait for it becomes an error, as it does within a coroutine.
+
+    Before Python 3.12 a future that is given a StopIteration is never done, and a GeneratorExit closes who awaits it.
+    """
+    try:
+        return call()
+    except (StopIteration, GeneratorExit) as error:
+        raise RuntimeError(f"the handler raised {type(error).__name__}") from error

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
@@ -83,6 +84,8 @@ class Fetcher:
         self._health.read_ok(self._group, time.monotonic())
         self.empty = not deliveries
         if deliveries:
+            if failpoints.armed:
+                failpoints.reached("after_fetch")
             for stream, n in Counter(delivery.stream for delivery in deliveries).items():
                 self._metrics.fetched(stream, self._group, n)
             self._take(deliveries)

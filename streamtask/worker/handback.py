@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from streamtask import failpoints
 from streamtask.transport.connect import Connector
 from streamtask.transport.port import Subscription
 from streamtask.worker.started import started_entries
@@ -23,6 +24,8 @@ def hand_back(broker: str, owner: str, subscriptions: Sequence[tuple[str, str]],
     """
     if broker.startswith("memory://"):
         return 0
+    if failpoints.armed:
+        failpoints.reached("before_hand_back")
     return asyncio.run(_hand_back(broker, owner, subscriptions, started))
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Transport
@@ -139,6 +140,8 @@ class Keeper:
         held = self._leases.snapshot()
         if held:
             lost = await transport.renew(held)
+            if failpoints.armed:
+                failpoints.reached("after_renew")
             if lost:
                 self._on_lost(lost)
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Delivery, Subscription, Transport
@@ -93,6 +94,8 @@ class Reclaimer:
                 count = min(self._flow.free, own_room)
                 asked_at = time.monotonic()
                 claimed = await self._transport.recovery.claim(sub, self._owner, count=count)
+                if failpoints.armed and claimed.deliveries:
+                    failpoints.reached("after_claim")
                 taken = await still_ours(self._transport, claimed.deliveries, asked_at=asked_at, lease=self._lease)
                 if taken:
                     self._metrics.reclaimed(sub.stream, sub.group, len(taken), "due")

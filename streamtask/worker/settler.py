@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from streamtask import failpoints
 from streamtask.broker import Run
 from streamtask.errors import TransportError
 from streamtask.transport.port import Delivery, Outcome, Transport, Verdict
@@ -80,7 +81,11 @@ class Settler:
         await self._idle.wait()
 
     async def _commit(self, batch: list[Settlement]) -> None:
+        if failpoints.armed:
+            failpoints.reached("before_settle")
         verdicts = await self._settle(batch)
+        if failpoints.armed:
+            failpoints.reached("after_settle")
         refused = []
         settled: list[tuple[Settlement, Verdict]] = []
         for settlement, verdict in zip(batch, verdicts, strict=True):

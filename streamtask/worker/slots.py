@@ -40,11 +40,14 @@ class Running(msgspec.Struct, eq=False):
     kind: Hashable | None
     #: Its own, from the moment when the handler waits for something.
     task: asyncio.Task[None] | None = None
+    #: The worker wants it to end. (A handler can cancel its task, too.)
+    cancelled: bool = False
     #: Whether its long run was told already.
     told: bool = False
 
     def cancel(self) -> None:
         """Raise CancelledError in the handler, where it waits."""
+        self.cancelled = True
         if self.task is not None:
             self.task.cancel()
 

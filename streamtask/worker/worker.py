@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from streamtask import failpoints
 from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
@@ -287,6 +288,8 @@ class Worker:
         try:
             async with asyncio.timeout(_LAST_WORDS):
                 await self._settler.drained()
+                if failpoints.armed:
+                    failpoints.reached("while_stopping")
                 for sub in self._subscriptions:
                     await self._transport.recovery.hand_back(sub.stream, sub.group, self.owner, started=())
                 await self._keeper.stop()
@@ -364,6 +367,8 @@ class Worker:
         """From a fetcher or the reclaimer: hold them until they are settled."""
         self._flow.took(len(deliveries), due=due)
         self._hold(deliveries)
+        if failpoints.armed:
+            failpoints.reached("before_handler")
         self._slots.put(deliveries)
 
     def _hold(self, deliveries: list[Delivery]) -> None:
@@ -411,10 +416,16 @@ class Worker:
             outcome = await self._executor.execute(run)
         except LeaseLostError:
             self._lost(run)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not running.cancelled:
+                # It has cancelled itself: handed back, it would do so again, for ever and uncharged.
+                self._outcome(delivery, self._broker.fail(run, error), run, time.monotonic() - running.since)
+                return
             self._outcome(delivery, Release(), run)
             raise
         else:
+            if failpoints.armed:
+                failpoints.reached("after_effect")
             self._outcome(delivery, outcome, run, time.monotonic() - running.since)
         finally:
             if self._started is not None:

@@ -24,12 +24,12 @@ from streamtask import App
 from streamtask.envelope import new_event_id
 from streamtask.errors import StoreFullError
 from tests.chaos.conftest import Measured, StartWorker, one_server
+from tests.chaos.oracle import LOAD, LONG_RUNNING, Task, consuming_again, each_event_once, no_suspects, words_of
 from tests.chaos.workers import (
     LONG,
     Job,
     Ledger,
     Publisher,
-    WorkerProcess,
     dead_letters,
     emitted,
     nothing_pending,
@@ -37,33 +37,6 @@ from tests.chaos.workers import (
     until,
 )
 from tests.servers import RedisServer, ServerBinary, free_port
-
-LOAD = """
-@app.on(Job)
-async def load(job: Job, ctx: Context) -> Made:
-    note("start", job.n, ctx.attempt)
-    await asyncio.sleep(0.001 + job.n % 10 / 200)
-    note("end", job.n, ctx.attempt)
-    return Made(n=job.n)
-"""
-
-#: Beside the load, events that run until the test opens the gate.
-LONG_RUNNING = (
-    LOAD
-    + """
-
-class Task(Event, stream="tasks"):
-    n: int
-
-
-@app.on(Task)
-async def task(task: Task, ctx: Context) -> Made:
-    note("long", task.n, ctx.attempt)
-    await gate("go")
-    note("long-end", task.n, ctx.attempt)
-    return Made(n=task.n, by="long")
-"""
-)
 
 #: The long ones, and a tenth of the others fails at first.
 FAILS_ONCE = LONG_RUNNING.replace(
@@ -102,10 +75,6 @@ async def handle(job: Job) -> None:
 """
 
 
-class Task(Job, stream="tasks"):
-    pass
-
-
 class Plain(Job, stream="plain"):
     pass
 
@@ -125,15 +94,15 @@ async def test_a_server_killed_again_and_again_loses_nothing_doubles_nothing_and
             # Mostly back before anybody's first pause is over, sometimes after several.
             await asyncio.sleep(random.choice((0.0, 0.0, 1.5)))
             private_redis.start()
-            waits.append(await _consuming_again(ledger, publisher, 15))
+            waits.append(await consuming_again(ledger, publisher, 15))
 
     measured("seconds until consuming again, longest", max(waits))
     measured("seconds until consuming again, median", sorted(waits)[kills // 2])
-    await _each_event_once(url, ledger, publisher, measured)
+    await each_event_once(url, ledger, publisher, measured)
     measured("seconds in all", time.monotonic() - began)
     unconfirmed = sum(len(worker.logs("settle.unconfirmed")) for worker in workers)
     measured("settlements whose reply the kill had cut off", unconfirmed)
-    _no_suspects(workers)
+    no_suspects(workers)
     assert max(waits) < 15
 
 
@@ -157,15 +126,15 @@ async def test_a_server_that_comes_back_empty_is_consumed_again_within_seconds_a
     async with Publisher(url) as publisher:
         for _ in range(20 if LONG else 3):
             await asyncio.sleep(0.5)
-            before, words = time.monotonic(), _words(workers)
+            before, words = time.monotonic(), words_of(workers)
             if how == "flushed":
                 forgetful_redis.client().flushall()
             else:
                 forgetful_redis.kill()
                 forgetful_redis.start()
-            waits.append(await _consuming_again(ledger, publisher, 15))
+            waits.append(await consuming_again(ledger, publisher, 15))
             await asyncio.sleep(2.0)
-            told.append((_words(workers) - words).total() / len(workers) / (time.monotonic() - before))
+            told.append((words_of(workers) - words).total() / len(workers) / (time.monotonic() - before))
             emptied = before
 
     measured("seconds until consuming again, longest", max(waits))
@@ -179,7 +148,7 @@ async def test_a_server_that_comes_back_empty_is_consumed_again_within_seconds_a
     assert await dead_letters(url, "jobs") == []
     assert max(waits) < 15
     assert max(told) < 5
-    _no_suspects(workers)
+    no_suspects(workers)
 
 
 @one_server
@@ -194,8 +163,8 @@ async def test_connections_dropped_fifty_times_under_load_lose_nothing_and_doubl
             admin.client_kill_filter(_type="normal", skipme=True)
             await asyncio.sleep(random.uniform(0.0, 0.3))
 
-    await _each_event_once(url, ledger, publisher, measured)
-    _no_suspects(workers)
+    await each_event_once(url, ledger, publisher, measured)
+    no_suspects(workers)
 
 
 @one_server
@@ -210,7 +179,7 @@ async def test_scripts_forgotten_all_the_time_cost_nothing(
             admin.script_flush()
             await asyncio.sleep(0.01)
 
-    await _each_event_once(url, ledger, publisher, measured)
+    await each_event_once(url, ledger, publisher, measured)
     assert publisher.raised == Counter()
     assert set(ledger.count("start").values()) == {1}
     assert {line["event"] for worker in workers for line in worker.logs() if line["level"] != "INFO"} <= {"info"}
@@ -230,7 +199,7 @@ async def test_a_server_that_stands_still_makes_no_running_handler_run_twice_and
         private_redis.pause()
         await asyncio.sleep(seconds)
         private_redis.resume()
-        wait = await _consuming_again(ledger, publisher, 15)
+        wait = await consuming_again(ledger, publisher, 15)
         # Time for whoever would take the long ones over.
         await asyncio.sleep(7.0)
         ledger.open_gate("go")
@@ -238,9 +207,9 @@ async def test_a_server_that_stands_still_makes_no_running_handler_run_twice_and
     measured("seconds until consuming again", wait)
     await nothing_pending(url, "tasks")
     assert ledger.count("long") == ledger.count("long-end") == {str(n): 1 for n in range(20)}
-    await _each_event_once(url, ledger, publisher, measured, long_ones=20)
+    await each_event_once(url, ledger, publisher, measured, long_ones=20)
     assert [line for worker in workers for line in worker.logs("lease_lost")] == []
-    _no_suspects(workers)
+    no_suspects(workers)
 
 
 @one_server
@@ -254,12 +223,12 @@ async def test_a_server_that_is_a_replica_for_a_while_is_consumed_again_within_s
     admin = private_redis.client()
     async with Publisher(url) as publisher:
         await asyncio.sleep(1.0)
-        words, before = _words(workers), time.monotonic()
+        words, before = words_of(workers), time.monotonic()
         admin.replicaof("127.0.0.1", 1)
         await asyncio.sleep(6.0)
-        told = (_words(workers) - words).total() / len(workers) / (time.monotonic() - before)
+        told = (words_of(workers) - words).total() / len(workers) / (time.monotonic() - before)
         admin.replicaof("no", "one")
-        wait = await _consuming_again(ledger, publisher, 15)
+        wait = await consuming_again(ledger, publisher, 15)
         await asyncio.sleep(7.0)
         ledger.open_gate("go")
 
@@ -268,9 +237,9 @@ async def test_a_server_that_is_a_replica_for_a_while_is_consumed_again_within_s
     assert publisher.raised["PublishError"] > 10
     await nothing_pending(url, "tasks")
     assert ledger.count("long") == ledger.count("long-end") == {str(n): 1 for n in range(20)}
-    await _each_event_once(url, ledger, publisher, measured, long_ones=20)
+    await each_event_once(url, ledger, publisher, measured, long_ones=20)
     assert told < 5
-    _no_suspects(workers)
+    no_suspects(workers)
 
 
 @pytest.fixture
@@ -307,13 +276,13 @@ async def test_a_failover_behind_one_address_is_followed_within_seconds_though_t
         await until(lambda: replica.client().info("replication")["role"] == "master", 10)
         front.unlink()
         front.symlink_to(replica.socket)
-        wait = await _consuming_again(ledger, publisher, 15)
+        wait = await consuming_again(ledger, publisher, 15)
         await asyncio.sleep(3.0)
 
     measured("seconds until consuming again", wait)
-    await _each_event_once(url, ledger, publisher, measured)
+    await each_event_once(url, ledger, publisher, measured)
     assert primary.client().info("replication")["role"] == "slave"
-    _no_suspects(workers)
+    no_suspects(workers)
 
 
 @pytest.fixture
@@ -362,12 +331,12 @@ async def test_a_failover_by_sentinel_is_followed_and_loses_nothing_that_a_repli
         promoted = time.monotonic()
         await until(lambda: _role(primary) == "slave", 30)
         measured("seconds until the old primary was demoted", time.monotonic() - promoted)
-        wait = await _consuming_again(ledger, publisher, 20)
+        wait = await consuming_again(ledger, publisher, 20)
         await asyncio.sleep(1.0)
 
     measured("seconds until consuming again, from then", wait)
-    await _each_event_once(url, ledger, publisher, measured)
-    _no_suspects(workers)
+    await each_event_once(url, ledger, publisher, measured)
+    no_suspects(workers)
 
 
 def _role(server: RedisServer) -> str:
@@ -396,7 +365,7 @@ async def test_a_full_server_refuses_publishes_at_once_and_goes_on_to_be_drained
     admin = private_redis.client()
     async with App("chaos", broker=url) as app:
         admin.config_set("maxmemory", 1)
-        began, words = time.monotonic(), _words(workers)
+        began, words = time.monotonic(), words_of(workers)
         with pytest.raises(StoreFullError):
             await app.publish(Job(n=1000))
         measured("seconds until a publish was refused", time.monotonic() - began)
@@ -412,7 +381,7 @@ async def test_a_full_server_refuses_publishes_at_once_and_goes_on_to_be_drained
         measured("seconds until the full server was drained", time.monotonic() - began)
         # Longer than a lease, and than a heartbeat lives.
         await asyncio.sleep(max(0.0, began + 10.0 - time.monotonic()))
-        told = (_words(workers) - words - Counter({"event.retry": 50})).total() / len(workers)
+        told = (words_of(workers) - words - Counter({"event.retry": 50})).total() / len(workers)
         measured("log lines a second and worker", told / (time.monotonic() - began))
         with pytest.raises(StoreFullError):
             await app.publish(Job(n=1000))
@@ -434,7 +403,7 @@ async def test_a_full_server_refuses_publishes_at_once_and_goes_on_to_be_drained
     assert Counter(each["n"] for each in made if each["by"]) == Counter(range(4))
     assert await dead_letters(url, "jobs") == await dead_letters(url, "tasks") == []
     assert told / 10 < 5
-    _no_suspects(workers)
+    no_suspects(workers)
 
 
 @one_server
@@ -502,48 +471,3 @@ async def test_an_effect_that_cannot_be_stored_stays_pending_and_holds_up_nothin
     assert [each["n"] for each in await emitted(url, "made")] == [0]
     assert ledger.count("start") == {"0": 1}
     assert await dead_letters(url, "jobs") == []
-
-
-async def _consuming_again(ledger: Ledger, publisher: Publisher, within: float) -> float:
-    """Seconds from now until an event is handled that is published from now on."""
-    now = time.monotonic()
-
-    def handled() -> bool:
-        return any(publisher.asked[int(line.key)] > now for line in ledger.lines("end")[-200:])
-
-    await until(handled, within, every=0.01)
-    return time.monotonic() - now
-
-
-async def _each_event_once(
-    url: str, ledger: Ledger, publisher: Publisher, measured: Measured, *, long_ones: int = 0
-) -> None:
-    """All that was published is handled to its end, committed once, and nothing else stands anywhere."""
-    published = dict.fromkeys(publisher.returned, 1)
-    stopped = time.monotonic()
-    with suppress(AssertionError):
-        await until(lambda: len(ledger.count("end")) == len(published), 20)
-    await nothing_pending(url, within=20)
-    measured("seconds until all was settled", time.monotonic() - stopped)
-    measured("events", len(published))
-    measured("publishes that raised", publisher.raised.total())
-    measured("extra runs", ledger.count("start").total() - len(published))
-
-    made = await emitted(url, "made")
-    assert {str(n) for n in published} - set(ledger.count("end")) == set()
-    assert Counter(each["n"] for each in made if not each["by"]) == published
-    assert Counter(each["n"] for each in made if each["by"]) == dict.fromkeys(range(long_ones), 1)
-    assert {line.attempt for line in ledger.lines()} == {1}
-    assert await dead_letters(url, "jobs") == []
-
-
-def _words(workers: list[WorkerProcess]) -> Counter[str]:
-    """What the workers have logged, without what is said of each event that was under way."""
-    lines = [line["event"] for worker in workers for line in worker.logs()]
-    return Counter(event for event in lines if event not in ("lease_lost", "settle.unconfirmed"))
-
-
-def _no_suspects(workers: list[WorkerProcess]) -> None:
-    """No process died, and no event is taken for one that kills."""
-    for worker in workers:
-        assert worker.logs("event.isolated") == worker.logs("child.ended") == []

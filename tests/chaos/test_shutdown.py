@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 
 from streamtask.transport.connect import open_transport
 from streamtask.transport.port import Delivery, Subscription
 from tests.chaos.conftest import Measured, StartWorker
-from tests.chaos.workers import Job, Ledger, dead_letters, nothing_pending, pending, publish, until
+from tests.chaos.oracle import LOAD, consuming_again, each_event_once
+from tests.chaos.workers import Job, Ledger, Publisher, dead_letters, nothing_pending, pending, publish, until
 from tests.servers import RedisServer
 
 #: `quick` ends when asked to, what is of no kind when the test lets it.
@@ -109,6 +113,41 @@ async def test_a_second_sigterm_ends_it_now_and_what_it_ran_is_restarted_uncharg
     await nothing_pending(url)
     assert {line.attempt for line in ledger.lines()} == {1}
     assert successor.logs("event.isolated") == []
+
+
+async def test_a_storm_of_signals_loses_nothing_whether_it_asks_to_replace_or_to_end(
+    redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured, chance: random.Random
+) -> None:
+    url = redis_server.url
+    worker = await start_worker(url, LOAD, processes=2, concurrency=10)
+    async with Publisher(url) as publisher:
+        before = set(await worker.child_pids())
+        for _ in range(20):
+            worker.send(signal.SIGHUP)
+            await asyncio.sleep(chance.uniform(0.0, 0.05))
+
+        async def are_replaced() -> bool:
+            pids = set(await worker.child_pids())
+            return len(pids) == 2 and not pids & before
+
+        await until(are_replaced, 30)
+        handled = len(ledger.lines("end"))
+        await until(lambda: len(ledger.lines("end")) > handled + 10, 10)
+
+        asked = time.monotonic()
+        numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1]
+        chance.shuffle(numbers)
+        with suppress(ProcessLookupError):
+            for number in numbers * 3:
+                worker.send(number)
+                await asyncio.sleep(chance.uniform(0.0, 0.02))
+        await worker.exit_code(10)
+        measured("seconds until it had ended", time.monotonic() - asked)
+        assert time.monotonic() - asked < 5
+
+        await start_worker(url, LOAD, concurrency=10)
+        await consuming_again(ledger, publisher, 15)
+    await each_event_once(url, ledger, publisher, measured)
 
 
 def _started(ledger: Ledger, least: int) -> bool:

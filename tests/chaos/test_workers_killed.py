@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import signal
 import statistics
 import time
+from collections import Counter
 
+import pytest
+
+from streamtask import App
 from tests.chaos.conftest import Measured, StartWorker, one_server
-from tests.chaos.workers import Job, Ledger, dead_letters, lives, nothing_pending, publish, until
+from tests.chaos.workers import LONG, Job, Ledger, dead_letters, emitted, lives, nothing_pending, publish, until
 from tests.servers import RedisServer
 
 SLEEPER = """
@@ -18,6 +24,18 @@ async def sleeper(job: Job, ctx: Context) -> None:
     # Of different lengths: slots become free one by one, never all at once.
     await asyncio.sleep(0.1 + job.n % 20 / 100)
     note("end", job.n, ctx.attempt)
+"""
+
+#: The load that kills are counted under: short, a hundredth fails at first.
+STANDARD = """
+@app.on(Job, retry=Retry(3, backoff=0.1))
+async def standard(job: Job, ctx: Context) -> Made:
+    note("start", job.n, ctx.attempt)
+    await asyncio.sleep(job.n % 20 / 1000)
+    if job.n % 100 == 99 and ctx.attempt == 1:
+        raise ValueError("again")
+    note("end", job.n, ctx.attempt)
+    return Made(n=job.n)
 """
 
 #: Runs until the test opens the gate.
@@ -132,3 +150,49 @@ async def test_a_supervisor_killed_alone_takes_its_children_with_it_and_their_ev
 
 def _started_after(ledger: Ledger, moment: float) -> set[str]:
     return {line.key for line in ledger.lines("start") if line.at > moment}
+
+
+@one_server
+@pytest.mark.timeout(600 if LONG else 120)
+async def test_workers_killed_at_random_all_the_time_lose_nothing_and_double_nothing(
+    redis_server: RedisServer,
+    start_worker: StartWorker,
+    ledger: Ledger,
+    measured: Measured,
+    chance: random.Random,
+) -> None:
+    url, n, slots = redis_server.url, 50_000 if LONG else 5000, 8
+    workers = [await start_worker(url, STANDARD, processes=2, concurrency=slots, lease=5.0) for _ in range(2)]
+    in_flight = []
+    publishing = asyncio.create_task(_publish_slowly(url, n, seconds=60.0 if LONG else 10.0))
+    while not publishing.done():
+        await asyncio.sleep(0.5)
+        worker = chance.choice(workers)
+        victims = await worker.child_pids()
+        if victims:
+            victim = chance.choice(victims)
+            os.kill(victim, signal.SIGKILL)
+            in_flight.append(sum(pid == victim for _, pid in ledger.running()))
+    await publishing
+    quiet = time.monotonic()
+    await until(lambda: len(ledger.count("end")) == n, 60)
+    await nothing_pending(url, within=30)
+
+    extra = ledger.count("start").total() - n - sum(number % 100 == 99 for number in range(n))
+    measured("workers killed", len(in_flight))
+    measured("of those, with handlers in flight", sum(count > 0 for count in in_flight))
+    measured("handlers in flight when killed", sum(in_flight))
+    measured("extra runs", extra)
+    measured("seconds until all was settled", time.monotonic() - quiet)
+    assert len(in_flight) >= 10
+    assert Counter(each["n"] for each in await emitted(url, "made")) == dict.fromkeys(range(n), 1)
+    assert await dead_letters(url, "jobs") == []
+    assert extra <= len(in_flight) * slots
+
+
+async def _publish_slowly(url: str, n: int, *, seconds: float) -> None:
+    batch = 100
+    async with App("chaos", broker=url) as app:
+        for first in range(0, n, batch):
+            await app.publish_many([Job(n=number) for number in range(first, first + batch)])
+            await asyncio.sleep(seconds * batch / n)

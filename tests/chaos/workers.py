@@ -162,7 +162,7 @@ class WorkerProcess:
     """`streamtask worker` for an app of source text, in a folder of its own. Use it with `async with`.
 
     `source` stands below `HEAD`; `modules` are others beside it, by name. What is in `options` becomes `--name value`
-    (True: `--name`).
+    (True: `--name`); `environment` is added to its variables.
     """
 
     def __init__(
@@ -173,6 +173,7 @@ class WorkerProcess:
         ledger: Ledger,
         *,
         modules: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
         **options: object,
     ) -> None:
         self.url = url
@@ -185,17 +186,17 @@ class WorkerProcess:
         self._arguments = ["-A", "chaos_app:app", "--broker", url, "--log-format", "json"]
         for name, value in options.items():
             self._arguments += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+        self._environment = {"CHAOS_LEDGER": str(ledger.path), "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         """Start it; `wait_until_ready` waits."""
         code = "from streamtask.cli import main; main()"
-        environment = os.environ | {"CHAOS_LEDGER": str(self.ledger.path), "PYTHONDONTWRITEBYTECODE": "1"}
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, "worker", *self._arguments],
                 cwd=self.folder,
-                env=environment,
+                env=os.environ | self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -444,17 +445,32 @@ async def nothing_pending(url: str, stream: str = "jobs", group: str = "chaos", 
     await until(settled, within)
 
 
+class Emitted:
+    """The payloads of every event in a stream, in order, read on from where the last reading ended."""
+
+    def __init__(self, url: str, stream: str) -> None:
+        self._app = App("chaos", broker=url)
+        self._transport = open_transport(url)
+        self._stream = stream
+        self._position = "0"
+        self._found: list[dict[str, Any]] = []
+
+    async def __aenter__(self) -> Self:
+        await self._transport.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transport.close()
+
+    async def all(self) -> list[dict[str, Any]]:
+        """All that stand there now."""
+        while page := await self._transport.read(self._stream, after=self._position, count=1000, wait=0.0):
+            self._position = page[-1].entry_id
+            self._found += [json.loads(self._app.broker.decode(delivery).payload_bytes) for delivery in page]
+        return self._found
+
+
 async def emitted(url: str, stream: str) -> list[dict[str, Any]]:
     """The payloads of every event in a stream, in order."""
-    app = App("chaos", broker=url)
-    found: list[dict[str, Any]] = []
-    transport = open_transport(url)
-    await transport.connect()
-    try:
-        position = "0"
-        while page := await transport.read(stream, after=position, count=1000, wait=0.0):
-            position = page[-1].entry_id
-            found += [json.loads(app.broker.decode(delivery).payload_bytes) for delivery in page]
-        return found
-    finally:
-        await transport.close()
+    async with Emitted(url, stream) as reading:
+        return await reading.all()

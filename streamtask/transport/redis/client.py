@@ -30,6 +30,8 @@ ConnectionFactory = Callable[[], Any]
 
 #: Seconds for a command that does not block on purpose, and for connecting.
 COMMAND_TIMEOUT = 5.0
+#: A reply that is late is waited for while bytes move: seconds in which none has moved, and it is given up.
+_STILL = 2.0
 #: After one of these the server will not take our commands on this connection: resolve and connect anew.
 #: UNBLOCKED: a primary has become a replica, and closes the connection after it.
 _RECONNECT = frozenset({"READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH", "UNBLOCKED"})
@@ -187,6 +189,12 @@ class _Line(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=ServerError, notEnoughData=_NOT_YET)
         self._questions: deque[_Question] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        #: When bytes came last; how many were handed to the socket; how many of them had left at the last look, and how
+        #: many waited.
+        self._heard_at = 0.0
+        self._written = 0
+        self._left = 0
+        self._waited = 0
         #: Nothing more may be asked here.
         self.is_over = False
         #: The server has refused something here because its ACL does not allow it.
@@ -203,14 +211,16 @@ class _Line(asyncio.Protocol):
         answer: asyncio.Future[list[Any]] = self._loop.create_future()
         deadline = self._loop.time() + timeout
         self._questions.append(_Question(answer, wanted, deadline))
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._look_at_the_time)
+        if self._timer is None or deadline < self._timer.when():
+            self._look_at(deadline)
+        self._written += len(packed)
         self._transport.write(packed)
         return await answer
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop: hand out the replies that are whole."""
         reader, questions = self._reader, self._questions
+        self._heard_at = self._loop.time()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _NOT_YET:
@@ -248,11 +258,26 @@ class _Line(asyncio.Protocol):
         # One timer for all: what was asked first has to be answered first.
         self._timer = None
         if self._questions:
-            deadline = self._questions[0].deadline
-            if deadline <= self._loop.time():
-                self.drop(DisconnectedError("no reply in time"))
-            else:
-                self._timer = self._loop.call_at(deadline, self._look_at_the_time)
+            now, next_look = self._loop.time(), self._questions[0].deadline
+            if next_look <= now:
+                if not self._moves(now):
+                    self.drop(DisconnectedError("no reply in time"))
+                    return
+                next_look = now + _STILL
+            self._look_at(next_look)
+
+    def _look_at(self, moment: float) -> None:
+        if self._timer is not None:
+            # Set for a question that was given longer, and has been answered.
+            self._timer.cancel()
+        self._timer = self._loop.call_at(moment, self._look_at_the_time)
+
+    def _moves(self, now: float) -> bool:
+        """Whether bytes are under way: whoever gave up a large reply on a slow network would ask for it for ever."""
+        waited, self._waited = self._waited, self._transport.get_write_buffer_size()
+        left_before, self._left = self._left, self._written - self._waited
+        is_sending = (waited or self._waited) and self._left > left_before
+        return bool(is_sending) or now - self._heard_at < _STILL
 
 
 def _explained(reply: Any, command: Sequence[Argument]) -> Any:

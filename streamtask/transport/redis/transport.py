@@ -14,6 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
     Capabilities,
@@ -219,6 +220,9 @@ class RedisTransport:
             self._ack_call(batch) if simple else self._settle_call(batch)
             for batch, simple in zip(batches, plain, strict=True)
         ]
+        if failpoints.armed:
+            # The loop comes to it after it has sent the calls, and before it reads a reply.
+            asyncio.get_running_loop().call_soon(failpoints.reached, "settle_sent")
         replies = await self._wire.run_many(calls)
         if not all(plain):
             effects = (result.emits for _, result in settlements if isinstance(result, Done))

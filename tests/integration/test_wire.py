@@ -1,0 +1,67 @@
+"""A connection on a slow network: what moves is waited for, what has stopped is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from streamtask.transport.redis.addresses import connection_factory
+from streamtask.transport.redis.client import DisconnectedError, Wire
+from tests.proxy import Proxy
+from tests.servers import RedisServer
+
+#: Seconds that a reply may take on a network that carries nothing.
+_TIMEOUT = 0.5
+
+
+@pytest.fixture
+async def proxy(redis_server: RedisServer) -> AsyncIterator[Proxy]:
+    async with Proxy(redis_server.socket, random.Random(1)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def wire(proxy: Proxy) -> AsyncIterator[Wire]:
+    wire = Wire(connection_factory(proxy.url))
+    assert await wire.call("PING") == b"PONG"
+    yield wire
+    await wire.close()
+    await asyncio.sleep(0)
+
+
+async def test_a_reply_that_is_under_way_is_waited_for(redis_server: RedisServer, proxy: Proxy, wire: Wire) -> None:
+    redis_server.client().set("large", b"x" * 30_000)
+    proxy.bandwidth = 20_000
+
+    began = time.monotonic()
+    assert await wire.call("GET", "large", timeout=_TIMEOUT) == b"x" * 30_000
+    assert time.monotonic() - began > 2 * _TIMEOUT
+
+
+async def test_a_request_that_is_under_way_is_waited_for(redis_server: RedisServer, proxy: Proxy, wire: Wire) -> None:
+    # More than the buffers of the sockets take.
+    large = b"x" * 16_000_000
+    proxy.bandwidth = 4_000_000
+
+    began = time.monotonic()
+    assert await wire.call("SET", "large", large, timeout=_TIMEOUT) == b"OK"
+    assert time.monotonic() - began > 2 * _TIMEOUT
+    assert redis_server.client().get("large") == large
+
+
+@pytest.mark.parametrize("size", [1, 16_000_000], ids=["small", "large"])
+async def test_what_has_stopped_is_given_up_and_the_wire_connects_anew(proxy: Proxy, wire: Wire, size: int) -> None:
+    # The time of an earlier question, which may be long, is not this one's.
+    assert await wire.call("PING", timeout=60.0) == b"PONG"
+    proxy.fall_silent()
+    began = time.monotonic()
+    with pytest.raises(DisconnectedError, match="no reply in time"):
+        await wire.call("SET", "some", b"x" * size, timeout=_TIMEOUT)
+    assert time.monotonic() - began < 4.5
+
+    proxy.heal()
+    assert await wire.call("PING") == b"PONG"
