@@ -27,7 +27,7 @@ from streamtask.router import Router
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.connect import Connector, broker_url
+from streamtask.transport.connect import Connector, Durability, broker_url
 from streamtask.transport.port import Outgoing, Transport
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
@@ -45,6 +45,7 @@ class App(Router):
 
     `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER,
     else a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: the page on codecs.
+    `durability`: `publish` returns when a "replica", or so many of them, has the event, too.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class App(Router):
         accept: Collection[str] = (),
         max_event_bytes: int = envelopes.MAX_BYTES,
         retention: Retention | None = None,
+        durability: Durability = "none",
     ) -> None:
         super().__init__()
         if not name:
@@ -71,6 +73,7 @@ class App(Router):
         self.retention = retention or Retention()
         #: What this process has counted.
         self.metrics = Metrics()
+        self.durability = durability
         self._url = None if broker is None else MaskedUrl(broker)
         self._connector: Connector | None = None
         self._transport: Transport | None = None
@@ -112,7 +115,7 @@ class App(Router):
         """Forget the connection: this is a copy of the app, for another event loop."""
         shared = self.connector()
         # A memory is shared; an embedded server has a user of its own here, which outlives `async with`.
-        self._connector = shared if shared.scheme == "memory" else Connector(shared.url)
+        self._connector = shared if shared.scheme == "memory" else Connector(shared.url, durability=self.durability)
         self._transport, self._users, self._sync = None, 0, sync
 
     def cut_off(self, reason: str) -> None:
@@ -124,7 +127,7 @@ class App(Router):
         if self._cut_off:
             raise ConfigurationError(self._cut_off)
         if self._connector is None:
-            self._connector = Connector(self.url)
+            self._connector = Connector(self.url, durability=self.durability)
             if self._connector.scheme == "embedded":
                 log.warning("broker.embedded", extra={"folder": self.url.partition("://")[2] or ".streamtask"})
         return self._connector

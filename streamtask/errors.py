@@ -98,6 +98,9 @@ class LeaseLostError(StreamtaskError):
 class TransportError(StreamtaskError):
     """The connection or the server failed, not the event. Workers retry it by themselves."""
 
+    #: Whether what was asked for may have been done all the same.
+    is_unknown = False
+
 
 class NotFoundError(StreamtaskError):
     """What was asked for, by its name or id, is not on the server, or not any more."""

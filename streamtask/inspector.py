@@ -405,6 +405,8 @@ class Inspector:
             settings=await self.inspection.settings(),
             groups=groups,
             dead=[await self._dead_facts(name, now) for name in await self.streams()],
+            copies=capabilities.copies,
+            outboxes={info.stream: info.outbox for info in await self.stream_infos() if info.outbox},
         )
 
     async def now(self) -> datetime:

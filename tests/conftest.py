@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from tests.servers import RedisServer, ServerBinary, available_servers
+from tests.servers import RedisCluster, RedisServer, ServerBinary, available_servers
 
 #: Seconds that what a test has started may take to end after it.
 _PATIENCE = 5.0
@@ -27,10 +27,11 @@ settings.load_profile("streamtask")
 
 
 class ServerPool:
-    """One running server for each program, shared by the tests of a session."""
+    """One running server, and one running cluster, for each program, shared by the tests of a session."""
 
     def __init__(self) -> None:
         self._running: dict[str, RedisServer] = {}
+        self._clusters: dict[str, RedisCluster] = {}
 
     def get(self, binary: ServerBinary) -> RedisServer:
         """The server of this program, running and empty."""
@@ -41,15 +42,25 @@ class ServerPool:
         self._running[binary.name].flush()
         return self._running[binary.name]
 
+    def cluster(self, binary: ServerBinary) -> RedisCluster:
+        """The cluster of this program, running and empty."""
+        if binary.name not in self._clusters:
+            cluster = RedisCluster(binary)
+            cluster.start()
+            self._clusters[binary.name] = cluster
+        self._clusters[binary.name].flush()
+        return self._clusters[binary.name]
+
     @property
     def pids(self) -> set[int]:
         """Processes that outlive a test on purpose."""
-        return {server.pid for server in self._running.values()}
+        nodes = {node.pid for cluster in self._clusters.values() for node in cluster.nodes}
+        return nodes | {server.pid for server in self._running.values()}
 
     def close(self) -> None:
         """Stop them all."""
-        for server in self._running.values():
-            server.close()
+        for running in (*self._running.values(), *self._clusters.values()):
+            running.close()
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +84,23 @@ def redis_server(server_binary: ServerBinary, server_pool: ServerPool) -> Iterat
     server = server_pool.get(server_binary)
     yield server
     server.flush()
+
+
+@pytest.fixture
+def redis_cluster(server_pool: ServerPool) -> Iterator[RedisCluster]:
+    """An empty cluster of three masters. It is shared with other tests: put back what you move, and kill nothing."""
+    cluster = server_pool.cluster(_SERVERS[0])
+    yield cluster
+    cluster.flush()
+
+
+@pytest.fixture
+def private_cluster() -> Iterator[RedisCluster]:
+    """A cluster of the test's own, a replica beside each master, to be killed and paused."""
+    cluster = RedisCluster(_SERVERS[0], replicas=1)
+    cluster.start()
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,17 @@ from redis.retry import Retry
 
 #: Seconds that a server may take to answer or to end.
 _PATIENCE = 15.0
+#: Nodes of a cluster talk to each other on a port of their own, so far above the one for clients.
+_BUS = 10_000
+_SLOTS = 16_384
+#: How a server becomes a node: it is missed after a second and a half, and replaced whatever its replica has missed.
+_NODE = (
+    "--cluster-enabled", "yes",
+    "--cluster-config-file", "nodes.conf",
+    "--cluster-node-timeout", "1500",
+    "--cluster-replica-validity-factor", "0",
+    "--repl-diskless-sync-delay", "0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +212,175 @@ class RedisServer:
             self._clients.pop().close()
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+class ClusterNode(RedisServer):
+    """A server of a cluster. It keeps what it has, and which slots it serves, over a restart."""
+
+    def __init__(self, binary: ServerBinary) -> None:
+        super().__init__(binary, tcp=True, appendfsync="everysec")
+        self.port = free_port(below=1 << 16, beside=_BUS)
+
+    def start(self, *options: str, wait: bool = True) -> None:
+        """See `RedisServer.start`."""
+        super().start(*_NODE, *options, wait=wait)
+
+    def ask(self, *words: str | int) -> str:
+        """The answer to a CLUSTER command."""
+        answer: bytes | str = self.client().execute_command("CLUSTER", *words)
+        return answer.decode() if isinstance(answer, bytes) else answer
+
+    @property
+    def id(self) -> str:
+        """Its name within the cluster."""
+        return self.ask("MYID")
+
+    def facts(self) -> dict[str, str]:
+        """What it says of the cluster."""
+        return dict(line.split(":", 1) for line in self.ask("INFO").split())
+
+    def replicates(self, master: ClusterNode) -> bool:
+        """Whether it is a replica of this master now."""
+        return master.pid != 0 and bool(self.pid) and master.id in self.ask("NODES").partition("myself,slave ")[2][:40]
+
+    def slots(self) -> list[tuple[int, int, int]]:
+        """First slot, last slot, and the port of the master that serves them."""
+        ranges: list[list[Any]] = self.client().execute_command("CLUSTER", "SLOTS")
+        return [(first, last, master[1]) for first, last, master, *_ in ranges]
+
+
+class RedisCluster:
+    """Masters that share the slots evenly, and replicas of them. Its nodes can be killed and started again singly."""
+
+    def __init__(self, binary: ServerBinary, *, masters: int = 3, replicas: int = 0) -> None:
+        """Prepare the nodes; nothing runs yet. `replicas`: of each master."""
+        self.masters = [ClusterNode(binary) for _ in range(masters)]
+        #: Of the first master, of the second..., then again of the first.
+        self.replicas = [ClusterNode(binary) for _ in range(masters * replicas)]
+
+    @property
+    def nodes(self) -> list[ClusterNode]:
+        """All of them, masters of the beginning first."""
+        return self.masters + self.replicas
+
+    @property
+    def url(self) -> str:
+        """What a transport connects to."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.masters)
+
+    def client(self) -> redis.RedisCluster:
+        """A blocking client of all nodes; whoever asks for it closes it."""
+        return redis.RedisCluster(host="127.0.0.1", port=self.masters[0].port)
+
+    def start(self) -> None:
+        """Start the nodes, let them meet, and wait until each knows who serves what."""
+        try:
+            for node in self.nodes:
+                node.start()
+            self._meet()
+            for index, replica in enumerate(self.replicas):
+                replica.ask("REPLICATE", self.masters[index % len(self.masters)].id)
+            self.wait_until_whole()
+        except BaseException:
+            self.close()
+            raise
+
+    def _meet(self) -> None:
+        bounds = [i * _SLOTS // len(self.masters) for i in range(len(self.masters) + 1)]
+        for index, node in enumerate(self.nodes):
+            # With an epoch for each from the beginning, nobody has to find out who is right.
+            node.ask("SET-CONFIG-EPOCH", index + 1)
+            if index < len(self.masters):
+                node.ask("ADDSLOTS", *range(bounds[index], bounds[index + 1]))
+            node.ask("MEET", "127.0.0.1", self.masters[0].port)
+        _wait_until(lambda: all(node.facts()["cluster_known_nodes"] == str(len(self.nodes)) for node in self.nodes))
+
+    def wait_until_whole(self) -> None:
+        """Wait until every node that runs says that all slots are served, and every replica is in step."""
+
+        def is_whole(node: ClusterNode) -> bool:
+            facts, replication = node.facts(), node.client().info("replication")
+            served = facts["cluster_state"] == "ok" and facts["cluster_slots_ok"] == str(_SLOTS)
+            return served and replication.get("master_link_status", "up") == "up"
+
+        _wait_until(lambda: all(is_whole(node) for node in self.nodes if node.pid))
+        replicas = len(self.replicas)
+        _wait_until(
+            lambda: (
+                sum(node.client().info("replication")["role"] == "slave" for node in self.nodes if node.pid) >= replicas
+            )
+        )
+
+    def master_of(self, slot: int) -> ClusterNode:
+        """The node that serves a slot now."""
+        asked = next(node for node in self.nodes if node.pid)
+        port = next(port for first, last, port in asked.slots() if first <= slot <= last)
+        return next(node for node in self.nodes if node.port == port)
+
+    def master_of_key(self, key: str) -> ClusterNode:
+        """The node that has a key."""
+        return self.master_of(int(self.masters[0].ask("KEYSLOT", key)))
+
+    def move(self, slot: int, to: ClusterNode) -> int:
+        """Move a slot with its keys from its master to another, as redis-cli does; returns how many keys it had."""
+        source = self.master_of(slot)
+        to.ask("SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("SETSLOT", slot, "MIGRATING", to.id)
+        client, moved = source.client(), 0
+        while names := client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            client.execute_command("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *names)
+            moved += len(names)
+        # The one that gets it first: until it says so, nobody else serves the slot.
+        for node in (to, source, *(node for node in self.masters if node not in (to, source))):
+            node.ask("SETSLOT", slot, "NODE", to.id)
+        return moved
+
+    @contextmanager
+    def on_its_way(self, slot: int, to: ClusterNode) -> Iterator[None]:
+        """A slot is being moved, and none of its keys has been yet; it stays where it was in the end."""
+        source = self.master_of(slot)
+        to.ask("SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("SETSLOT", slot, "MIGRATING", to.id)
+        try:
+            yield
+        finally:
+            for node in (source, to):
+                node.ask("SETSLOT", slot, "STABLE")
+
+    def flush(self) -> None:
+        """Forget all data and scripts."""
+        for node in self.masters:
+            node.flush()
+
+    def close(self) -> None:
+        """End the nodes and remove their folders."""
+        for node in self.nodes:
+            node.close()
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError("the cluster does not come together")
+        time.sleep(0.02)
+
+
+def free_port(*, below: int = 1 << 16, beside: int = 0) -> int:
+    """A port of the loopback interface that nobody listens on; and, `beside` above it, another one."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port + beside < below and (not beside or _is_free(port + beside)):
+            return port
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def has_stopped(data: Path) -> bool:

@@ -13,7 +13,7 @@ from streamtask.errors import ConfigurationError, TransportError
 from streamtask.inspector import Decode, Inspector
 from streamtask.loading import load_app
 from streamtask.redact import mask_url
-from streamtask.transport.connect import DEFAULT_URL, Connector, broker_url
+from streamtask.transport.connect import DEFAULT_URL, Connector, Durability, broker_url
 
 _Answer = TypeVar("_Answer")
 
@@ -22,13 +22,14 @@ def ask(reference: str | None, broker: str | None, question: Callable[[Inspector
     """Connect to the broker of an app, or to the one given, and ask it something."""
     decode: Decode | None = None
     url = broker_url(broker)
+    durability: Durability = "none"
     if reference:
         app = load_app(reference, broker=broker)
-        url, decode = app.url, app.broker.decode
+        url, durability, decode = app.url, app.durability, app.broker.decode
     check_shared(url)
 
     async def answer() -> _Answer:
-        async with _inspector(url, decode) as inspector:
+        async with _inspector(Connector(url, durability=durability), decode) as inspector:
             return await question(inspector)
 
     with trouble_told(url):
@@ -61,8 +62,7 @@ def trouble_told(url: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _inspector(url: str, decode: Decode | None) -> AsyncIterator[Inspector]:
-    connector = Connector(url)
+async def _inspector(connector: Connector, decode: Decode | None) -> AsyncIterator[Inspector]:
     try:
         # In a thread: an embedded server may have to start.
         transport = await asyncio.to_thread(connector.open)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from streamtask.doctor import security, server
 from streamtask.doctor.facts import DeadFacts, Facts, Finding, GroupFacts, Level, Skipped, Waiting
-from streamtask.doctor.groups import WAITING_AFTER, dead_letters, groups
+from streamtask.doctor.groups import WAITING_AFTER, dead_letters, groups, outboxes
 
 __all__ = [
     "WAITING_AFTER",
@@ -26,7 +26,7 @@ __all__ = [
 def examine(facts: Facts) -> list[Finding]:
     """Everything that is worth a word, the worst first."""
     asked = (*server.RULES, *security.RULES) if facts.settings else ()
-    rules = (server.lost_at_restart, *asked, groups, dead_letters)
+    rules = (server.lost_at_restart, *asked, groups, outboxes, dead_letters)
     found = [finding for rule in rules for finding in rule(facts)]
     order = list(Level)
     return sorted(found, key=lambda finding: order.index(finding.level))

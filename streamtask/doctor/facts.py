@@ -86,3 +86,7 @@ class Facts:
     settings: Mapping[str, str] = field(default_factory=dict)
     groups: Sequence[GroupFacts] = ()
     dead: Sequence[DeadFacts] = ()
+    #: Replicas that have an event when `publish` returns.
+    copies: int = 0
+    #: Stream -> emits of its handlers on their way to streams of another server.
+    outboxes: Mapping[str, int] = field(default_factory=dict)

@@ -12,6 +12,8 @@ GONE_AFTER = 86_400.0
 #: Seconds that an entry may wait for a worker that handles its type before that is worth a word: workers take up what
 #: they handle within seconds.
 WAITING_AFTER = 10.0
+#: Emits that wait beside a stream before that is worth a word: workers pass them on within a fraction of a second.
+_MANY_WAIT = 100
 #: Types that one finding names.
 _NAMED = 5
 
@@ -88,6 +90,19 @@ def _passed_over(group: GroupFacts) -> Finding:
         message=f"group {group.group!r} has passed over events that it has no handler for: {what}{more}",
         remedy=f"if it should have handled them, add the handler and bring them back: {back}",
     )
+
+
+def outboxes(facts: Facts) -> Iterator[Finding]:
+    """That emits are not passed on, beside each stream."""
+    for stream, count in facts.outboxes.items():
+        if count >= _MANY_WAIT:
+            yield Finding(
+                level=Level.WARNING,
+                check=f"{stream} outbox",
+                message=f"{count} events that handlers of stream {stream!r} emitted wait to be passed on to streams "
+                "of other nodes of the cluster",
+                remedy="start a worker if none runs; if one does, its log says why (relay.failed)",
+            )
 
 
 def dead_letters(facts: Facts) -> Iterator[Finding]:

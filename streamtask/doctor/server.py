@@ -125,6 +125,28 @@ def _replicas(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _durability(facts: Facts) -> Iterator[Finding]:
+    there = _number(facts, "connected_slaves")
+    if "connected_slaves" not in facts.settings or not facts.copies:
+        return
+    if there < facts.copies:
+        yield Finding(
+            level=Level.PROBLEM,
+            check="durability",
+            message=f"publishes wait for {facts.copies} replicas (durability), and this server has {there}: every "
+            "publish raises after a second, although the event is stored",
+            remedy="attach replicas, or ask for fewer",
+        )
+    elif there > facts.copies:
+        yield Finding(
+            level=Level.WARNING,
+            check="durability",
+            message=f"publishes wait for {facts.copies} of {there} replicas (durability): a failover to another one "
+            "while the old primary still runs loses what only the others have",
+            remedy=f"durability={there}",
+        )
+
+
 def _client_timeout(facts: Facts) -> Iterator[Finding]:
     seconds = _number(facts, "timeout")
     if seconds:
@@ -192,6 +214,7 @@ RULES: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     _memory,
     _append_only,
     _replicas,
+    _durability,
     _client_timeout,
     _buffers,
     _scripts,

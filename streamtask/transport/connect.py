@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib import import_module
+from typing import Literal
 
 from streamtask.errors import ConfigurationError
 from streamtask.redact import MaskedUrl, mask_url
@@ -14,7 +15,10 @@ from streamtask.transport.port import Transport
 
 DEFAULT_URL = "embedded://"
 _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "valkey", "valkeys")
-SCHEMES = (*_REDIS, "embedded", "memory")
+_CLUSTER = ("redis+cluster", "rediss+cluster")
+SCHEMES = (*_REDIS, *_CLUSTER, "embedded", "memory")
+#: What a publish waits for: the server's word alone, that of a replica, or that of so many replicas.
+Durability = Literal["none", "replica"] | int
 
 
 def broker_url(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
@@ -25,12 +29,17 @@ def broker_url(given: str | None, environment: Mapping[str, str] = os.environ) -
 class Connector:
     """Opens transports for one broker URL; what they share (an embedded server, a memory) lives here."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, durability: Durability = "none") -> None:
         # No name for what follows the scheme: a traceback with local variables would show it.
         scheme = url.partition("://")[0] if "://" in url else ""
         if scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
             raise ConfigurationError(f"unknown broker URL {mask_url(url)!r}; known schemes: {known}")
+        self._copies = _copies(durability)
+        if self._copies and scheme in {"memory", "embedded"}:
+            raise ConfigurationError(
+                f"durability={durability!r}: {scheme}:// has no replica that could confirm anything"
+            )
         self.url = MaskedUrl(url)
         self.scheme = scheme
         self._store = MemoryStore() if scheme == "memory" else None
@@ -47,14 +56,25 @@ class Connector:
             return MemoryTransport(self._store)
         url = self.address
         # Late, so that a program on memory:// never imports redis.
-        module = import_module("streamtask.transport.redis.transport")
-        transport: Transport = module.RedisTransport(url)
+        if self.scheme in _CLUSTER:
+            make = import_module("streamtask.transport.redis.cluster_transport").ClusterTransport
+        else:
+            make = import_module("streamtask.transport.redis.transport").RedisTransport
+        transport: Transport = make(url, copies=self._copies)
         return transport
 
     def close(self) -> None:
         """Leave the embedded server; it stops when its last user has left."""
         if self._server is not None:
             self._server.release()
+
+
+def _copies(durability: Durability) -> int:
+    """Replicas that a publish waits for."""
+    copies = {"none": 0, "replica": 1}.get(durability) if isinstance(durability, str) else durability
+    if copies is None or copies < 0:
+        raise ConfigurationError(f"durability is 'none', 'replica' or a number of replicas, got {durability!r}")
+    return copies
 
 
 def open_transport(url: str) -> Transport:

@@ -225,6 +225,8 @@ class Capabilities:
     version: str = ""
     #: Entries survive a restart of the process that holds them.
     durable: bool = True
+    #: Replicas that have an event when `publish` returns.
+    copies: int = 0
     #: Emits, mark and ack are one atomic step.
     atomic: bool = True
     #: Newer commands found on this server, e.g. {"XACKDEL", "XNACK"}.
@@ -257,6 +259,16 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Relayed:
+    """What became of the emits that waited beside a stream."""
+
+    #: How many have reached their stream.
+    count: int = 0
+    #: What keeps the others, by the stream that they are for. They stay, and are tried again.
+    held_back: Mapping[str, Exception] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupStats:
     """One group's reading of one stream. What the engine cannot tell is None, never an invented 0."""
 
@@ -285,6 +297,7 @@ class Transport(Protocol):
     retention: Retention | None
     dead_letters: DeadLetters | None
     inspection: Inspection | None
+    outbox: Outbox | None
 
     async def connect(self) -> None:
         """Connect, and find out what the server can do."""
@@ -304,6 +317,9 @@ class Transport(Protocol):
         Never sent twice by the transport: after an error it is unknown whether the item is stored.
         """
 
+    def together(self, streams: Sequence[str]) -> list[list[str]]:
+        """These streams, those together that one `fetch` can read."""
+
     async def fetch(self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float) -> list[Delivery]:
         """New entries, at most `count` a stream; waits up to `wait` seconds for the first. Safe to cancel.
 
@@ -314,8 +330,8 @@ class Transport(Protocol):
     async def settle(self, settlements: Sequence[tuple[Delivery, Outcome]]) -> list[Verdict | TransportError]:
         """Commit outcomes, each atomic and fenced by (owner, deliveries).
 
-        A TransportError in the list: that one was not committed and stays pending; settle it again. A raised
-        TransportError: unknown for all of them.
+        A TransportError in the list: that one was not committed (where it `is_unknown`, perhaps it was) and stays
+        pending; settle it again. A raised TransportError: unknown for all of them.
         """
 
     async def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
@@ -391,6 +407,23 @@ class Schedule(Protocol):
 
         `event_type` is empty where the envelope is encoded; `fields` are those of the entry that it will be.
         """
+
+
+class Outbox(Protocol):
+    """Emits for a stream that is kept by another server than the stream of their cause.
+
+    They are written beside the cause in one step with its ack, and published from there, each once. One owner at a time
+    does so, in their order; should two do so after a pause, the order of what they both send is open.
+    """
+
+    async def news(self, *, within: float) -> set[str]:
+        """Streams beside which this transport has put something; waits for the first, `within` seconds at most."""
+
+    async def waiting(self, streams: Sequence[str]) -> dict[str, int]:
+        """How much waits beside these streams, where something does."""
+
+    async def relay(self, stream: str, owner: str) -> Relayed:
+        """Publish what waits beside a stream, unless another owner is doing so. Safe to run twice, and to cancel."""
 
 
 class Retention(Protocol):
@@ -483,6 +516,8 @@ class StreamInfo:
     groups: int
     dead: int
     scheduled: int
+    #: Emits of this stream's handlers on their way to streams of another server.
+    outbox: int = 0
     first_id: str
     last_id: str
     bytes: int | None

@@ -86,32 +86,43 @@ class Reclaimer:
                 await self._flow.wait(lambda: self._flow.free, within=_POLL)
 
     async def _claim(self) -> float:
-        """Take what is due and has room; the seconds until it is worth looking again."""
-        wait, due_waits = _POLL, False
+        """Take what is due and has room; the seconds until it is worth looking again.
+
+        What goes wrong with one stream holds up no other: of the servers of a cluster one may be away.
+        """
+        waits, trouble = [_POLL], None
         for sub in self._subscriptions:
-            own_room = self._room(sub)
-            async with self._leases.arriving:
-                count = min(self._flow.free, own_room)
-                asked_at = time.monotonic()
-                claimed = await self._transport.recovery.claim(sub, self._owner, count=count)
-                if failpoints.armed and claimed.deliveries:
-                    failpoints.reached("after_claim")
-                taken = await still_ours(self._transport, claimed.deliveries, asked_at=asked_at, lease=self._lease)
-                if taken:
-                    self._metrics.reclaimed(sub.stream, sub.group, len(taken), "due")
-                    self._take(taken)
-                if claimed.expired:
-                    self._expire(list(claimed.expired))
-            for entry_id in claimed.gone:
-                self._metrics.gone(sub.stream, sub.group)
-                log.error("entry.gone", extra={"stream": sub.stream, "group": sub.group, "entry_id": entry_id})
-            if claimed.next_due == 0:
-                # More is due: it waits for a slot, unless it waits for others of its own kind.
-                due_waits = due_waits or own_room > len(claimed.deliveries)
-            elif claimed.next_due is not None:
-                wait = min(wait, claimed.next_due)
-        self._tell(due_waits=due_waits)
-        return 0.0 if due_waits else wait
+            try:
+                waits.append(await self._claim_from(sub))
+            except TransportError as error:
+                trouble = error
+        self._tell(due_waits=min(waits) < 0)
+        if trouble is not None:
+            raise trouble
+        return max(0.0, min(waits))
+
+    async def _claim_from(self, sub: Subscription) -> float:
+        """Take what is due in one stream; the seconds until it is worth looking again, -1: more waits for a slot."""
+        own_room = self._room(sub)
+        async with self._leases.arriving:
+            count = min(self._flow.free, own_room)
+            asked_at = time.monotonic()
+            claimed = await self._transport.recovery.claim(sub, self._owner, count=count)
+            if failpoints.armed and claimed.deliveries:
+                failpoints.reached("after_claim")
+            taken = await still_ours(self._transport, claimed.deliveries, asked_at=asked_at, lease=self._lease)
+            if taken:
+                self._metrics.reclaimed(sub.stream, sub.group, len(taken), "due")
+                self._take(taken)
+            if claimed.expired:
+                self._expire(list(claimed.expired))
+        for entry_id in claimed.gone:
+            self._metrics.gone(sub.stream, sub.group)
+            log.error("entry.gone", extra={"stream": sub.stream, "group": sub.group, "entry_id": entry_id})
+        if claimed.next_due == 0:
+            # More is due: it waits for a slot, unless it waits for others of its own kind.
+            return -1.0 if own_room > len(claimed.deliveries) else _POLL
+        return _POLL if claimed.next_due is None else claimed.next_due
 
     def _tell(self, *, due_waits: bool) -> None:
         self._due_waits = due_waits

@@ -91,6 +91,8 @@ class Settler:
         for settlement, verdict in zip(batch, verdicts, strict=True):
             if isinstance(verdict, TransportError):
                 refused.append(settlement)
+                if verdict.is_unknown:
+                    self._unsure.add(settlement.delivery)
                 self._outage.failed(verdict)
             else:
                 settled.append((settlement, self._confirmed(settlement.delivery, verdict) if self._unsure else verdict))

@@ -47,6 +47,7 @@ from streamtask.worker.outage import Outage
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Health
 from streamtask.worker.reclaimer import Reclaimer
+from streamtask.worker.relay import Relay
 from streamtask.worker.reporting import Reporter
 from streamtask.worker.settler import Settlement, Settler
 from streamtask.worker.slots import Running, Slots
@@ -196,6 +197,7 @@ class Worker:
         )
 
     def _start_readers(self) -> None:
+        self._relay = Relay(self._transport, self.owner, self._subscriptions, self.metrics)
         for index, subs in enumerate(self._readings()):
             fetcher = Fetcher(
                 self._transport,
@@ -228,16 +230,20 @@ class Worker:
         self._duty("look-round", self._look_round())
         janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
+        self._duty("relay", self._relay.run())
         self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics).run())
 
     def _readings(self) -> list[list[Subscription]]:
-        """What is read together: the streams of a group, but those that have limits of their own apart."""
+        """What is read together: streams of a group that one read can bring; those with limits of their own apart."""
         readings = []
         for group in dict.fromkeys(sub.group for sub in self._subscriptions):
             subs = [sub for sub in self._subscriptions if sub.group == group]
             limited = [sub for sub in subs if self._stream_limits[sub.stream, group] is not None]
             free = [sub for sub in subs if sub not in limited]
-            readings += [[sub] for sub in limited] + ([free] if free else [])
+            readings += [[sub] for sub in limited]
+            by_name = {sub.stream: sub for sub in free}
+            together = self._transport.together(list(by_name))
+            readings += [[by_name[name] for name in names] for names in together if names]
         return readings
 
     def _duty(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -290,6 +296,7 @@ class Worker:
                 await self._settler.drained()
                 if failpoints.armed:
                     failpoints.reached("while_stopping")
+                await self._relay.finish()
                 for sub in self._subscriptions:
                     await self._transport.recovery.hand_back(sub.stream, sub.group, self.owner, started=())
                 await self._keeper.stop()
@@ -341,7 +348,7 @@ class Worker:
                 unread = stats.lag if stats.lag is not None else not all(fetcher.empty for fetcher in self._fetchers)
                 if stats.pending or unread:
                     return False
-        return True
+        return await self._relay.is_done()
 
     # ── taking in ─────────────────────────────────────────────────────────────────────────────────────────────
 

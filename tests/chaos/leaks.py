@@ -38,12 +38,13 @@ _LASTING = [
     keys.floors(_ANY),
     keys.seen(_ANY),
     keys.delayed(_ANY),
+    keys.outbox(_ANY),
     keys.delayed_bodies(_ANY),
     keys.STREAMS,
     keys.WORKERS,
 ]
 _IS_LASTING = re.compile("|".join(re.escape(key).replace(_ANY, ".+") for key in _LASTING))
-_IS_OURS = re.compile(r"streamtask:|\{stream:")
+_IS_OURS = re.compile(r"\{streamtask\}:|\{stream:")
 
 
 def leaks(workers: Sequence[WorkerProcess]) -> list[str]:

@@ -28,9 +28,9 @@ async def test_whatever_is_left_behind_is_seen(
     monkeypatch.setattr("tests.chaos.leaks._PATIENCE", 0.5)
     [stopped] = worker.logs("worker.stopped")
     owner = stopped["owner"]
-    admin.set("streamtask:odd", 1)
+    admin.set("{streamtask}:odd", 1)
     admin.set("{stream:jobs}:pub:for-ever", 1)
-    admin.set(f"streamtask:beat:{owner}", "{}", ex=60)
+    admin.set("{streamtask}:beat:" + owner, "{}", ex=60)
     admin.hset("{stream:jobs}:history:chaos", "1-0:f", 1)
     admin.zadd("{stream:jobs}:retry:chaos", {"2-0": 1})
     admin.xgroup_createconsumer("stream:jobs", "chaos", owner)
@@ -50,7 +50,7 @@ async def test_whatever_is_left_behind_is_seen(
     for kind in (
         f"process {sleeper.pid}",
         "1 clients that wait",
-        "key streamtask:odd stays",
+        "key {streamtask}:odd stays",
         "key {stream:jobs}:pub:for-ever stays",
         f"{owner} still counts as alive",
         "history of entry 1-0:f",

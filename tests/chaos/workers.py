@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 
 from streamtask import App, Event
 from streamtask.errors import PublishError
-from streamtask.transport.connect import open_transport
+from streamtask.transport.connect import Durability, open_transport
 
 #: Whether the long forms of tests are wanted: more rounds, more events.
 LONG = os.environ.get("STREAMTASK_LONG") == "1"
@@ -340,9 +340,13 @@ class Publisher:
     It does as a careful program does: what raised is published again with its event id, until a publish returns.
     """
 
-    def __init__(self, url: str, *, every: float = 0.005, lanes: int = 1) -> None:
+    def __init__(
+        self, url: str, *, every: float = 0.005, lanes: int = 1, kind: str = "", durability: Durability = "none"
+    ) -> None:
         """`every`: seconds between two publishes of a lane, each of which has a connection of its own."""
         self._url = url
+        self._kind = kind
+        self._durability = durability
         self._every = every
         self._lanes = lanes
         #: When the first publish of each number began, and when one returned.
@@ -354,7 +358,8 @@ class Publisher:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Begin."""
+        """Begin, or go on."""
+        self._stop = False
         self._tasks = [asyncio.create_task(self._run()) for _ in range(self._lanes)]
         await until(lambda: self.returned, _PATIENCE)
         return self
@@ -368,9 +373,9 @@ class Publisher:
         await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
 
     async def _run(self) -> None:
-        async with App("chaos", broker=self._url) as app:
+        async with App("chaos", broker=self._url, durability=self._durability) as app:
             while not self._stop:
-                await self._publish(app, Job(n=len(self.asked)))
+                await self._publish(app, Job(n=len(self.asked), kind=self._kind))
                 await asyncio.sleep(self._every)
 
     async def _publish(self, app: App, job: Job) -> None:

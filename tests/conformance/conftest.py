@@ -1,23 +1,37 @@
-"""`engine`: the reference model, then every server program on this machine."""
+"""`engine`: the reference model, then every server program on this machine, then a cluster of the first of them.
+
+In the long form a cluster of each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from tests.conformance.engines import Engine, MemoryEngine, RedisEngine
+from tests.chaos.workers import LONG
+from tests.conformance.engines import ClusterEngine, Engine, MemoryEngine, RedisEngine
 from tests.conftest import ServerPool
 from tests.servers import RedisServer, ServerBinary, available_servers
 
+#: An engine by its name: made from the servers of this session.
+_ENGINES: dict[str, Callable[[ServerPool], Engine]] = {"memory": lambda _: MemoryEngine()}
 
-@pytest.fixture(
-    params=[None, *available_servers()], ids=lambda binary: "memory" if binary is None else f"{binary.name}"
-)
+
+def _add(binary: ServerBinary, *, cluster: bool) -> None:
+    _ENGINES[binary.name] = lambda pool: RedisEngine(pool.get(binary))
+    if cluster:
+        _ENGINES[f"{binary.name}-cluster"] = lambda pool: ClusterEngine(pool.cluster(binary))
+
+
+for _place, _binary in enumerate(available_servers()):
+    _add(_binary, cluster=LONG or _place == 0)
+
+
+@pytest.fixture(params=_ENGINES)
 async def engine(request: pytest.FixtureRequest, server_pool: ServerPool) -> AsyncIterator[Engine]:
     """Each engine in turn, empty."""
-    binary: ServerBinary | None = request.param
-    made: Engine = MemoryEngine() if binary is None else RedisEngine(server_pool.get(binary))
+    made = _ENGINES[request.param](server_pool)
     yield made
     await made.close()
 

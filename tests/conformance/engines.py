@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import itertools
 import json
 import time
 import uuid
@@ -33,8 +34,10 @@ from streamtask.transport.port import (
     Verdict,
 )
 from streamtask.transport.redis import keys
+from streamtask.transport.redis.cluster_transport import ClusterTransport
+from streamtask.transport.redis.hashslots import slot_of
 from streamtask.transport.redis.transport import RedisTransport
-from tests.servers import RedisServer
+from tests.servers import RedisCluster, RedisServer
 
 #: Seconds after which a condition that does not come true fails the test.
 PATIENCE = 10.0
@@ -70,6 +73,10 @@ class Engine(ABC):
         made = Consumer(await self.transport(), owner, subscription)
         await made.transport.register(subscription)
         return made
+
+    def neighbour(self, stream: str) -> str:
+        """Another stream, which one fetch can read together with this one."""
+        return f"{stream}-beside"
 
     async def close(self) -> None:
         """Close every transport that was made."""
@@ -183,6 +190,31 @@ class RedisEngine(Engine):
             self.client.delete(index)
 
 
+class ClusterEngine(RedisEngine):
+    """Three masters. Streams of different names are mostly on different ones."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        Engine.__init__(self)
+        self._url = cluster.url
+        self.client = cluster.client()
+
+    def _make(self) -> Transport:
+        return ClusterTransport(self._url)
+
+    def neighbour(self, stream: str) -> str:
+        return same_slot_as(stream)
+
+    async def close(self) -> None:
+        await super().close()
+        self.client.close()
+
+
+def same_slot_as(stream: str) -> str:
+    """Another stream of the slot of this one."""
+    slot = slot_of(keys.stream(stream))
+    return next(name for n in itertools.count() if slot_of(keys.stream(name := f"{stream}-{n}")) == slot)
+
+
 class Consumer:
     """One owner's use of one subscription: what the tests do over and over."""
 
@@ -221,7 +253,13 @@ class Consumer:
         [verdict] = await self.transport.settle([(delivery, outcome)])
         if isinstance(verdict, TransportError):
             raise verdict
+        await self.arrive()
         return verdict
+
+    async def arrive(self) -> None:
+        """Emits that are on their way to streams of another server have arrived."""
+        if self.transport.outbox is not None:
+            await self.transport.outbox.relay(self.stream, self.owner)
 
     async def claim(self, count: int = 100) -> Claimed:
         """What is due now."""
@@ -250,6 +288,7 @@ class Consumer:
 
     async def texts(self, stream: str | None = None) -> list[str]:
         """The texts of all orders that stand in a stream, in order."""
+        await self.arrive()
         entries = await self.transport.read(stream or self.stream, after="0", count=1000, wait=0)
         return [text_of(entry) for entry in entries]
 

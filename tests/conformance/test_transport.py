@@ -150,12 +150,23 @@ async def test_what_was_held_in_a_vanished_group_cannot_be_settled(engine: Engin
 
 async def test_a_fetch_brings_at_most_count_entries_of_each_stream(engine: Engine) -> None:
     consumer = await engine.consumer()
-    await engine.consumer(stream="bills")
-    await consumer.publish(*(order(stream=stream) for stream in ("orders", "bills") for _ in range(5)))
+    beside = engine.neighbour("orders")
+    await engine.consumer(stream=beside)
+    await consumer.publish(*(order(stream=stream) for stream in ("orders", beside) for _ in range(5)))
 
-    deliveries = await consumer.transport.fetch("shipping", "a", ["orders", "bills"], count=3, wait=0)
+    deliveries = await consumer.transport.fetch("shipping", "a", ["orders", beside], count=3, wait=0)
 
-    assert sorted(delivery.stream for delivery in deliveries) == ["bills"] * 3 + ["orders"] * 3
+    assert sorted(delivery.stream for delivery in deliveries) == ["orders"] * 3 + [beside] * 3
+
+
+async def test_streams_that_one_fetch_can_read_are_told(engine: Engine) -> None:
+    transport, beside = await engine.transport(), engine.neighbour("orders")
+
+    together = transport.together(["orders", "bills", beside])
+
+    assert sorted(stream for streams in together for stream in streams) == sorted(["orders", "bills", beside])
+    [one] = [streams for streams in together if "orders" in streams]
+    assert beside in one
 
 
 async def test_a_fetched_delivery_says_whose_it_is(engine: Engine) -> None:
@@ -233,15 +244,16 @@ async def test_a_waiting_fetch_wakes_when_another_thread_publishes(engine: Engin
 
 async def test_a_waiting_fetch_wakes_for_any_of_its_streams(engine: Engine) -> None:
     consumer, publisher = await engine.consumer(), await engine.transport()
-    await engine.consumer(stream="bills")
+    beside = engine.neighbour("orders")
+    await engine.consumer(stream=beside)
 
-    fetch = asyncio.create_task(consumer.transport.fetch("shipping", "a", ["orders", "bills"], count=1, wait=30))
+    fetch = asyncio.create_task(consumer.transport.fetch("shipping", "a", ["orders", beside], count=1, wait=30))
     await asyncio.sleep(0.02)
-    await publisher.publish([order("1", stream="bills")])
+    await publisher.publish([order("1", stream=beside)])
 
     async with asyncio.timeout(5):
         [delivery] = await fetch
-    assert delivery.stream == "bills"
+    assert delivery.stream == beside
 
 
 async def test_one_of_two_waiting_consumers_gets_the_entry(engine: Engine) -> None:

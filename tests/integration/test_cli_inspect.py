@@ -80,7 +80,10 @@ async def test_the_fields_of_every_list_are_those_of_the_contract(redis_server: 
         ("inspect groups", GROUPS),
         ("inspect workers", WORKERS),
         ("dead list", DEAD),
-        ("inspect streams", ("stream", "length", "groups", "dead", "scheduled", "first_id", "last_id", "bytes")),
+        (
+            "inspect streams",
+            ("stream", "length", "groups", "dead", "scheduled", "outbox", "first_id", "last_id", "bytes"),
+        ),
         ("inspect consumers", ("stream", "group", "consumer", "pending", "idle_ms", "alive")),
         ("inspect scheduled", ("stream", "event_id", "event_type", "due_in_ms")),
         ("groups list", ("stream", "group", "interest", "skipped", "alive", "last_seen_ms")),
@@ -284,7 +287,7 @@ async def test_without_a_broker_every_command_says_which_one_it_misses(command: 
 
 async def test_a_server_that_refuses_is_told_in_its_words(redis_server: RedisServer, engine: RedisEngine) -> None:
     engine.client.set("{stream:orders}:dead", "no stream")
-    engine.client.sadd("streamtask:streams", "orders")
+    engine.client.sadd("{streamtask}:streams", "orders")
 
     answer = await ask(redis_server.url, "dead", "list")
 

@@ -18,9 +18,9 @@ def foreign(redis_server: RedisServer) -> RedisServer:
     client.xgroup_create("stream:orders", "shipping", "0", mkstream=True)
     client.xgroup_create("stream:orders", NO_TEXT, "0")
     client.xadd("{stream:orders}:dead", {"foo": "bar", NO_TEXT: NO_TEXT}, id="18446744073709551000-1")
-    client.set("streamtask:beat:alien", "not json")
-    client.zadd("streamtask:workers", {"alien": 1, NO_TEXT: 2})
-    client.sadd("streamtask:streams", "orders")
+    client.set("{streamtask}:beat:alien", "not json")
+    client.zadd("{streamtask}:workers", {"alien": 1, NO_TEXT: 2})
+    client.sadd("{streamtask}:streams", "orders")
     return redis_server
 
 

@@ -162,7 +162,7 @@ _NOT_FOR = {
     "worker": ["CONFIG GET *", "XGROUP DESTROY stream:jobs shop", "XGROUP SETID stream:jobs shop 0"],
     "publisher": [
         "CONFIG GET *", "XREADGROUP GROUP g c STREAMS stream:jobs >", "XACK stream:jobs g 0-0", "XDEL stream:jobs 0-0",
-        "XTRIM stream:jobs MAXLEN 0", "DEL stream:jobs", "XADD {stream:jobs}:dead * a b", "SET streamtask:beat:x 1",
+        "XTRIM stream:jobs MAXLEN 0", "DEL stream:jobs", "XADD {stream:jobs}:dead * a b", "SET {streamtask}:beat:x 1",
         "HSET {stream:jobs}:floors g 0-0",
     ],
     "operator": ["XREADGROUP GROUP g c STREAMS stream:jobs >", "XACK stream:jobs g 0-0", "XCLAIM stream:jobs g c 0 1"],

@@ -51,7 +51,7 @@ def server(redis_server: RedisServer) -> RedisServer:
     """A server with nasty names in every place where another program may write one."""
     client = redis_server.client()
     for stream in ("jobs", NASTY_NAME):
-        client.sadd("streamtask:streams", stream)
+        client.sadd("{streamtask}:streams", stream)
         client.xadd(f"stream:{stream}", {"envelope": envelope()})
         client.xadd(f"stream:{stream}", {"envelope": envelope(event_type=NASTY)})
         client.xadd(f"stream:{stream}", {NASTY: NASTY})
@@ -68,8 +68,8 @@ def server(redis_server: RedisServer) -> RedisServer:
         client.xadd(f"{{stream:{stream}}}:dead", letter | {"event_type": NASTY, "field:envelope": envelope()})
         client.hset(f"{{stream:{stream}}}:skipped:{NASTY_NAME}", mapping={NASTY: "1-0", f"{NASTY}\tn": 3})
         client.zadd(f"{{stream:{stream}}}:delayed", {NASTY: 9e12})
-    client.set(f"streamtask:beat:{NASTY}", json.dumps({"host": NASTY, "pid": 1, "groups": [NASTY], "running": 0}))
-    client.zadd("streamtask:workers", {NASTY: 9e12})
+    client.set("{streamtask}:beat:" + NASTY, json.dumps({"host": NASTY, "pid": 1, "groups": [NASTY], "running": 0}))
+    client.zadd("{streamtask}:workers", {NASTY: 9e12})
     return redis_server
 
 

@@ -235,6 +235,7 @@ class FaultyTransport(Verbs):
         self.retention = Verbs(self, memory.retention)
         self.dead_letters = Verbs(self, memory.dead_letters)
         self.inspection = Verbs(self, memory.inspection)
+        self.outbox = memory.outbox
         self._server = server
         self._memory = memory
         #: When the last command on each connection arrives: those on one connection overtake each other never.
@@ -242,6 +243,10 @@ class FaultyTransport(Verbs):
 
     async def close(self) -> None:
         """Nothing that could fail."""
+
+    def together(self, streams: list[str]) -> list[list[str]]:
+        """No command: what an engine knows by itself."""
+        return self._memory.together(streams)
 
     async def publish(self, items: list[Outgoing]) -> Any:
         return await self.ask("publish", lambda: self._server.publish(self._memory, items))

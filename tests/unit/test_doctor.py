@@ -105,6 +105,24 @@ def test_a_setting_that_is_as_it_should_be_is_not_found(settings: dict[str, str]
     assert on(**settings) == []
 
 
+def test_waiting_for_more_replicas_than_there_are_or_for_fewer_is_found() -> None:
+    def durability(copies: int, there: int) -> list[Finding]:
+        settings = SOUND | {"connected_slaves": str(there), "min-replicas-to-write": "1"}
+        facts = Facts(engine="redis", version="7.0.15", settings=settings, copies=copies)
+        return [finding for finding in examine(facts) if finding.check == "durability"]
+
+    assert one(durability(1, 0)).level is Level.PROBLEM
+    assert (one(durability(1, 2)).level, one(durability(1, 2)).remedy) == (Level.WARNING, "durability=2")
+    assert durability(2, 2) == durability(0, 2) == []
+
+
+def test_emits_that_are_not_passed_on_are_found() -> None:
+    finding = one(of(outboxes={"orders": 100, "bills": 3}))
+
+    assert (finding.level, finding.check) == (Level.WARNING, "orders outbox")
+    assert "100 events" in finding.message
+
+
 @pytest.mark.parametrize(
     ("version", "cves"),
     [

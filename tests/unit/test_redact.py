@@ -18,6 +18,7 @@ from streamtask.redact import MaskedUrl, mask_text, mask_url
         ("redis://:secret@h:6379/0", "redis://:**@h:6379/0"),
         ("rediss://user:secret@h/0", "rediss://user:**@h/0"),
         ("redis+sentinel://u:secret@h1:1,h2:2/service", "redis+sentinel://u:**@h1:1,h2:2/service"),
+        ("rediss+cluster://u:secret@h1:1,h2:2/0", "rediss+cluster://u:**@h1:1,h2:2/0"),
         ("kombu+amqp://u:secret@[::1]:5672//", "kombu+amqp://u:**@[::1]:5672//"),
         ("nats://secret@h:4222", "nats://**@h:4222"),
         ("redis://u:sec/ret@h:1/0", "redis://u:**@h:1/0"),

@@ -25,6 +25,7 @@ from streamtask.transport.port import (
     Delivery,
     GroupStats,
     Inspection,
+    Outbox,
     Outcome,
     Outgoing,
     Recovery,
@@ -49,6 +50,7 @@ class MemoryTransport:
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)
         self.inspection: Inspection | None = MemoryInspection(store, clock)
+        self.outbox: Outbox | None = None
 
     async def connect(self) -> None:
         """Nothing to connect to."""
@@ -80,6 +82,10 @@ class MemoryTransport:
         await asyncio.sleep(0)
         with self._store.lock:
             return [self._store.publish(item, self._clock()) for item in items]
+
+    def together(self, streams: Sequence[str]) -> list[list[str]]:
+        """See `Transport.together`."""
+        return [list(streams)]
 
     async def fetch(self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float) -> list[Delivery]:
         """See `Transport.fetch`. Nothing is handed over to a caller that was cancelled."""

@@ -1,4 +1,4 @@
-"""A broker URL → what makes connections to the server, or to the primary that the sentinels name at that moment.
+"""A broker URL → what makes connections: to the server, to the primary that the sentinels name, to a cluster's nodes.
 
 It stands on redis-py's connections for addresses, TLS, AUTH and SELECT. Nothing here sends a command of ours, but the
 question to the sentinels.
@@ -19,6 +19,9 @@ from redis.exceptions import RedisError
 from streamtask.errors import ConfigurationError, TransportError
 from streamtask.redact import mask_url
 from streamtask.transport.redis.client import COMMAND_TIMEOUT, ConnectionFactory, DisconnectedError, Wire
+
+#: Host and port.
+Address = tuple[str, int]
 
 #: Seconds for one sentinel to answer, before the next is asked: all of them within the time to connect.
 _SENTINEL_TIMEOUT = 1.0
@@ -41,9 +44,13 @@ def connection_factory(url: str) -> ConnectionFactory:
         blame = _blame(error)
     else:
         return make
-    # Out here without a cause: it quotes what it could not read, which may be a part of the password. Without the
-    # options, too: the name of a mistyped one does not tell whether it is a secret.
-    raise ConfigurationError(f"the broker URL {mask_url(url).partition('?')[0]} cannot be read: {blame}")
+    # Out here without a cause: it quotes what it could not read, which may be a part of the password.
+    raise _unreadable(url, blame)
+
+
+def _unreadable(url: str, blame: str) -> ConfigurationError:
+    # Without the options: the name of a mistyped one does not tell whether it is a secret.
+    return ConfigurationError(f"the broker URL {mask_url(url).partition('?')[0]} cannot be read: {blame}")
 
 
 def _server_factory(url: str) -> ConnectionFactory:
@@ -53,6 +60,49 @@ def _server_factory(url: str) -> ConnectionFactory:
         del options["socket_keepalive"]
     # No `partial`: it shows its arguments.
     return lambda: make(**options)
+
+
+def cluster_of(url: str) -> tuple[list[Address], Callable[[Address], ConnectionFactory]]:
+    """redis+cluster://[user:password@]host:port,host:port: some nodes to ask first, and how to connect to any of them.
+
+    rediss+cluster:// for TLS; after a question mark the same options as for one server.
+
+    Raises:
+        ConfigurationError: as from `connection_factory`.
+    """
+    try:
+        nodes, make = _cluster_factory(url)
+        _check(make(nodes[0])())
+    except (ValueError, TypeError, OSError, RedisError) as error:
+        blame = _blame(error)
+    else:
+        return nodes, make
+    raise _unreadable(url, blame)
+
+
+def _cluster_factory(url: str) -> tuple[list[Address], Callable[[Address], ConnectionFactory]]:
+    scheme, _, rest = url.partition("://")
+    place, mark, query = rest.partition("?")
+    credentials, at, hosts = place.rpartition("@")
+    hosts, slash, database = hosts.partition("/")
+    nodes = [_node(address) for address in hosts.split(",")]
+    # What is the same for every node, read as of one server.
+    plain = f"{scheme.removesuffix('+cluster')}://{credentials}{at}localhost{slash}{database}{mark}{query}"
+    options = _options(plain)
+    make = options.pop("connection_class", redis_connection.Connection)
+
+    def connections_to(node: Address) -> ConnectionFactory:
+        # No `partial`: it shows its arguments.
+        return lambda: make(**options | {"host": node[0], "port": node[1]})
+
+    return nodes, connections_to
+
+
+def _node(address: str) -> Address:
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname:
+        raise _UrlError("expected host:port,host:port")
+    return parts.hostname, parts.port or 6379
 
 
 def _options(url: str) -> dict[str, Any]:
@@ -140,7 +190,7 @@ class _SentinelConnection(redis_connection.Connection):
 
     def __init__(
         self,
-        sentinels: Sequence[tuple[str, int]],
+        sentinels: Sequence[Address],
         ask: Callable[[str, int], Any],
         service: str,
         options: Mapping[str, Any],
@@ -155,7 +205,7 @@ class _SentinelConnection(redis_connection.Connection):
         self.host, self.port = await self._primary()
         await super().connect()  # type: ignore[no-untyped-call] # redis-py leaves it unannotated
 
-    async def _primary(self) -> tuple[str, int]:
+    async def _primary(self) -> Address:
         trouble = []
         for host, port in self._sentinels:
             wire = Wire(partial(self._ask, host, port))

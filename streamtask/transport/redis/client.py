@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -54,6 +55,14 @@ _pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: i
 class DisconnectedError(TransportError):
     """No reply: whether the command ran is unknown."""
 
+    is_unknown = True
+
+
+class UnreachableError(DisconnectedError):
+    """No connection: nothing was sent."""
+
+    is_unknown = False
+
 
 class ServerError(TransportError):
     """The server replied with an error."""
@@ -80,15 +89,21 @@ class Script:
         return ["EVALSHA", self.sha, len(keys), *keys, *args]
 
 
-class Wire:
-    """A connection that is there when it is needed. Any number of tasks may use it at once."""
+class Caller(ABC):
+    """What commands and scripts can be sent to: one connection (`Wire`), or one to each node of a cluster."""
 
-    def __init__(self, make: ConnectionFactory) -> None:
-        self._make = make
-        self._line: _Line | None = None
-        self._connecting = asyncio.Lock()
-        #: Grows with every new connection.
-        self.generation = 0
+    @property
+    @abstractmethod
+    def generation(self) -> int:
+        """Grows with every new connection."""
+
+    @abstractmethod
+    async def many(self, commands: Sequence[Sequence[Argument]], *, timeout: float = COMMAND_TIMEOUT) -> list[Any]:
+        """A pipeline; a reply each, in order. A command that the server refused gives its ServerError in the list."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Drop what is connected: whoever waits for a reply is told so. Can be used again: it connects anew."""
 
     async def call(self, *command: Argument, timeout: float = COMMAND_TIMEOUT) -> Any:
         """One command, one reply.
@@ -101,16 +116,6 @@ class Wire:
         if isinstance(reply, Exception):
             raise reply
         return reply
-
-    async def many(self, commands: Sequence[Sequence[Argument]], *, timeout: float = COMMAND_TIMEOUT) -> list[Any]:
-        """A pipeline; a reply each, in order. A command that the server refused gives its ServerError in the list."""
-        if not commands:
-            return []
-        line = self._line
-        if line is None or line.is_over:
-            line = await self._connected()
-        replies = await line.ask(b"".join([_packed(command) for command in commands]), len(commands), timeout)
-        return [*map(_explained, replies, commands)] if line.may_not else replies
 
     async def every(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """A pipeline of which nothing should be refused; a reply each.
@@ -143,8 +148,33 @@ class Wire:
                 replies[index] = reply
         return replies
 
+
+class Wire(Caller):
+    """A connection that is there when it is needed. Any number of tasks may use it at once."""
+
+    def __init__(self, make: ConnectionFactory) -> None:
+        self._make = make
+        self._line: _Line | None = None
+        self._connecting = asyncio.Lock()
+        self._generation = 0
+
+    @property
+    def generation(self) -> int:
+        """See `Caller.generation`."""
+        return self._generation
+
+    async def many(self, commands: Sequence[Sequence[Argument]], *, timeout: float = COMMAND_TIMEOUT) -> list[Any]:
+        """See `Caller.many`."""
+        if not commands:
+            return []
+        line = self._line
+        if line is None or line.is_over:
+            line = await self._connected()
+        replies = await line.ask(b"".join([_packed(command) for command in commands]), len(commands), timeout)
+        return [*map(_explained, replies, commands)] if line.may_not else replies
+
     async def close(self) -> None:
-        """Drop the connection: whoever waits for a reply is told so. The wire can be used again: it connects anew."""
+        """See `Caller.close`."""
         line, self._line = self._line, None
         if line is not None:
             line.drop(DisconnectedError("the connection was closed"))
@@ -153,7 +183,7 @@ class Wire:
         async with self._connecting:
             if self._line is None or self._line.is_over:
                 self._line = await self._connect()
-                self.generation += 1
+                self._generation += 1
             return self._line
 
     async def _connect(self) -> _Line:
@@ -320,11 +350,11 @@ def _translate(error: Exception, *, secure: bool) -> TransportError:
     if isinstance(error, AuthenticationError):
         return ServerError(f"NOAUTH {error}")
     if isinstance(error, TimeoutError) and not isinstance(error, RedisError):
-        return DisconnectedError(f"no connection in time{'; does this port speak TLS?' if secure else ''}")
+        return UnreachableError(f"no connection in time{'; does this port speak TLS?' if secure else ''}")
     if isinstance(error, ResponseError):
         return ServerError(str(error))
     if isinstance(error, RedisConnectionError | OSError):
         hung_up = isinstance(error.__context__, ConnectionResetError) or "closed by server" in str(error)
         hint = _HUNG_UP[secure] if hung_up else ""
-        return DisconnectedError(f"{error}{hint}" if str(error) else type(error).__name__)
-    return DisconnectedError(f"{type(error).__name__}: {error}")
+        return UnreachableError(f"{error}{hint}" if str(error) else type(error).__name__)
+    return UnreachableError(f"{type(error).__name__}: {error}")

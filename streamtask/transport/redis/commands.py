@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -85,8 +85,39 @@ def is_plain(settlement: tuple[Delivery, Outcome]) -> bool:
     return type(result) is Done and not result.emits and result.mark is None and delivery.deliveries == 1
 
 
-def outcome(delivery: Delivery, result: Outcome, targets: dict[str, int]) -> Sequence[Argument]:
-    """One outcome for the settle script; `targets` collects the streams emitted to, with their place in KEYS."""
+class Targets:
+    """Where a settlement's emits go: to their streams, and what is elsewhere to the outbox beside the cause."""
+
+    def __init__(self, outbox: str = "", is_elsewhere: Callable[[str], bool] | None = None) -> None:
+        """`is_elsewhere`: whether one script cannot write to a stream; None: it can write to all."""
+        self._outbox = outbox
+        self._is_elsewhere = is_elsewhere
+        #: Streams -> their place in KEYS; the outbox has no name.
+        self._places: dict[str, int] = {}
+
+    def keys(self) -> list[str]:
+        """What is written to."""
+        return [keys.stream(name) if name else self._outbox for name in self._places]
+
+    def place(self, stream: str) -> int:
+        """The place of a stream in KEYS; 0 where the outbox has to take what is for it."""
+        if self._is_elsewhere is not None and self._is_elsewhere(stream):
+            return 0
+        return self._places.setdefault(stream, _SETTLE_KEYS + 1 + len(self._places))
+
+    def words(self, emit: Outgoing) -> list[Argument]:
+        """One emit for the settle script."""
+        place, fields = self.place(emit.stream), entry(emit)
+        delay = "" if emit.delay is None else round(emit.delay * 1000)
+        if place:
+            return [place, delay, emit.event_id, len(fields), *fields]
+        place = self._places.setdefault("", _SETTLE_KEYS + 1 + len(self._places))
+        posted = ["target", emit.stream, "event_id", emit.event_id, "delay", delay, *fields]
+        return [place, "", emit.event_id, len(posted), *posted]
+
+
+def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[Argument]:
+    """One outcome for the settle script."""
     head = (delivery.entry_id, delivery.deliveries)
     match result:
         case Done():
@@ -105,7 +136,7 @@ def outcome(delivery: Delivery, result: Outcome, targets: dict[str, int]) -> Seq
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
 
 
-def _done(delivery: Delivery, done: Done, targets: dict[str, int]) -> Sequence[Argument]:
+def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument]:
     # Every word costs; most outcomes have few.
     mark, emits = done.mark, done.emits
     if mark is None:
@@ -114,21 +145,15 @@ def _done(delivery: Delivery, done: Done, targets: dict[str, int]) -> Sequence[A
         if len(emits) == 1:
             emit = emits[0]
             if emit.delay is None and emit.content_type is None and emit.content_encoding is None:
-                place = _place(emit.stream, targets)
-                return ("emit", delivery.entry_id, delivery.deliveries, place, emit.body)
+                place = targets.place(emit.stream)
+                if place:
+                    return ("emit", delivery.entry_id, delivery.deliveries, place, emit.body)
     words: list[Argument] = ["effects", delivery.entry_id, delivery.deliveries]
     words += ("", 0, 0) if mark is None else (mark.name, max(1, round(mark.window * 1000)), int(mark.replace))
     words.append(len(emits))
     for emit in emits:
-        place = _place(emit.stream, targets)
-        fields = entry(emit)
-        delay = "" if emit.delay is None else round(emit.delay * 1000)
-        words += [place, delay, emit.event_id, len(fields), *fields]
+        words += targets.words(emit)
     return words
-
-
-def _place(stream: str, targets: dict[str, int]) -> int:
-    return targets.setdefault(stream, _SETTLE_KEYS + 1 + len(targets))
 
 
 def _letter(delivery: Delivery, dead: Dead) -> list[Argument]:

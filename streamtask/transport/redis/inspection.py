@@ -14,7 +14,7 @@ import msgspec
 from streamtask.transport.port import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
-from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
+from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
 
 _COPIED = 500
 #: Settings that are secrets: told is whether there is one.
@@ -24,7 +24,7 @@ _PASSWORDS = ("requirepass", "masterauth", "primaryauth", "tls-key-file-pass", "
 class RedisInspection:
     """`Inspection` on Redis."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Caller) -> None:
         self._wire = wire
         self._register = Script("register")
 
@@ -35,7 +35,9 @@ class RedisInspection:
     async def stream(self, stream: str) -> StreamInfo:
         """See `Inspection.stream`."""
         key = keys.stream(stream)
-        dead, scheduled = await self._wire.every([["XLEN", keys.dead(stream)], ["ZCARD", keys.delayed(stream)]])
+        dead, scheduled, outbox = await self._wire.every(
+            [["XLEN", keys.dead(stream)], ["ZCARD", keys.delayed(stream)], ["XLEN", keys.outbox(stream)]]
+        )
         info, size = await self._wire.many([["XINFO", "STREAM", key], ["MEMORY", "USAGE", key]])
         found = commands.mapping(commands.unless_missing(info))
         first = found.get("first-entry")
@@ -45,6 +47,7 @@ class RedisInspection:
             groups=found.get("groups", 0),
             dead=dead,
             scheduled=scheduled,
+            outbox=outbox,
             first_id=first[0].decode() if first else "",
             last_id=found.get("last-generated-id", b"0-0").decode(),
             bytes=None if isinstance(size, ServerError) else size,

@@ -10,7 +10,7 @@ import msgspec
 
 from streamtask.transport.port import DeadLetter
 from streamtask.transport.redis import commands, keys
-from streamtask.transport.redis.client import Script, ServerError, Wire
+from streamtask.transport.redis.client import Caller, Script, ServerError
 
 #: Events that one call moves from the schedule into a stream.
 _PROMOTED = 500
@@ -26,7 +26,7 @@ _LAST_MOMENT = 253_402_300_799_000
 class RedisSchedule:
     """`Schedule` on Redis: a ZSET of due times and a HASH of events beside each stream."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Caller) -> None:
         self._wire = wire
         self._promote = Script("promote")
 
@@ -88,7 +88,7 @@ def _event_type(fields: Sequence[bytes]) -> str:
 class RedisRetention:
     """`Retention` on Redis."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Caller) -> None:
         self._wire = wire
         self._trim = Script("trim")
         self._delete_consumer = Script("delete_consumer")
@@ -128,7 +128,7 @@ class RedisRetention:
 class RedisDeadLetters:
     """`DeadLetters` on Redis: one stream of them beside each stream."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Caller) -> None:
         self._wire = wire
         self._replay = Script("replay_dead")
         self._purge = Script("purge_dead")

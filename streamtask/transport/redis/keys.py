@@ -15,10 +15,12 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:floors                 HASH    group -> id before everything it has not finished; "~sweep:" -> cursor
     T:seen                   HASH    group -> last registration, ms
     T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
+    T:outbox                 STREAM  emits for streams of another slot: `target`, `event_id`, `delay`, then the entry
+    T:relaying               STRING  the worker that publishes them at this moment    (expires in seconds)
     T:pub:KEY                STRING  publish de-duplication            (expires with the window)
-    streamtask:streams       SET     every stream name that was registered or published to
-    streamtask:workers       ZSET    owner -> last beat, ms
-    streamtask:beat:OWNER    STRING  JSON about a living owner         (expires in seconds)
+    {streamtask}:streams     SET     every stream name that was registered or published to
+    {streamtask}:workers     ZSET    owner -> last beat, ms
+    {streamtask}:beat:OWNER  STRING  JSON about a living owner         (expires in seconds)
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ PARKED = "~parked"
 WAITING = "~waiting"
 RESERVED = frozenset({PARKED, WAITING})
 
-STREAMS = "streamtask:streams"
-WORKERS = "streamtask:workers"
+#: Of one slot, with the beats: whoever can beat there can see who else does, also while other nodes are away.
+STREAMS = "{streamtask}:streams"
+WORKERS = "{streamtask}:workers"
 
 
 def text(word: bytes) -> str:
@@ -40,7 +43,7 @@ def text(word: bytes) -> str:
 
 def is_ours(word: object) -> bool:
     """Whether a word of a command is the name of a key that this module spells."""
-    return isinstance(word, str) and word.startswith(("stream:", "{stream:", "streamtask:"))
+    return isinstance(word, str) and word.startswith(("stream:", "{stream:", "{streamtask}:"))
 
 
 def stream(name: str) -> str:
@@ -130,6 +133,16 @@ def delayed_bodies(name: str) -> str:
     return f"{tag(name)}:delayed:body"
 
 
+def outbox(name: str) -> str:
+    """Emits on their way to streams of another slot."""
+    return f"{tag(name)}:outbox"
+
+
+def relaying(name: str) -> str:
+    """Whose turn it is to publish what is in the outbox."""
+    return f"{tag(name)}:relaying"
+
+
 def published(name: str, dedup_key: str) -> str:
     """Publish de-duplication."""
     return f"{tag(name)}:pub:{dedup_key}"
@@ -137,7 +150,7 @@ def published(name: str, dedup_key: str) -> str:
 
 def beat(owner: str) -> str:
     """The sign of life of an owner."""
-    return f"streamtask:beat:{owner}"
+    return "{streamtask}:beat:" + owner
 
 
 def pair(type_: str, version: str) -> str:

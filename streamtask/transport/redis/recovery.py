@@ -11,13 +11,13 @@ from typing import Any
 from streamtask.transport.port import Claimed, Delivery, Subscription
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.capabilities import parse_info
-from streamtask.transport.redis.client import Argument, Script, Wire
+from streamtask.transport.redis.client import Argument, Caller, Script
 
 
 class RedisRecovery:
     """`Recovery` on Redis."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Caller) -> None:
         self._wire = wire
         self._beat = Script("beat")
         self._claim = Script("claim")
@@ -33,7 +33,9 @@ class RedisRecovery:
         if self._run_id_of != self._wire.generation:
             # A restart breaks the connection: the run id can only change with it.
             generation = self._wire.generation
-            self._run_id = parse_info(await self._wire.call("INFO", "server"))["run_id"]
+            # Asked together with the beat: of the nodes of a cluster, the one that keeps it is to answer.
+            _, info = await self._wire.every([["EXISTS", keys.beat(owner)], ["INFO", "server"]])
+            self._run_id = parse_info(info)["run_id"]
             self._run_id_of = generation
         return self._run_id
 

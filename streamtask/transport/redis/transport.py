@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from streamtask.transport.port import (
     Done,
     GroupStats,
     Inspection,
+    Outbox,
     Outcome,
     Outgoing,
     Recovery,
@@ -36,11 +38,12 @@ from streamtask.transport.port import (
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
 from streamtask.transport.redis.capabilities import probe
-from streamtask.transport.redis.client import Argument, Script, ServerError, Wire
+from streamtask.transport.redis.client import Argument, Caller, Script, ServerError, Wire
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
 from streamtask.transport.redis.permissions import lacking
 from streamtask.transport.redis.recovery import RedisRecovery
+from streamtask.transport.redis.replicated import Replicated
 
 log = logging.getLogger(__name__)
 
@@ -56,15 +59,15 @@ _VERDICTS = {b"ok": Verdict.SETTLED, b"lost": Verdict.LOST, b"duplicate": Verdic
 class RedisTransport:
     """streamtask on Redis 6.2 or newer, or Valkey. One instance belongs to one event loop."""
 
-    def __init__(self, url: str) -> None:
-        factory = connection_factory(url)
+    def __init__(self, url: str, *, copies: int = 0) -> None:
+        """`copies`: replicas that have what was published when `publish` returns."""
+        self._new_wire, new_publisher = self._wires(url)
         #: Settling, and everything short. Publishing has its own, so that neither waits for the other.
-        self._wire = Wire(factory)
-        self._publisher = Wire(factory)
+        self._wire = self._new_wire()
+        self._publisher = Replicated(new_publisher(), copies=copies) if copies else new_publisher()
         #: Blocking reads: a connection for each that is under way, kept for the next.
-        self._readers: list[Wire] = []
-        self._idle_readers: list[Wire] = []
-        self._new_wire = partial(Wire, factory)
+        self._readers: list[Caller] = []
+        self._idle_readers: list[Caller] = []
         self._known: set[str] = set()
         self._ack = Script("ack")
         self._settle = Script("settle")
@@ -73,15 +76,27 @@ class RedisTransport:
         self._publish = Script("publish")
         self._lag = Script("lag")
         self.capabilities = Capabilities(engine="redis")
+        self._copies = copies
         self.recovery: Recovery = RedisRecovery(self._wire)
         self.schedule: Schedule | None = RedisSchedule(self._wire)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)
         self.inspection: Inspection | None = RedisInspection(self._wire)
+        self.outbox: Outbox | None = None
+
+    def _wires(self, url: str) -> tuple[Callable[[], Caller], Callable[[], Caller]]:
+        """What makes connections, and those that publish."""
+        factory = connection_factory(url)
+        return partial(Wire, factory), partial(Wire, factory)
+
+    def together(self, streams: Sequence[str]) -> list[list[str]]:
+        """See `Transport.together`."""
+        return [list(streams)]
 
     async def connect(self) -> None:
         """Connect and find out what the server can do."""
-        self.capabilities = await probe(self._wire)
+        found = await probe(self._wire, clustered=self.outbox is not None)
+        self.capabilities = replace(found, copies=self._copies)
 
     async def close(self) -> None:
         """Drop every connection."""
@@ -278,13 +293,17 @@ class RedisTransport:
             keys.waits(stream, group),
             keys.types(stream, group),
         ]
-        targets: dict[str, int] = {}
+        targets = self._targets(stream)
         args: list[Argument] = [
             group, owner, keys.done(stream, group, ""), f"{keys.tag(stream)}:wait:{group}:", len(batch),
         ]  # fmt: skip
         for delivery, outcome in batch:
             args += commands.outcome(delivery, outcome, targets)
-        return self._settle, [*names, *map(keys.stream, targets)], args
+        return self._settle, [*names, *targets.keys()], args
+
+    def _targets(self, cause: str) -> commands.Targets:  # noqa: ARG002 - on a cluster it matters
+        """Where the emits of a settlement go; `cause` is the stream of what is settled."""
+        return commands.Targets()
 
     # ── leases and marks ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -32,13 +32,21 @@ local function stored_already()
     return nil
 end
 
+-- A replica that has what is written here has what was found, too: WAIT counts from the last write.
+local function found(earlier)
+    let_pass(bodies)
+    redis.pcall('HSET', bodies, '', '')
+    redis.pcall('HDEL', bodies, '')
+    return earlier
+end
+
 if window > 0 then
     local earlier = redis.call('GET', mark)
-    if earlier then return earlier end
+    if earlier then return found(earlier) end
 end
 if again then
     local earlier = stored_already()
-    if earlier then return earlier end
+    if earlier then return found(earlier) end
 end
 local stored
 if due == '' then
