@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from streamtask.errors import ConfigurationError
 from streamtask.redact import MaskedUrl, mask_url
-from streamtask.transport.embedded import EmbeddedServer
-from streamtask.transport.memory import MemoryStore, MemoryTransport
 from streamtask.transport.port import Transport
+
+if TYPE_CHECKING:
+    from streamtask.transport.embedded import EmbeddedServer
+    from streamtask.transport.memory import MemoryStore
 
 DEFAULT_URL = "embedded://"
 _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "valkey", "valkeys")
@@ -42,8 +44,14 @@ class Connector:
             )
         self.url = MaskedUrl(url)
         self.scheme = scheme
-        self._store = MemoryStore() if scheme == "memory" else None
-        self._server = EmbeddedServer(url.partition("://")[2] or None) if scheme == "embedded" else None
+        # Here and in `open`, imports are late: a program loads the engine that it uses, and no other.
+        self._store: MemoryStore | None = None
+        self._server: EmbeddedServer | None = None
+        if scheme == "memory":
+            self._store = import_module("streamtask.transport.memory").MemoryStore()
+        elif scheme == "embedded":
+            folder = url.partition("://")[2] or None
+            self._server = import_module("streamtask.transport.embedded").EmbeddedServer(folder)
 
     @property
     def address(self) -> str:
@@ -52,15 +60,16 @@ class Connector:
 
     def open(self) -> Transport:
         """A transport that is not connected yet. `Transport.connect` may block for an embedded server to start."""
+        transport: Transport
         if self._store is not None:
-            return MemoryTransport(self._store)
+            transport = import_module("streamtask.transport.memory").MemoryTransport(self._store)
+            return transport
         url = self.address
-        # Late, so that a program on memory:// never imports redis.
         if self.scheme in _CLUSTER:
             make = import_module("streamtask.transport.redis.cluster_transport").ClusterTransport
         else:
             make = import_module("streamtask.transport.redis.transport").RedisTransport
-        transport: Transport = make(url, copies=self._copies)
+        transport = make(url, copies=self._copies)
         return transport
 
     def close(self) -> None:

@@ -39,4 +39,17 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_starting_a_worker_loads_nothing_heavy_in_the_process_that_becomes_the_supervisor() -> None:
     code = "import sys; from streamtask.cli import main; import streamtask.cli.worker; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert {"pydantic", "redis", "kombu", "rich", "msgspec", "asyncio"} & set(loaded) == set()
+    heavy = {"pydantic", "redis", "kombu", "rich", "msgspec", "asyncio", "prometheus_client", "http.server"}
+    assert heavy & set(loaded) == set()
+
+
+@pytest.mark.parametrize(
+    ("url", "engine"),
+    [("memory://", "memory"), ("embedded://x", "embedded"), ("redis://localhost", "redis")],
+)
+def test_a_program_loads_the_engine_that_it_uses_and_no_other(url: str, engine: str) -> None:
+    code = f"import sys; from streamtask import App; App('a', broker={url!r}).connector(); print(*sys.modules)"
+    run = [sys.executable, "-c", code]
+    loaded = set(subprocess.run(run, capture_output=True, text=True, check=True).stdout.split())
+    others = {"memory", "embedded", "redis"} - {engine}
+    assert {f"streamtask.transport.{name}" for name in others} & loaded == set()
