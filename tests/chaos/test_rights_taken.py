@@ -55,7 +55,9 @@ def users(server_binary: ServerBinary) -> Iterator[Users]:
 async def test_each_right_taken_in_turn_from_working_workers_loses_and_doubles_nothing(
     users: Users, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
-    taken = [word for word in rights()["worker"] if word.startswith("+")]
+    # Redis 6.2 gives subcommands singly and cannot take them back.
+    whole = users.server.binary.name.startswith("redis-6.")
+    taken = [word for word in rights()["worker"] if word.startswith("+") and not (whole and "|" in word)]
     random.shuffle(taken)
     url, admin = users.url("worker"), users.server.url
     workers = [await start_worker(url, LOAD, concurrency=20) for _ in range(2)]

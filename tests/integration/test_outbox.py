@@ -356,7 +356,9 @@ async def test_a_worker_on_a_cluster_needs_no_more_rights_than_the_documentation
         async with app:
             assert isinstance(app.transport, ClusterTransport)
             assert len(await bodies(app.transport)) == 1
-        assert [node.execute_command("ACL", "LOG") for node in nodes] == [[], [], []]
+        refused = {entry[b"object"] for node in nodes for entry in node.execute_command("ACL", "LOG")}
+        # redis-py names itself with CLIENT SETINFO, whether it may or not; Redis 6.2 cannot allow that alone.
+        assert refused <= {b"client"}
         assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
     finally:
         for node in nodes:

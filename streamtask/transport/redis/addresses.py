@@ -160,15 +160,17 @@ def _sentinel_factory(url: str) -> ConnectionFactory:
 
     With rediss, TLS to the sentinels too.
     """
-    parts = urlsplit(url)
-    credentials, at, hosts = parts.netloc.rpartition("@")
-    service, _, database = parts.path.strip("/").partition("/")
+    # Not by `urlsplit`: newer Pythons refuse a list of hosts with an IPv6 address in it.
+    scheme, _, rest = url.partition("+sentinel://")
+    place, mark, query = rest.partition("?")
+    credentials, at, place = place.rpartition("@")
+    hosts, _, path = place.partition("/")
+    service, _, database = path.strip("/").partition("/")
     if not service or not hosts:
         raise _UrlError("expected redis+sentinel://host:port,host:port/service")
     addresses = [urlsplit(f"//{address}") for address in hosts.split(",")]
     sentinels = [(address.hostname or "", address.port or _SENTINEL_PORT) for address in addresses]
-    scheme = parts.scheme.removesuffix("+sentinel")
-    options = _options(f"{scheme}://{credentials}{at}primary/{database}?{parts.query}")
+    options = _options(f"{scheme}://{credentials}{at}primary/{database}{mark}{query}")
     make = _SecureSentinelConnection if scheme == "rediss" else _SentinelConnection
     plain = redis_connection.SSLConnection if scheme == "rediss" else redis_connection.Connection
     for name in ("connection_class", "host"):
