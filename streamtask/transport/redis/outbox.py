@@ -17,7 +17,7 @@ from typing import Any
 from streamtask.errors import TransportError
 from streamtask.transport.port import Outgoing, Relayed
 from streamtask.transport.redis import keys
-from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
+from streamtask.transport.redis.client import Argument, Caller, Script
 
 #: Entries that are published in one go.
 _PAGE = 200
@@ -59,10 +59,7 @@ class RedisOutbox:
 
     async def waiting(self, streams: Sequence[str]) -> dict[str, int]:
         """See `Outbox.waiting`."""
-        lengths = await self._caller.many([["XLEN", keys.outbox(name)] for name in streams])
-        for length in lengths:
-            if isinstance(length, ServerError):
-                raise length
+        lengths = await self._caller.every([["XLEN", keys.outbox(name)] for name in streams])
         return {name: length for name, length in zip(streams, lengths, strict=True) if length}
 
     async def relay(self, stream: str, owner: str) -> Relayed:
