@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.acl import Users
 from tests.servers import RedisCluster, RedisServer, ServerBinary, available_servers
 
 #: Seconds that what a test has started may take to end after it.
@@ -76,6 +77,17 @@ def server_binary(request: pytest.FixtureRequest) -> ServerBinary:
     """Each server program in turn."""
     binary: ServerBinary = request.param
     return binary
+
+
+@pytest.fixture
+def users(server_binary: ServerBinary) -> Iterator[Users]:
+    """The Redis users of the documentation, on a server of the test's own."""
+    server = RedisServer(server_binary, tcp=True)
+    server.start()
+    try:
+        yield Users(server)
+    finally:
+        server.close()
 
 
 @pytest.fixture

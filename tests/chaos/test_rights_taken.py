@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,7 +15,6 @@ from streamtask.transport.redis import keys
 from tests.acl import Users, rights
 from tests.chaos.conftest import Measured, StartWorker, one_server
 from tests.chaos.workers import LONG, Ledger, Publisher, dead_letters, emitted, nothing_pending, until
-from tests.servers import RedisServer, ServerBinary
 
 #: A seventh fails at first, a fifth has effects that come later, and all of them have effects.
 LOAD = """
@@ -39,15 +37,6 @@ async def count(made: Made) -> None:
 
 #: Seconds for which one right is taken, and then all of them are there.
 _WITHOUT, _WITH = (2.0, 1.0) if LONG else (0.3, 0.1)
-
-
-@pytest.fixture
-def users(server_binary: ServerBinary) -> Iterator[Users]:
-    """The users of the documentation, on a server of the test's own."""
-    server = RedisServer(server_binary, tcp=True)
-    server.start()
-    yield Users(server)
-    server.close()
 
 
 @one_server

@@ -10,7 +10,6 @@ import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,7 +36,6 @@ from streamtask.transport.port import Retry as RetryOutcome
 from tests.acl import Users, rights
 from tests.chaos.workers import until
 from tests.command_line import ask
-from tests.servers import RedisServer, ServerBinary
 
 
 class Job(Event, stream="jobs", key="n"):
@@ -47,16 +45,6 @@ class Job(Event, stream="jobs", key="n"):
 
 class Made(Event, stream="made"):
     n: int
-
-
-@pytest.fixture
-def users(server_binary: ServerBinary) -> Iterator[Users]:
-    server = RedisServer(server_binary, tcp=True)
-    server.start()
-    try:
-        yield Users(server)
-    finally:
-        server.close()
 
 
 def test_the_page_has_a_line_for_a_worker_a_publisher_and_an_operator() -> None:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, SecretStr, computed_field, field_validator
 
+from streamtask.broker import Broker
 from streamtask.errors import ConfigurationError, EventRefusedError, PayloadError, StreamtaskError
 from streamtask.event import Event, describe, dump, key_of, load
 
@@ -145,6 +146,7 @@ def test_a_base_without_a_stream_passes_its_settings_on_and_is_refused_when_it_i
     assert describe(Joined).key == ("bot_id",)
     for use in (
         describe,
+        lambda cls: Broker("shop").outgoing(cls(bot_id="1"), "id", "trace"),
         lambda cls: load(cls, b"{}", "v1"),
         lambda cls: cls.upcast("v0")(dict),
     ):
