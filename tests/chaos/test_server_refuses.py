@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -91,14 +92,14 @@ async def test_a_server_that_loads_its_data_is_waited_for_by_those_who_work_and_
     url = private_redis.url
     worker = await start_worker(url, LOAD, concurrency=20)
     admin = private_redis.client()
-    for first in range(0, 4000, 500):
-        admin.mset({f"ballast:{n}": "x" * 100 for n in range(first, first + 500)})
-    # What was rewritten is loaded key by key, with a pause after each.
+    # What was rewritten is loaded key by key, with a pause after each; a server looks up from it every 2 MiB.
+    for n in range(600):
+        admin.set(f"ballast:{n}", os.urandom(100_000))
     admin.bgrewriteaof()
     await until(lambda: _has_rewritten(admin), 10)
     async with Publisher(url) as publisher:
         private_redis.kill()
-        private_redis.start("--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024", wait=False)
+        private_redis.start("--key-load-delay", "8000", wait=False)
         await until(lambda: _is_loading(private_redis), 10)
         loading = time.monotonic()
         newcomer = asyncio.create_task(start_worker(url, LOAD, concurrency=20))

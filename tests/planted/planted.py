@@ -112,4 +112,6 @@ def hunt(bug: PlantedBug, folder: Path) -> Finding:
 
 
 def _environment(tree: Path) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    # Whether a few examples show a bug is chance; a hunt goes on until one does, or until its patience ends.
+    examples = {"STREAMTASK_EXAMPLES": "5000"}
+    return os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"} | examples

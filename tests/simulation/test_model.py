@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,7 +14,8 @@ from tests.servers import RedisServer, ServerBinary, available_servers
 from tests.simulation.machine import TransportMachine
 from tests.simulation.subjects import MemorySubject, RedisSubject, Subject
 
-_EXAMPLES = 20_000 if LONG else 120
+#: A hunt for a bug that is known to be there asks for more: it ends with the first example that shows it.
+_EXAMPLES = int(os.environ.get("STREAMTASK_EXAMPLES", "20000" if LONG else "120"))
 _STEPS = 50
 
 
@@ -35,7 +37,7 @@ def make_subject(request: pytest.FixtureRequest) -> Iterator[Callable[[], Subjec
     server.close()
 
 
-@pytest.mark.timeout(14_400 if LONG else 120)
+@pytest.mark.timeout(14_400 if LONG else 240)
 def test_an_engine_does_what_the_model_says(make_subject: Callable[[], Subject]) -> None:
     run_state_machine_as_test(
         lambda: TransportMachine(make_subject()),
