@@ -120,7 +120,7 @@ class Segment(_Part):
 class SpeakerMap(_Part):
     """Who speaks, and how we know."""
 
-    #: "source": each speaker has a source. "channel": each has a channel. "pyannote": a model's hearing. "none": unknown.
+    #: "source": each speaker has a source. "channel": each has a channel. "pyannote": a model. "none": unknown.
     method: Literal["none", "source", "channel", "pyannote"] = "none"
     #: "exact": it was recorded so. "estimated": a model's judgement. "none": nobody knows.
     confidence: Literal["exact", "estimated", "none"] = "none"
