@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from streamtask.transport.port import Copies
+
 
 class Level(Enum):
     """How bad it is."""
@@ -87,6 +89,6 @@ class Facts:
     groups: Sequence[GroupFacts] = ()
     dead: Sequence[DeadFacts] = ()
     #: Replicas that have an event when `publish` returns.
-    copies: int = 0
+    copies: Copies = 0
     #: Stream -> emits of its handlers on their way to streams of another server.
     outboxes: Mapping[str, int] = field(default_factory=dict)

@@ -129,21 +129,22 @@ def _durability(facts: Facts) -> Iterator[Finding]:
     there = _number(facts, "connected_slaves")
     if "connected_slaves" not in facts.settings or not facts.copies:
         return
-    if there < facts.copies:
+    least = 1 if facts.copies == "all" else facts.copies
+    if there < least:
         yield Finding(
             level=Level.PROBLEM,
             check="durability",
-            message=f"publishes wait for {facts.copies} replicas (durability), and this server has {there}: every "
+            message=f"publishes wait for {least} replicas (durability), and this server has {there}: every "
             "publish raises after a second, although the event is stored",
             remedy="attach replicas, or ask for fewer",
         )
-    elif there > facts.copies:
+    elif facts.copies != "all" and there > facts.copies:
         yield Finding(
             level=Level.WARNING,
             check="durability",
             message=f"publishes wait for {facts.copies} of {there} replicas (durability): a failover to another one "
             "while the old primary still runs loses what only the others have",
-            remedy=f"durability={there}",
+            remedy=f'durability="replica", which waits for all of them, or durability={there}',
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from streamtask.errors import ConfigurationError
 from streamtask.redact import MaskedUrl, mask_url
-from streamtask.transport.port import Transport
+from streamtask.transport.port import Copies, Transport
 
 if TYPE_CHECKING:
     from streamtask.transport.embedded import EmbeddedServer
@@ -19,7 +19,7 @@ DEFAULT_URL = "embedded://"
 _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "valkey", "valkeys")
 _CLUSTER = ("redis+cluster", "rediss+cluster")
 SCHEMES = (*_REDIS, *_CLUSTER, "embedded", "memory")
-#: What a publish waits for: the server's word alone, that of a replica, or that of so many replicas.
+#: What a publish waits for: the server's word alone, that of its replicas, or that of so many replicas.
 Durability = Literal["none", "replica"] | int
 
 
@@ -78,10 +78,11 @@ class Connector:
             self._server.release()
 
 
-def _copies(durability: Durability) -> int:
+def _copies(durability: Durability) -> Copies:
     """Replicas that a publish waits for."""
-    copies = {"none": 0, "replica": 1}.get(durability) if isinstance(durability, str) else durability
-    if copies is None or copies < 0:
+    known: dict[str, Copies] = {"none": 0, "replica": "all"}
+    copies = known.get(durability) if isinstance(durability, str) else durability
+    if copies is None or (copies != "all" and copies < 0):
         raise ConfigurationError(f"durability is 'none', 'replica' or a number of replicas, got {durability!r}")
     return copies
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -217,6 +217,10 @@ class Verdict(Enum):
 # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+#: Replicas that a publish waits for: so many, or all that a failover may promote.
+Copies = int | Literal["all"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What the connected server can do; decided at connect, shown by `streamtask doctor`."""
@@ -226,7 +230,7 @@ class Capabilities:
     #: Entries survive a restart of the process that holds them.
     durable: bool = True
     #: Replicas that have an event when `publish` returns.
-    copies: int = 0
+    copies: Copies = 0
     #: Emits, mark and ack are one atomic step.
     atomic: bool = True
     #: Newer commands found on this server, e.g. {"XACKDEL", "XNACK"}.

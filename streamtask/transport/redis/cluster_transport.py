@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from streamtask.errors import PublishError, TransportError
-from streamtask.transport.port import Delivery, Done, Outcome, Outgoing, Verdict
+from streamtask.transport.port import Copies, Delivery, Done, Outcome, Outgoing, Verdict
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.addresses import cluster_of
 from streamtask.transport.redis.client import Caller
@@ -32,9 +32,10 @@ _BRISK = 0.5
 class ClusterTransport(RedisTransport):
     """streamtask on a Redis Cluster."""
 
-    def __init__(self, url: str, *, copies: int = 0) -> None:
+    def __init__(self, url: str, *, copies: Copies = 0) -> None:
         self._cluster = Cluster(*cluster_of(url))
-        super().__init__(url, copies=copies)
+        # One replica: a master that is replaced while it lives hears of it from the others before it says yes again.
+        super().__init__(url, copies=1 if copies == "all" else copies)
         self._relayed = RedisOutbox(self._wire, self.publish)
         self.outbox = self._relayed
 

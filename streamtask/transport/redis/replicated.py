@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamtask.errors import TransportError
+from streamtask.transport.port import Copies
 from streamtask.transport.redis.client import COMMAND_TIMEOUT, Argument, Caller, DisconnectedError
+from streamtask.transport.redis.replicas import AllReplicas, Fixed, Wanted
 
 #: Seconds that the replicas may take; well below what a reply may.
 _WITHIN = 1.0
@@ -28,10 +30,10 @@ class NotReplicatedError(TransportError):
 class Replicated(Caller):
     """What is written through it is on the primary and on some replicas, or `NotReplicatedError` is raised."""
 
-    def __init__(self, caller: Caller, *, copies: int) -> None:
+    def __init__(self, caller: Caller, *, copies: Copies) -> None:
         """`copies`: how many replicas."""
         self._caller = caller
-        self._copies = copies
+        self._wanted: Wanted = AllReplicas(caller) if copies == "all" else Fixed(copies)
         self._waiting: list[tuple[Sequence[Sequence[Argument]], asyncio.Future[list[Any]]]] = []
         self._sender: asyncio.Task[None] | None = None
 
@@ -64,24 +66,26 @@ class Replicated(Caller):
                 batch.append(self._waiting.pop(0))
                 commands += batch[-1][0]
             try:
+                wanted = await self._wanted.number()
                 *replies, copies = await self._caller.many(
-                    [*commands, ["WAIT", self._copies, round(_WITHIN * 1000)]], timeout=timeout
+                    [*commands, ["WAIT", wanted, round(_WITHIN * 1000)]], timeout=timeout
                 )
             except TransportError as error:
                 _fail(batch, error)
                 continue
-            if isinstance(copies, int) and copies >= self._copies:
+            if isinstance(copies, int) and copies >= wanted:
                 for each, answer in batch:
                     mine, replies = replies[: len(each)], replies[len(each) :]
                     if not answer.done():
                         answer.set_result(mine)
             else:
-                _fail(batch, NotReplicatedError(self._told(copies)))
+                _fail(batch, NotReplicatedError(_told(copies, wanted)))
 
-    def _told(self, copies: Any) -> str:
-        if isinstance(copies, Exception):
-            return f"WAIT was refused: {copies}"
-        return f"{copies} of {self._copies} replicas confirmed it within {_WITHIN:g} s"
+
+def _told(copies: Any, wanted: int) -> str:
+    if isinstance(copies, Exception):
+        return f"WAIT was refused: {copies}"
+    return f"{copies} of {wanted} replicas confirmed it within {_WITHIN:g} s"
 
 
 def _fail(batch: Sequence[tuple[object, asyncio.Future[list[Any]]]], error: TransportError) -> None:

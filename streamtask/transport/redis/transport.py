@@ -19,6 +19,7 @@ from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
     Capabilities,
+    Copies,
     DeadLetters,
     Delivery,
     Done,
@@ -59,7 +60,7 @@ _VERDICTS = {b"ok": Verdict.SETTLED, b"lost": Verdict.LOST, b"duplicate": Verdic
 class RedisTransport:
     """streamtask on Redis 6.2 or newer, or Valkey. One instance belongs to one event loop."""
 
-    def __init__(self, url: str, *, copies: int = 0) -> None:
+    def __init__(self, url: str, *, copies: Copies = 0) -> None:
         """`copies`: replicas that have what was published when `publish` returns."""
         self._new_wire, new_publisher = self._wires(url)
         #: Settling, and everything short. Publishing has its own, so that neither waits for the other.
