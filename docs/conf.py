@@ -36,7 +36,7 @@ napoleon_numpy_docstring = False
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!streamtask\b).*"),
     # Type variables, and what is behind the public names: see the module itself.
-    (r"py:class", r"streamtask\.(router\.FunctionT|event\._UpcasterT)"),
+    (r"py:class", r"streamtask\.(router\.(FunctionT|LifespanT)|event\._UpcasterT)"),
     (r"py:class", r"streamtask\.(transport\.port\.Transport|broker\.Broker|context\.\w+)"),
 ]
 

@@ -11,6 +11,7 @@ _HOMES = {
     "Backoff": "streamtask.retry",
     "ConfigurationError": "streamtask.errors",
     "Context": "streamtask.context",
+    "DeadEvent": "streamtask.handler",
     "Envelope": "streamtask.envelope",
     "EnvelopeError": "streamtask.errors",
     "Event": "streamtask.event",

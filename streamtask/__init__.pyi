@@ -15,7 +15,7 @@ from streamtask.errors import (
     TransportError,
 )
 from streamtask.event import Event
-from streamtask.handler import Timeout
+from streamtask.handler import DeadEvent, Timeout
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
@@ -25,6 +25,7 @@ __all__ = [
     "Backoff",
     "ConfigurationError",
     "Context",
+    "DeadEvent",
     "Envelope",
     "EnvelopeError",
     "Event",

@@ -89,9 +89,10 @@ class App(Router):
         super().add(handler)
 
     def include(self, router: Router) -> None:
-        """Take in the handlers of a router."""
+        """Take in the handlers of a router, and its worker lifespans."""
         for handler in router.handlers:
             self.add(handler)
+        self.worker_lifespans += router.worker_lifespans
 
     # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -301,6 +302,7 @@ class App(Router):
             open_transport,
             settings,
             self.retention,
+            lifespans=self.worker_lifespans,
             metrics=self.metrics,
             supervisor=supervisor,
         )

@@ -6,8 +6,8 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -28,7 +28,7 @@ from streamtask.errors import (
     WorkerLostError,
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
-from streamtask.handler import Handler
+from streamtask.handler import DeadEvent, Handler, OnDead
 from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
 from streamtask.transport.port import (
@@ -255,15 +255,20 @@ class Broker:
         emitted = context.emits if context is not None else ()
         if returned is None and not emitted:
             return Done(mark=mark) if mark else _DONE
-        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, run.handler)]
+        name = run.handler.name
+        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
         emits += emitted
+        return Done(self._emits(run, name, emits), mark)
+
+    def _emits(self, run: Run, emitter: str, emits: Iterable[tuple[Event, float | None]]) -> tuple[Outgoing, ...]:
+        """Events and their delays as a delivery emits them: with ids that come out the same when it is repeated."""
         envelope, delivery = run.envelope, run.delivery
-        cause, trace_id, replay, name = envelope.event_id, envelope.trace_id, delivery.replay, run.handler.name
+        cause, trace_id, replay = envelope.event_id, envelope.trace_id, delivery.replay
         outgoing = []
         for index, (event, delay) in enumerate(emits):
-            event_id = envelopes.emit_id(cause, delivery.group, name, index, replay)
+            event_id = envelopes.emit_id(cause, delivery.group, emitter, index, replay)
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
-        return Done(tuple(outgoing), mark)
+        return tuple(outgoing)
 
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""
@@ -271,7 +276,8 @@ class Broker:
             return Retry(error.delay, failed=False, error=_text(error)[:_ERROR_LENGTH])
         reason = self._final(run, error)
         if reason:
-            return self._dead(run, reason, error)
+            dead = self._dead(run, reason, error)
+            return dead if run.handler.on_dead is None else self._with_last_words(run, dead, run.handler.on_dead)
         return Retry(self._delay(run), error=_describe(error))
 
     @staticmethod
@@ -312,6 +318,23 @@ class Broker:
             event_id=run.envelope.event_id,
             event_type=run.envelope.event_type,
         )
+
+    def _with_last_words(self, run: Run, dead: Dead, on_dead: OnDead) -> Dead:
+        """A death with what its handler's `on_dead` emits; without, where that fails."""
+        try:
+            event = self.event(run)
+        except PayloadError:
+            return dead
+        told = DeadEvent(reason=dead.reason, error=dead.error, attempts=dead.attempts)
+        # No name of a function has a colon: these ids are no ordinary emit's.
+        emitter = f"{run.handler.name}:on_dead"
+        try:
+            last_words = [(each, None) for each in _events(on_dead(event, told), emitter)]
+            return replace(dead, emits=self._emits(run, emitter, last_words))
+        # It is the user's: whatever it raises, SystemExit included, the dead letter is written.
+        except BaseException:
+            log.exception("on_dead.failed", extra={"handler": run.handler.name})
+            return dead
 
     # ── publishing ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -370,7 +393,7 @@ def _reads(known: EventType, version: str) -> bool:
     return version == known.version or version in describe(known.cls).versions
 
 
-def _events(returned: Any, handler: Handler) -> Sequence[Event]:
+def _events(returned: Any, function: str) -> Sequence[Event]:
     if isinstance(returned, Event):
         return (returned,)
     if returned is None:
@@ -379,7 +402,7 @@ def _events(returned: Any, handler: Handler) -> Sequence[Event]:
     for event in events:
         if not isinstance(event, Event):
             raise EventRefusedError(
-                f"{handler.name} returned {type(event).__name__}; a handler returns None, an Event or a list of them",
+                f"{function} returned {type(event).__name__}; it is to return None, an Event or a list of them",
                 event_id="",
             )
     return events

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from streamtask.retry import Retry
 
 Pool = Literal["async", "thread", "process"]
 Dedupe = bool | str | Callable[[Any], str]
+OnDead = Callable[[Any, "DeadEvent"], Event | Sequence[Event] | None]
 #: Seconds for which a de-duplication mark stands.
 DEDUPE_WINDOW = 86_400.0
 
@@ -34,6 +35,18 @@ class Timeout:
                 raise ValueError(f"{name} is in seconds and above 0, got {seconds}")
         if self.soft is not None and self.hard is not None and self.soft >= self.hard:
             raise ValueError(f"soft ({self.soft:g} s) comes before hard ({self.hard:g} s)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadEvent:
+    """Why an event became a dead letter: what `on_dead` is told."""
+
+    #: A word, as in the dead letter: `max_attempts`, `rejected`...
+    reason: str
+    #: The last error in words, secrets masked.
+    error: str
+    #: How often the handler was run on it.
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +68,7 @@ class Handler:
     dedupe: Dedupe | None
     dedupe_window: float
     pool: Pool
+    on_dead: OnDead | None
     #: Whether the function is a coroutine function.
     is_async: bool
     #: Whether it is one that runs on the loop for as long as it likes.
@@ -79,6 +93,7 @@ def make_handler(
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
     pool: Pool | None = None,
+    on_dead: OnDead | None = None,
 ) -> Handler:
     """Read a function's signature and check the options of `@app.on`.
 
@@ -104,6 +119,8 @@ def make_handler(
         raise ConfigurationError(f"{name}: concurrency is at least 1, got {concurrency}")
     if isinstance(start, str) and start not in ("earliest", "latest"):
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
+    if on_dead is not None and (not callable(on_dead) or inspect.iscoroutinefunction(on_dead)):
+        raise ConfigurationError(f"{name}: on_dead is a plain function of the event and a DeadEvent, not {on_dead!r}")
     limits = timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout)
     return Handler(
         name=name,
@@ -118,6 +135,7 @@ def make_handler(
         dedupe=dedupe,
         dedupe_window=dedupe_window,
         pool=chosen,
+        on_dead=on_dead,
         is_async=is_async,
         is_unbounded=is_async and limits == Timeout(),
     )

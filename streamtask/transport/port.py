@@ -162,7 +162,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dead:
-    """Keep the whole entry in the dead-letter stream with the evidence, and ack it."""
+    """Keep the whole entry in the dead-letter stream with the evidence, store the emits and ack, in one atomic step."""
 
     reason: str
     error: str = ""
@@ -171,6 +171,8 @@ class Dead:
     event_id: str = ""
     event_type: str = ""
     worker: str = ""
+    #: What the handler has to say about its end.
+    emits: tuple[Outgoing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,15 @@
 """The inside of a child process that runs handlers: the app, its broker's rules, and the handler, one at a time.
 
-It commits nothing: emits, marks and dead letters travel back as an outcome for the worker, which holds the lease.
+It commits nothing: emits, marks and dead letters travel back as an outcome for the worker, which holds the lease. The
+app's worker lifespans are entered before the first event, and left when the worker is done with the child.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +21,16 @@ from streamtask.broker import Run
 from streamtask.context import Context
 from streamtask.errors import ConfigurationError, TransportError
 from streamtask.event import Event
+from streamtask.lifespan import Lifespans
 from streamtask.telemetry import logs
 from streamtask.transport.port import Outcome, Release
 from streamtask.worker.isolation import decode_request, encode_outcome
 from streamtask.worker.sandbox_child import load_main
 from streamtask.worker.timeouts import SoftTimeout
 
-#: Seconds after which an event is tried again that could not run because the broker was out of reach.
+log = logging.getLogger(__name__)
+
+#: Seconds after which is tried again what could not run because the broker was out of reach.
 _PAUSE = 1.0
 
 
@@ -35,9 +41,10 @@ class _Inside:
         self._app: Any = None
         self._runner = asyncio.Runner()
         self._connected = False
+        self._lifespans: Lifespans | None = None
 
     def prepare(self, arguments: Mapping[str, str]) -> None:
-        """Load the app."""
+        """Load the app, and make what its handlers need."""
         if arguments["log_format"]:
             logs.configure("json" if arguments["log_format"] == "json" else "text")
         home, *_ = [_module(place) for place in arguments["modules"].split("\n")]
@@ -47,6 +54,16 @@ class _Inside:
             self._connected = True
         else:
             self._app.use_broker(arguments["broker"])
+        if self._app.worker_lifespans:
+            while not self._connect():
+                time.sleep(_PAUSE)
+            self._lifespans = Lifespans(self._app, self._app.worker_lifespans)
+            self._runner.run(self._lifespans.enter())
+
+    def finish(self) -> None:
+        """Put away what was made."""
+        if self._lifespans is not None:
+            self._runner.run(self._lifespans.leave())
 
     def handle(self, request: bytes) -> bytes:
         """Handle one delivery; the outcome."""
@@ -90,7 +107,8 @@ class _Inside:
         if not self._connected:
             try:
                 self._runner.run(self._app.__aenter__())
-            except TransportError:
+            except TransportError as error:
+                log.warning("worker.waits_for_broker", extra={"error": str(error), "again_in": _PAUSE})
                 return False
             self._connected = True
         return True
@@ -113,3 +131,4 @@ def _module(place: str) -> ModuleType:
 _inside = _Inside()
 prepare = _inside.prepare
 handle = _inside.handle
+finish = _inside.finish

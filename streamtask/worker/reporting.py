@@ -43,6 +43,8 @@ class Reporter:
             else:
                 kind: SettledAs = "deduplicated" if verdict is Verdict.DUPLICATE else _counted_as(outcome)
                 counted[delivery.stream, delivery.group, event_type, kind].append(settlement.seconds)
+                if isinstance(outcome, Dead):
+                    emitted.update(emit.stream for emit in outcome.emits)
                 self._tell(settlement, verdict)
         for labels, runs in counted.items():
             self._metrics.settled(*labels, runs)

@@ -39,7 +39,8 @@ _STANDARD_ERROR: Final = 2
 class Sandbox:
     """At most `size` children that run `entry`, a function named "module:function" that takes and returns bytes.
 
-    Once a child, before the first request, `prepare(arguments)` of the entry's module is called, if there is one.
+    Once a child, before the first request, `prepare(arguments)` of the entry's module is called, and once it is told to
+    end `finish()`, if there are such functions.
     Belongs to one event loop, whose thread has to live as long as the children do (the parent-death signal is bound to
     it). `start_timeout`: seconds that an import and `prepare` may take.
     """

@@ -60,11 +60,26 @@ def main(channel_fd: int, lifeline_fd: int, parent_pid: int) -> None:
     channel.set_inheritable(False)
     with channel, contextlib.suppress(ConnectionError, EOFError):
         entry = _set_up(channel)
-        alarm = SoftAlarm()
-        while entry is not None:
-            _, soft, request = _receive(channel)
-            kind, answer = _call(entry, request, alarm, soft)
-            _send(channel, kind, answer)
+        if entry is not None:
+            with contextlib.suppress(ConnectionError, EOFError):
+                _serve(channel, entry)
+            _finish(entry)
+
+
+def _serve(channel: socket.socket, entry: Entry) -> None:
+    """Answer one request after the other, until the channel ends."""
+    alarm = SoftAlarm()
+    while True:
+        _, soft, request = _receive(channel)
+        kind, answer = _call(entry, request, alarm, soft)
+        _send(channel, kind, answer)
+
+
+def _finish(entry: Entry) -> None:
+    """Have the entry's module put away what `prepare` has made; the parent waits some seconds for it."""
+    finish = getattr(sys.modules[entry.__module__], "finish", None)
+    if finish is not None:
+        finish()
 
 
 def load_main(path: str) -> ModuleType:

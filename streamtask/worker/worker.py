@@ -20,6 +20,7 @@ from streamtask import failpoints
 from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
+from streamtask.lifespan import Lifespan, Lifespans
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import (
@@ -86,6 +87,7 @@ class Worker:
         settings: WorkerSettings,
         retention: Retention,
         *,
+        lifespans: Sequence[Lifespan] = (),
         metrics: Metrics | None = None,
         supervisor: SupervisorLink | None = None,
     ) -> None:
@@ -99,6 +101,7 @@ class Worker:
         self._open = open_transport
         self._settings = settings
         self._retention = retention
+        self._lifespans = Lifespans(app, lifespans)
         self._subscriptions = broker.subscriptions(settings.groups, settings.streams)
         if not self._subscriptions:
             raise ConfigurationError(
@@ -146,11 +149,20 @@ class Worker:
         self._transport, self._connected = transport, True
 
     async def start(self) -> None:
-        """Connect, unless `connect` has done so, and begin to consume.
+        """Enter the worker lifespans, connect, unless `connect` has done so, and begin to consume.
 
         Raises:
             ConfigurationError: there is nothing to consume, or no child process can be started for a handler.
+            StreamtaskError: a worker lifespan failed.
         """
+        await self._lifespans.enter()
+        try:
+            await self._begin()
+        except BaseException:
+            await self._lifespans.leave()
+            raise
+
+    async def _begin(self) -> None:
         handlers = self._broker.handlers(*self._places)
         self._isolation = Isolation(
             self._app,
@@ -307,6 +319,7 @@ class Worker:
         await _cancel([settler])
         self._executor.close()
         await self._isolation.close()
+        await self._lifespans.leave()
         await self._transport.close()
         self.metrics.unwatch_in_flight(self._in_flight)
         log.info("worker.stopped", extra={"owner": self.owner})

@@ -15,6 +15,7 @@ EVERY_OUTCOME = [
     Retry(delay=0),
     Retry(delay=0, failed=False),
     Dead(reason="rejected"),
+    Dead(reason="rejected", emits=(order("last words", stream="bills"),)),
     Release(),
     Skip(),
     Skip(event_type="Unknown"),
@@ -396,6 +397,49 @@ async def test_an_outcome_that_cannot_be_kept_leaves_the_entry_with_its_owner(
     assert isinstance(verdict, TransportError)
     assert await consumer.transport.renew([delivery]) == []
     assert await consumer.settle(delivery, Done()) is Verdict.SETTLED
+
+
+async def test_a_dead_letter_and_what_is_emitted_with_it_are_one_step(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    [delivery] = await consumer.publish_and_fetch()
+    emits = (order("one", stream="bills"), order("two", stream="mails"), order("three", stream="bills"))
+
+    assert await consumer.settle(delivery, Dead(reason="rejected", emits=emits)) is Verdict.SETTLED
+
+    assert await consumer.texts("bills") == ["one", "three"]
+    assert await consumer.texts("mails") == ["two"]
+    assert await consumer.dead_letters.count("orders") == 1
+    assert await consumer.pending() == 0
+
+
+async def test_no_dead_letter_stands_without_what_is_emitted_with_it(redis_engine: RedisEngine) -> None:
+    consumer = await redis_engine.consumer()
+    [delivery] = await consumer.publish_and_fetch()
+    redis_engine.client.set("{stream:bills}:delayed", "no schedule")
+    dead = Dead(reason="rejected", emits=(order("now", stream="bills"), order("later", stream="bills", delay=60)))
+
+    [verdict] = await consumer.transport.settle([(delivery, dead)])
+
+    assert isinstance(verdict, TransportError)
+    assert await consumer.dead_letters.page("orders", after="", limit=10) == []
+    assert await consumer.texts("bills") == []
+    assert await consumer.transport.renew([delivery]) == []
+    redis_engine.client.delete("{stream:bills}:delayed")
+    assert await consumer.settle(delivery, dead) is Verdict.SETTLED
+    assert await consumer.dead_letters.count("orders") == 1
+
+
+async def test_what_cannot_be_stored_beside_a_dead_letter_is_named(redis_engine: RedisEngine) -> None:
+    consumer = await redis_engine.consumer()
+    [delivery] = await consumer.publish_and_fetch()
+    redis_engine.client.set("stream:bills", "in the way")
+
+    [verdict] = await consumer.transport.settle(
+        [(delivery, Dead(reason="rejected", emits=(order("lost", stream="bills"),)))]
+    )
+
+    assert "WRONGTYPE stream:bills" in str(verdict)
+    assert await consumer.dead_letters.page("orders", after="", limit=10) == []
 
 
 async def test_one_refused_outcome_does_not_hold_up_the_others_of_its_batch(redis_engine: RedisEngine) -> None:

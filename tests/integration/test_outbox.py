@@ -10,7 +10,7 @@ import pytest
 
 from streamtask import App, Event
 from streamtask.errors import TransportError
-from streamtask.transport.port import Delivery, Done, Outgoing, Subscription
+from streamtask.transport.port import Dead, Delivery, Done, Outgoing, Subscription
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.client import DisconnectedError
 from streamtask.transport.redis.cluster_transport import ClusterTransport
@@ -76,6 +76,17 @@ async def test_an_emit_to_another_slot_waits_beside_its_cause_and_then_arrives_a
     assert list(entry.fields) == [
         b"envelope", b"\x80\xff", b"content_type", b"t", b"content_encoding", b"zstd", b"event_id", b"e",
     ]  # fmt: skip
+
+
+async def test_what_a_dead_letter_emits_goes_the_same_way(transport: ClusterTransport) -> None:
+    dead = Dead(reason="rejected", emits=(emit(1), emit(2, "mails")))
+
+    await transport.settle([(await take(transport), dead)])
+    assert await waiting(transport) == {"orders": 2}
+    assert await outbox(transport).news(within=5) == {"orders"}
+    await outbox(transport).relay("orders", "a")
+
+    assert (await bodies(transport), await bodies(transport, "mails")) == (["e1"], ["e2"])
 
 
 async def test_what_the_fence_refuses_puts_nothing_out(transport: ClusterTransport) -> None:

@@ -49,13 +49,21 @@ def _dones(emits: int, mark: str, replace: bool) -> Callable[[str], Outcome]:
     return make
 
 
+def _deads(emits: int) -> Callable[[str], Outcome]:
+    def make(name: str) -> Outcome:
+        items = tuple(order(stream="made", event_id=f"{name}-{index}") for index in range(emits))
+        return Dead(reason="rejected", error="no", attempts=1, emits=items)
+
+    return make
+
+
 #: Outcomes; what they emit is named after what they settle.
 _outcomes = st.one_of(
     st.just(_dones(0, "", False)),
     st.builds(_dones, st.integers(0, 2), st.sampled_from(["", "m", "n"]), st.booleans()),
     st.builds(Retry, delay=_delays, failed=st.booleans(), error=st.sampled_from(["", "ValueError: no"])),
     st.builds(Release, delay=_delays),
-    st.just(Dead(reason="rejected", error="no", attempts=1)),
+    st.builds(_deads, st.integers(0, 2)),
     st.just(Skip()),
     st.just(Skip("Odd", "v1", LONG)),
     st.builds(Skip, st.just("OrderPlaced"), st.just("v2"), _delays),

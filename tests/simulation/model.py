@@ -112,8 +112,9 @@ class Model:
                 held.uncharged += 1
                 held.owner, held.is_due, held.is_stale = WAITING, timeout == 0, False
                 return Verdict.SETTLED
-            case Dead():
+            case Dead(emits=emits):
                 self.letters[delivery.group, delivery.entry_id] += 1
+                self.emitted += [emit.event_id for emit in emits]
         del group.pending[delivery.entry_id]
         return self._effects(group, outcome) if isinstance(outcome, Done) else Verdict.SETTLED
 

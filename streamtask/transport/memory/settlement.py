@@ -48,6 +48,9 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
                 ledger.skipped.setdefault(event_type, Skipped(entry_id)).count += 1
             state.ack(delivery.group, entry_id)
         case Dead():
+            # As in `_done`: an emit that cannot be stored leaves the entry pending.
+            for emit in outcome.emits:
+                store.publish(emit, now)
             _bury(state, delivery, outcome, now)
             state.ack(delivery.group, entry_id)
     return Verdict.SETTLED

@@ -13,12 +13,12 @@ from contextlib import suppress
 from functools import partial
 
 from streamtask.errors import PublishError, TransportError
-from streamtask.transport.port import Copies, Delivery, Done, Outcome, Outgoing, Verdict
+from streamtask.transport.port import Copies, Delivery, Outcome, Outgoing, Verdict
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.addresses import cluster_of
 from streamtask.transport.redis.client import Caller
 from streamtask.transport.redis.cluster import Cluster, ClusterWire
-from streamtask.transport.redis.commands import Targets
+from streamtask.transport.redis.commands import Targets, emits_of
 from streamtask.transport.redis.hashslots import slot_of
 from streamtask.transport.redis.outbox import RedisOutbox
 from streamtask.transport.redis.transport import RedisTransport
@@ -126,7 +126,7 @@ class ClusterTransport(RedisTransport):
 
     def _look_for_emits(self, settlements: Sequence[tuple[Delivery, Outcome]]) -> None:
         for delivery, outcome in settlements:
-            if type(outcome) is Done and any(self._is_elsewhere(delivery.stream, e.stream) for e in outcome.emits):
+            if any(self._is_elsewhere(delivery.stream, emit.stream) for emit in emits_of(outcome)):
                 self._relayed.put(delivery.stream)
 
 

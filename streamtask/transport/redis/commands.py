@@ -116,6 +116,11 @@ class Targets:
         return [place, "", emit.event_id, len(posted), *posted]
 
 
+def emits_of(result: Outcome) -> tuple[Outgoing, ...]:
+    """What an outcome has to be stored elsewhere."""
+    return result.emits if isinstance(result, Done | Dead) else ()
+
+
 def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[Argument]:
     """One outcome for the settle script."""
     head = (delivery.entry_id, delivery.deliveries)
@@ -128,7 +133,8 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
             return ("release", *head, round(result.delay * 1000))
         case Dead():
             words = _letter(delivery, result)
-            return ("dead", *head, len(words), *words)
+            emits = [word for emit in result.emits for word in targets.words(emit)]
+            return ("dead", *head, len(words), *words, len(result.emits), *emits)
         case Skip():
             noted = int(delivery.only is None)
             return ("skip", *head, result.event_type, noted, result.version, round(result.timeout * 1000))

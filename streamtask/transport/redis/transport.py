@@ -22,7 +22,6 @@ from streamtask.transport.port import (
     Copies,
     DeadLetters,
     Delivery,
-    Done,
     GroupStats,
     Inspection,
     Outbox,
@@ -241,8 +240,7 @@ class RedisTransport:
             asyncio.get_running_loop().call_soon(failpoints.reached, "settle_sent")
         replies = await self._wire.run_many(calls)
         if not all(plain):
-            effects = (result.emits for _, result in settlements if isinstance(result, Done))
-            await self._name_streams({emit.stream for emits in effects for emit in emits})
+            await self._name_streams({emit.stream for _, result in settlements for emit in commands.emits_of(result)})
         for indexes, simple, reply in zip(places.values(), plain, replies, strict=True):
             if isinstance(reply, ServerError):
                 # The group is gone, and with it all that was held.

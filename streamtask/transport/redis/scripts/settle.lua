@@ -9,7 +9,7 @@
 --              ('' for none), event id, number of field words, the words
 --     retry    delay ms, failed (0 or 1), error
 --     release  delay ms
---     dead     number of field words, the words
+--     dead     number of field words, the words, number of emits, for each as above
 --     skip     type ('' for an entry of another group), to be noted (0 or 1), version, timeout ms
 --     wait     type, version, timeout ms
 -- -> for each: 'ok', 'lost', 'duplicate', or 'failed: ' and why (nothing was changed, the entry stays pending)
@@ -35,6 +35,15 @@ local function words(n)
     return list
 end
 
+local function emits(n)
+    local list = {}
+    for i = 1, n do
+        local key = KEYS[tonumber(word())]
+        list[i] = { key = key, delay = word(), event_id = word(), fields = words(tonumber(word())) }
+    end
+    return list
+end
+
 local function parse()
     local o = { verb = word(), id = word(), count = tonumber(word()) }
     if o.verb == 'done' then
@@ -42,17 +51,15 @@ local function parse()
     elseif o.verb == 'emit' then
         o.emits = { { key = KEYS[tonumber(word())], delay = '', fields = { 'envelope', word() } } }
     elseif o.verb == 'effects' then
-        o.mark, o.window, o.replace, o.emits = word(), word(), word(), {}
-        for i = 1, tonumber(word()) do
-            local key = KEYS[tonumber(word())]
-            o.emits[i] = { key = key, delay = word(), event_id = word(), fields = words(tonumber(word())) }
-        end
+        o.mark, o.window, o.replace = word(), word(), word()
+        o.emits = emits(tonumber(word()))
     elseif o.verb == 'retry' then
         o.delay, o.failed, o.error = tonumber(word()), word(), word()
     elseif o.verb == 'release' then
         o.delay = tonumber(word())
     elseif o.verb == 'dead' then
         o.fields = words(tonumber(word()))
+        o.emits = emits(tonumber(word()))
     elseif o.verb == 'skip' then
         o.type, o.noted, o.version, o.timeout = word(), word(), word(), tonumber(word())
     elseif o.verb == 'wait' then
@@ -123,6 +130,9 @@ end
 
 -- Store several entries, or none -> nil and why not, or how to take them back.
 local function append(entries)
+    for _, entry in ipairs(entries) do
+        if not is_stream(entry.key) then return nil, { err = 'WRONGTYPE ' .. entry.key } end
+    end
     local undos = {}
     for _, entry in ipairs(entries) do
         local undo, refused = store(entry)
@@ -164,9 +174,6 @@ end
 local verbs = {}
 
 function verbs.emit(o, mark)
-    for _, emit in ipairs(o.emits) do
-        if not is_stream(emit.key) then return 'failed: WRONGTYPE ' .. emit.key end
-    end
     local undos, refused = append(o.emits)
     if refused then return failed(refused) end
     if mark then refused = select(2, try('SET', mark, o.id, 'PX', o.window)) end
@@ -198,10 +205,10 @@ function verbs.release(o)
 end
 
 function verbs.dead(o)
-    if not is_stream(dead) or not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. dead end
+    if not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. counts_key end
     o.fields[#o.fields + 1] = 'dead_at'
     o.fields[#o.fields + 1] = string.format('%.0f', now)
-    local _, refused = try('XADD', dead, '*', unpack(o.fields))
+    local _, refused = append({ { key = dead, delay = '', fields = o.fields }, unpack(o.emits) })
     if refused then return failed(refused) end
     redis.pcall('HINCRBY', counts_key, group, 1)
     return ack(o)
