@@ -235,6 +235,7 @@ class ProcessingFailed(Event, stream="audio-results", key=("chunk_id", "stage", 
     session_id: str
     chunk_id: str
     sequence: int = 0
+    is_last: bool = False
     is_partial: bool = False
     stage: Literal["transcription", "translation"]
     #: Only where a translation failed; else empty.
