@@ -311,9 +311,17 @@ class RedisCluster:
 
     def master_of(self, slot: int) -> ClusterNode:
         """The node that serves a slot now."""
-        asked = next(node for node in self.nodes if node.pid)
-        port = next(port for first, last, port in asked.slots() if first <= slot <= last)
-        return next(node for node in self.nodes if node.port == port)
+        found: list[ClusterNode] = []
+
+        def is_served() -> bool:
+            # Not for a moment, while a master gives way to its replica.
+            asked = next(node for node in self.nodes if node.pid)
+            ports = {port for first, last, port in asked.slots() if first <= slot <= last}
+            found.extend(node for node in self.nodes if node.port in ports)
+            return bool(found)
+
+        _wait_until(is_served)
+        return found[0]
 
     def master_of_key(self, key: str) -> ClusterNode:
         """The node that has a key."""

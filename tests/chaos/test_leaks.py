@@ -33,7 +33,8 @@ async def test_whatever_is_left_behind_is_seen(
     admin.set("{streamtask}:beat:" + owner, "{}", ex=60)
     admin.hset("{stream:jobs}:history:chaos", "1-0:f", 1)
     admin.zadd("{stream:jobs}:retry:chaos", {"2-0": 1})
-    admin.xgroup_createconsumer("stream:jobs", "chaos", owner)
+    admin.xadd("stream:jobs", {"envelope": "{}"})
+    admin.xreadgroup("chaos", owner, {"stream:jobs": ">"})
     sleeper = await asyncio.create_subprocess_exec(
         sys.executable, "-c", "import time; time.sleep(60)", cwd=worker.folder
     )

@@ -22,7 +22,7 @@ async def test_a_mixed_load_under_all_kinds_of_faults_loses_nothing_and_leaves_n
     measured("extra runs", report.extra_runs)
     assert report.faults == []
     assert report.published > 500
-    assert len(report.done) >= 6
+    assert len(report.done) >= 4
 
 
 def test_growth_is_a_fault_and_a_size_that_is_reached_is_none() -> None:
