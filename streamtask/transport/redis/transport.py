@@ -382,6 +382,6 @@ class RedisTransport:
         )
 
 
-def _confirmed(caller: Caller, copies: int) -> Caller:
-    """What writes through this caller, and returns when so many replicas have it."""
+def _confirmed(caller: Caller, copies: Copies) -> Caller:
+    """What writes through this caller, and returns when these replicas have it."""
     return Replicated(caller, copies=copies) if copies else caller
