@@ -1,7 +1,12 @@
 from streamtask.app import App
+from streamtask.blobs import BlobStores
 from streamtask.context import Context
-from streamtask.envelope import Envelope
+from streamtask.envelope import Envelope, StoredEnvelope
 from streamtask.errors import (
+    BlobError,
+    BlobMissingError,
+    BlobRefusedError,
+    BlobTooLargeError,
     ConfigurationError,
     EnvelopeError,
     EventRefusedError,
@@ -16,6 +21,7 @@ from streamtask.errors import (
 )
 from streamtask.event import Event
 from streamtask.handler import DeadEvent, Timeout
+from streamtask.inspector import Inspector
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
@@ -23,6 +29,11 @@ from streamtask.settings import Retention
 __all__ = [
     "App",
     "Backoff",
+    "BlobError",
+    "BlobMissingError",
+    "BlobRefusedError",
+    "BlobStores",
+    "BlobTooLargeError",
     "ConfigurationError",
     "Context",
     "DeadEvent",
@@ -31,6 +42,7 @@ __all__ = [
     "Event",
     "EventRefusedError",
     "HandlerTimeoutError",
+    "Inspector",
     "PublishError",
     "Reject",
     "Retention",
@@ -39,6 +51,7 @@ __all__ = [
     "Router",
     "SoftTimeoutError",
     "StoreFullError",
+    "StoredEnvelope",
     "StreamtaskError",
     "Timeout",
     "TransportError",

@@ -16,19 +16,21 @@ from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from streamtask import envelope as envelopes
+from streamtask.blobs import Blobs, BlobStores
 from streamtask.broker import Broker
 from streamtask.codec import Codec
-from streamtask.envelope import Envelope
+from streamtask.envelope import StoredEnvelope
 from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
 from streamtask.event import Event
 from streamtask.handler import Handler
+from streamtask.records import Records
 from streamtask.redact import MaskedUrl, mask_url
 from streamtask.router import Router
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.connect import Connector, Durability, broker_url
-from streamtask.transport.port import Outgoing, Transport
+from streamtask.transport.port import Outgoing, Storage, Transport
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
 
@@ -45,7 +47,8 @@ class App(Router):
 
     `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER,
     else a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: the page on codecs.
-    `durability`: `publish` returns when a "replica", or so many of them, has the event, too.
+    `durability`: `publish` returns when a "replica", or so many of them, has the event, too. `blobs`: where large data
+    is kept, and from where it is read.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class App(Router):
         max_event_bytes: int = envelopes.MAX_BYTES,
         retention: Retention | None = None,
         durability: Durability = "none",
+        blobs: BlobStores | None = None,
     ) -> None:
         super().__init__()
         if not name:
@@ -74,6 +78,7 @@ class App(Router):
         #: What this process has counted.
         self.metrics = Metrics()
         self.durability = durability
+        self._stores = blobs or BlobStores()
         self._url = None if broker is None else MaskedUrl(broker)
         self._connector: Connector | None = None
         self._transport: Transport | None = None
@@ -164,6 +169,24 @@ class App(Router):
         if self._transport is None:
             raise ConfigurationError("the app is not connected: use `async with app:` or `lifespan=app.lifespan`")
         return self._transport
+
+    # ── what stands beside the streams ────────────────────────────────────────────────────────────────────────
+
+    @property
+    def blobs(self) -> Blobs:
+        """What is too large for an event, by its URI."""
+        return Blobs(self._stores, self._storage)
+
+    @property
+    def records(self) -> Records:
+        """Small facts, fields under a key."""
+        return Records(self._storage)
+
+    def _storage(self) -> Storage:
+        transport = self.transport
+        if transport.storage is None:
+            raise ConfigurationError(f"the engine {transport.capabilities.engine} keeps no blobs and no records")
+        return transport.storage
 
     # ── publishing ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -274,8 +297,11 @@ class App(Router):
 
     # ── reading and working ───────────────────────────────────────────────────────────────────────────────────
 
-    async def read(self, stream: str, *, after: str | datetime = "$") -> AsyncIterator[Envelope]:
-        """Every event of a stream from here on, without a group: "$" new ones, "0" all, an id, or a moment."""
+    async def read(self, stream: str, *, after: str | datetime = "$") -> AsyncIterator[StoredEnvelope]:
+        """Every event of a stream from here on, without a group: "$" new ones, "0" all, an id, or a moment.
+
+        The `entry_id` of the last one that you have seen is where to go on: `after=entry_id`.
+        """
         async with self:
             transport = await asyncio.to_thread(self.connector().open)
             await transport.connect()
@@ -287,7 +313,7 @@ class App(Router):
                     for delivery in await transport.read(stream, after=position, count=100, wait=1.0):
                         position = delivery.entry_id
                         try:
-                            yield self.broker.decode(delivery)
+                            yield StoredEnvelope.of(self.broker.decode(delivery), position)
                         except EnvelopeError as error:
                             log.warning("read.undecodable", extra={"entry_id": position, "error": str(error)})
             finally:

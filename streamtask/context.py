@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from streamtask.blobs import Blobs
 from streamtask.envelope import Envelope
 from streamtask.event import Event
+from streamtask.records import Records
 from streamtask.telemetry.logs import ContextLogger
 
 _handlers_log = logging.getLogger("streamtask.handler")
@@ -52,6 +54,14 @@ class Application(Protocol):
     @property
     def sync(self) -> BlockingPublisher:
         """The blocking twin."""
+
+    @property
+    def blobs(self) -> Blobs:
+        """What is too large for an event, by its URI."""
+
+    @property
+    def records(self) -> Records:
+        """Small facts, fields under a key."""
 
     async def publish(
         self,

@@ -13,7 +13,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import msgspec
 
@@ -68,6 +68,18 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def payload_bytes(self) -> bytes:
         """The payload's JSON, copied out of the envelope."""
         return bytes(self.payload_json)
+
+
+class StoredEnvelope(Envelope, frozen=True, kw_only=True, gc=False):
+    """An envelope, and where it stands in its stream."""
+
+    #: The id of its entry: to read on from behind it, `app.read(stream, after=entry_id)`.
+    entry_id: str
+
+    @classmethod
+    def of(cls, envelope: Envelope, entry_id: str) -> Self:
+        """The envelope of an entry. An envelope itself does not know where it stands."""
+        return cls(entry_id=entry_id, **msgspec.structs.asdict(envelope))
 
 
 # Every decoding error of msgspec is a ValueError, and so are bad UTF-8 and an integer too long to convert;

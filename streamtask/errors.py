@@ -17,6 +17,10 @@ StreamtaskError
     InUseError                  what was to be removed is in use; nothing was changed
     RetryLater                  raised by a handler: again after a delay, not counted as a failure
     Reject                      raised by a handler: dead-letter now
+        BlobError               a blob that can never be read or stored as asked for: a handler's event is dead-lettered
+            BlobMissingError    there is none, or not any more
+            BlobRefusedError    its URI is outside of what the app allows; nothing was read
+            BlobTooLargeError   it has more bytes than the app allows
 """
 
 from __future__ import annotations
@@ -122,3 +126,22 @@ class RetryLater(StreamtaskError):  # noqa: N818 - a handler raises it as a requ
 
 class Reject(StreamtaskError):  # noqa: N818 - as above
     """Raised by a handler to dead-letter the event at once, with the reason given."""
+
+
+class BlobError(Reject):
+    """A blob that can never be read or stored as asked for.
+
+    From a handler it dead-letters the event at once. A store that cannot be reached is a `TransportError` instead.
+    """
+
+
+class BlobMissingError(BlobError):
+    """There is no such blob, or not any more."""
+
+
+class BlobRefusedError(BlobError):
+    """The URI of the blob is outside of what the app allows; nothing was read."""
+
+
+class BlobTooLargeError(BlobError):
+    """The blob has more bytes than the app allows."""

@@ -7,7 +7,7 @@ is all that it costs.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
@@ -30,7 +30,6 @@ from streamtask.transport.port import (
     Transport,
 )
 
-Decode = Callable[[Delivery], Envelope]
 _Row = TypeVar("_Row")
 _Protocol = TypeVar("_Protocol")
 
@@ -169,12 +168,36 @@ class DeadLetterFilter:
         )
 
 
-class Inspector:
-    """Asks one connected transport. `decode` reads an entry; without one, JSON and what compresses it is read."""
+class Connected(Protocol):
+    """What can be asked: an app, while it is connected."""
 
-    def __init__(self, transport: Transport, decode: Decode | None = None) -> None:
+    @property
+    def transport(self) -> Transport:
+        """Its open transport."""
+
+    @property
+    def broker(self) -> Broker:
+        """What reads its entries."""
+
+
+class Connection:
+    """A transport without an app around it: JSON and what compresses it can be read."""
+
+    def __init__(self, transport: Transport, broker: Broker | None = None) -> None:
         self.transport = transport
-        self._decode = decode or Broker("inspector", limit=_LIMIT).decode
+        self.broker = broker or Broker("inspector", limit=_LIMIT)
+
+
+class Inspector:
+    """Asks the broker of an app: `await Inspector(app).groups()`, within `async with app`."""
+
+    def __init__(self, app: Connected) -> None:
+        self._app = app
+
+    @property
+    def transport(self) -> Transport:
+        """What is asked. Raises ConfigurationError where the app is not connected."""
+        return self._app.transport
 
     # ── what the engine has ───────────────────────────────────────────────────────────────────────────────────
 
@@ -348,7 +371,7 @@ class Inspector:
 
     def decode(self, delivery: Delivery) -> Envelope:
         """The envelope of an entry. Raises EnvelopeError."""
-        return self._decode(delivery)
+        return self._app.broker.decode(delivery)
 
     # ── dead letters ──────────────────────────────────────────────────────────────────────────────────────────
 

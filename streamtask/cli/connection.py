@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import click
 
+from streamtask.broker import Broker
 from streamtask.errors import ConfigurationError, TransportError
-from streamtask.inspector import Decode, Inspector
+from streamtask.inspector import Connection, Inspector
 from streamtask.loading import load_app
 from streamtask.redact import mask_url
 from streamtask.transport.connect import DEFAULT_URL, Connector, Durability, broker_url
@@ -20,16 +21,16 @@ _Answer = TypeVar("_Answer")
 
 def ask(reference: str | None, broker: str | None, question: Callable[[Inspector], Awaitable[_Answer]]) -> _Answer:
     """Connect to the broker of an app, or to the one given, and ask it something."""
-    decode: Decode | None = None
+    rules: Broker | None = None
     url = broker_url(broker)
     durability: Durability = "none"
     if reference:
         app = load_app(reference, broker=broker)
-        url, durability, decode = app.url, app.durability, app.broker.decode
+        url, durability, rules = app.url, app.durability, app.broker
     check_shared(url)
 
     async def answer() -> _Answer:
-        async with _inspector(Connector(url, durability=durability), decode) as inspector:
+        async with _inspector(Connector(url, durability=durability), rules) as inspector:
             return await question(inspector)
 
     with trouble_told(url):
@@ -62,13 +63,13 @@ def trouble_told(url: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _inspector(connector: Connector, decode: Decode | None) -> AsyncIterator[Inspector]:
+async def _inspector(connector: Connector, rules: Broker | None) -> AsyncIterator[Inspector]:
     try:
         # In a thread: an embedded server may have to start.
         transport = await asyncio.to_thread(connector.open)
         try:
             await transport.connect()
-            yield Inspector(transport, decode)
+            yield Inspector(Connection(transport, rules))
         finally:
             await transport.close()
     finally:

@@ -304,6 +304,7 @@ class Transport(Protocol):
     dead_letters: DeadLetters | None
     inspection: Inspection | None
     outbox: Outbox | None
+    storage: Storage | None
 
     async def connect(self) -> None:
         """Connect, and find out what the server can do."""
@@ -430,6 +431,59 @@ class Outbox(Protocol):
 
     async def relay(self, stream: str, owner: str) -> Relayed:
         """Publish what waits beside a stream, unless another owner is doing so. Safe to run twice, and to cancel."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """What stands under a blob's name: never changed, only replaced by another."""
+
+    #: Names its bytes: two blobs that were stored under one name have different ones.
+    part: str
+    size: int
+
+
+class Storage(Protocol):
+    """Bytes and small facts beside the streams. All of them run out.
+
+    A blob is written in pieces to a part that nobody sees, which then becomes the blob in one step. Names and keys have
+    been checked by the caller.
+    """
+
+    async def append(self, name: str, part: str, piece: bytes, *, offset: int, ttl: float) -> bool:
+        """Add to a part, which runs out `ttl` seconds later; False, and nothing done, where it has not `offset` bytes.
+
+        A part begins with its first piece, at 0.
+        """
+
+    async def commit(self, name: str, blob: StoredBlob, *, ttl: float) -> bool:
+        """Make a part the blob of this name, for `ttl` seconds; False, and nothing done, where it is not whole.
+
+        What stood there before can be read to its end by who has begun to.
+        """
+
+    async def discard(self, name: str, part: str) -> None:
+        """Remove a part that will not be committed."""
+
+    async def find(self, name: str) -> StoredBlob | None:
+        """What stands under a name."""
+
+    async def piece(self, name: str, part: str, *, offset: int, size: int) -> bytes:
+        """Bytes of a blob, fewer where it ends or is gone."""
+
+    async def remove(self, name: str) -> None:
+        """Remove a blob; nothing where there is none."""
+
+    async def read_record(self, key: str) -> dict[str, bytes]:
+        """The fields of a record; none where there is no record."""
+
+    async def write_record(self, key: str, fields: Mapping[str, bytes], *, ttl: float) -> None:
+        """Set these fields; the record runs out `ttl` seconds later."""
+
+    async def claim_field(self, key: str, field: str, value: bytes, *, ttl: float) -> bytes:
+        """Set a field unless it is set, and renew the record as above; the value that stands."""
+
+    async def delete_record(self, key: str, fields: Collection[str]) -> None:
+        """Remove these fields, or all where none is named."""
 
 
 class Retention(Protocol):

@@ -44,7 +44,7 @@ _LASTING = [
     keys.WORKERS,
 ]
 _IS_LASTING = re.compile("|".join(re.escape(key).replace(_ANY, ".+") for key in _LASTING))
-_IS_OURS = re.compile(r"\{streamtask\}:|\{stream:")
+_IS_OURS = re.compile(r"\{streamtask\}:|\{stream:|streamtask:|\{streamtask:")
 
 
 def leaks(workers: Sequence[WorkerProcess]) -> list[str]:

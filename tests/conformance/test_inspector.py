@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from streamtask.errors import ConfigurationError, InUseError, NotFoundError
-from streamtask.inspector import DeadLetterFilter, Inspector
+from streamtask.inspector import Connection, DeadLetterFilter, Inspector
 from streamtask.operations import Operations
 from streamtask.references import DeadLetterReference, EntryReference
 from streamtask.trail import Trail, follow
@@ -35,7 +35,7 @@ def placed(n: int = 0, *, event_id: str | None = None, causation_id: str | None 
 
 
 def on(consumer: Consumer) -> Inspector:
-    return Inspector(consumer.transport)
+    return Inspector(Connection(consumer.transport))
 
 
 def operate(consumer: Consumer) -> Operations:

@@ -236,6 +236,7 @@ class FaultyTransport(Verbs):
         self.dead_letters = Verbs(self, memory.dead_letters)
         self.inspection = Verbs(self, memory.inspection)
         self.outbox = memory.outbox
+        self.storage = Verbs(self, memory.storage)
         self._server = server
         self._memory = memory
         #: When the last command on each connection arrives: those on one connection overtake each other never.

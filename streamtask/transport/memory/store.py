@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from streamtask.errors import TransportError
 from streamtask.transport.memory.log import EntryId, Group, Log, id_text
-from streamtask.transport.port import DeadLetter, Outgoing, TypeVersion
+from streamtask.transport.port import DeadLetter, Outgoing, StoredBlob, TypeVersion
 
 #: Owns entries whose retry or hand-back is not taken up yet.
 PARKED = "~parked"
@@ -148,6 +148,10 @@ class MemoryStore:
         self.streams: dict[str, StreamState] = {}
         #: Owner -> (its info, when it was said).
         self.beats: Expiring[tuple[bytes, float]] = Expiring()
+        #: Blobs by name, the bytes of their parts by "NAME:PART", records by key.
+        self.blobs: Expiring[StoredBlob] = Expiring()
+        self.parts: Expiring[bytearray] = Expiring()
+        self.records: Expiring[dict[str, bytes]] = Expiring()
         #: In the order in which they came, in which Redis serves them too.
         self._listeners: dict[_Listener, None] = {}
 

@@ -18,6 +18,7 @@ from streamtask.transport.memory.recovery import MemoryRecovery
 from streamtask.transport.memory.retention import MemoryRetention
 from streamtask.transport.memory.schedule import MemorySchedule
 from streamtask.transport.memory.settlement import delivery_of, holds, settle
+from streamtask.transport.memory.storage import MemoryStorage
 from streamtask.transport.memory.store import RESERVED, MemoryStore, StreamState
 from streamtask.transport.port import (
     Capabilities,
@@ -32,6 +33,7 @@ from streamtask.transport.port import (
     Registered,
     Retention,
     Schedule,
+    Storage,
     Subscription,
     TypeVersion,
     Verdict,
@@ -51,6 +53,7 @@ class MemoryTransport:
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)
         self.inspection: Inspection | None = MemoryInspection(store, clock)
         self.outbox: Outbox | None = None
+        self.storage: Storage | None = MemoryStorage(store, clock)
 
     async def connect(self) -> None:
         """Nothing to connect to."""

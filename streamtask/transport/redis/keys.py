@@ -21,6 +21,9 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     {streamtask}:streams     SET     every stream name that was registered or published to
     {streamtask}:workers     ZSET    owner -> last beat, ms
     {streamtask}:beat:OWNER  STRING  JSON about a living owner         (expires in seconds)
+    streamtask:blob:NAME     STRING  "PART SIZE": which part is the blob  (expires)
+    {streamtask:blob:NAME}:PART  STRING  its bytes; of one slot with it   (expires, a minute later)
+    streamtask:record:KEY    HASH    field -> bytes                       (expires)
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ RESERVED = frozenset({PARKED, WAITING})
 STREAMS = "{streamtask}:streams"
 WORKERS = "{streamtask}:workers"
 
+_PREFIXES = ("stream:", "{stream:", "{streamtask}:", "streamtask:", "{streamtask:")
+
 
 def text(word: bytes) -> str:
     """A name as the server has it. What is no UTF-8 is somebody else's, and finds its way back as it came."""
@@ -43,7 +48,7 @@ def text(word: bytes) -> str:
 
 def is_ours(word: object) -> bool:
     """Whether a word of a command is the name of a key that this module spells."""
-    return isinstance(word, str) and word.startswith(("stream:", "{stream:", "{streamtask}:"))
+    return isinstance(word, str) and word.startswith(_PREFIXES)
 
 
 def stream(name: str) -> str:
@@ -151,6 +156,21 @@ def published(name: str, dedup_key: str) -> str:
 def beat(owner: str) -> str:
     """The sign of life of an owner."""
     return "{streamtask}:beat:" + owner
+
+
+def blob(name: str) -> str:
+    """Which part is the blob of this name."""
+    return f"streamtask:blob:{name}"
+
+
+def blob_parts(name: str) -> str:
+    """What the keys of a blob's parts begin with."""
+    return "{" + blob(name) + "}:"
+
+
+def record(key: str) -> str:
+    """A record."""
+    return f"streamtask:record:{key}"
 
 
 def pair(type_: str, version: str) -> str:

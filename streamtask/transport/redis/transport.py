@@ -1,7 +1,8 @@
 """The Redis transport: the five batch verbs on streams and consumer groups, each one script or one pipeline.
 
 It commits what the broker decided and decides nothing itself. What the dead left behind is `recovery.py`, dead
-letters, schedule and retention are `keeping.py`, read-only questions are `inspection.py`; key names are in `keys.py`.
+letters, schedule and retention are `keeping.py`, blobs and records `storage.py`, read-only questions `inspection.py`;
+key names are in `keys.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from streamtask.transport.port import (
     Registered,
     Retention,
     Schedule,
+    Storage,
     Subscription,
     TypeVersion,
     Verdict,
@@ -44,6 +46,7 @@ from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention,
 from streamtask.transport.redis.permissions import lacking
 from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
+from streamtask.transport.redis.storage import RedisStorage
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,10 @@ class RedisTransport:
         self._new_wire, new_publisher = self._wires(url)
         #: Settling, and everything short. Publishing has its own, so that neither waits for the other.
         self._wire = self._new_wire()
-        self._publisher = Replicated(new_publisher(), copies=copies) if copies else new_publisher()
+        self._publisher = _confirmed(new_publisher(), copies)
+        #: Blobs, which are long: nothing else waits behind them.
+        self._carrier = self._new_wire()
+        self._keeper = _confirmed(new_publisher(), copies)
         #: Blocking reads: a connection for each that is under way, kept for the next.
         self._readers: list[Caller] = []
         self._idle_readers: list[Caller] = []
@@ -83,6 +89,7 @@ class RedisTransport:
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)
         self.inspection: Inspection | None = RedisInspection(self._wire)
         self.outbox: Outbox | None = None
+        self.storage: Storage | None = RedisStorage(self._carrier, self._keeper)
 
     def _wires(self, url: str) -> tuple[Callable[[], Caller], Callable[[], Caller]]:
         """What makes connections, and those that publish."""
@@ -100,7 +107,7 @@ class RedisTransport:
 
     async def close(self) -> None:
         """Drop every connection."""
-        for wire in (self._wire, self._publisher, *self._readers):
+        for wire in (self._wire, self._publisher, self._carrier, self._keeper, *self._readers):
             await wire.close()
         # The sockets close in callbacks; let them run, so that nothing is left behind for the garbage collector.
         await asyncio.sleep(0)
@@ -371,3 +378,8 @@ class RedisTransport:
             oldest_pending=commands.age(summary[1], now_ms) if summary[0] else None,
             dead=dead,
         )
+
+
+def _confirmed(caller: Caller, copies: Copies) -> Caller:
+    """What writes through this caller, and returns when these replicas have it."""
+    return Replicated(caller, copies=copies) if copies else caller
