@@ -16,14 +16,14 @@ def router(*, ttl: float = TTL) -> Router:
     # Not de-duplicated: a chunk's partials have its key too, a result may come anew, and writing twice is harmless.
     @routes.on(TranscriptionCompleted, group=GROUP, dedupe=False)
     async def keep_words(event: TranscriptionCompleted, ctx: Context) -> None:
-        await Sessions(ctx.app, ttl=ttl).add_result(event)  # type: ignore[arg-type] # until app.records is there
+        await Sessions(ctx.app, ttl=ttl).add_result(event)
 
     @routes.on(TranslationCompleted, group=GROUP, dedupe=False)
     async def keep_translation(event: TranslationCompleted, ctx: Context) -> None:
-        await Sessions(ctx.app, ttl=ttl).add_translation(event)  # type: ignore[arg-type] # as above
+        await Sessions(ctx.app, ttl=ttl).add_translation(event)
 
     @routes.on(ProcessingFailed, group=GROUP, dedupe=False)
     async def keep_failure(event: ProcessingFailed, ctx: Context) -> None:
-        await Sessions(ctx.app, ttl=ttl).add_failure(event)  # type: ignore[arg-type] # as above
+        await Sessions(ctx.app, ttl=ttl).add_failure(event)
 
     return routes
