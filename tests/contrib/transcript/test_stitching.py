@@ -271,7 +271,7 @@ def test_chunks_that_overlap_without_saying_so_are_compared() -> None:
 
     assert stitch([left, right]).text == "no go"
 
-    short = chunk(1, [], start=7.0, end=7.2)
+    short = chunk(1, [], start=6.0, end=6.9)
     right.sequence = 2
     assert stitch([left, short, right]).text == "no go"
 
