@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -158,7 +159,11 @@ def _left_children(before: set[int], pool: ServerPool) -> set[int]:
 
 def _children() -> set[int]:
     """Process ids of our children, zombies included (they should have been waited for)."""
-    return {int(pid) for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()}
+    found: set[int] = set()
+    for tasks in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            found |= {int(pid) for pid in tasks.read_text().split()}
+    return found
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:

@@ -180,15 +180,24 @@ def test_times_are_right_to_the_millisecond(at: float, clock: str) -> None:
 
 
 def test_a_subtitle_ends_with_its_last_word_and_before_the_next_of_its_speaker() -> None:
-    document = transcript(said("one two", at=1.0), said("three", at=1.75))
+    for speaker in (None, "a"):
+        document = transcript(said("one two", at=1.0, speaker=speaker), said("three", at=1.75, speaker=speaker))
 
-    assert [(cue.start, cue.end) for cue in read_srt(formats.as_srt(document))] == [(1.0, 1.75), (1.75, 2.15)]
+        assert [(cue.start, cue.end) for cue in read_srt(formats.as_srt(document))] == [(1.0, 1.75), (1.75, 2.15)]
 
 
 def test_two_speakers_may_be_shown_at_once() -> None:
     document = transcript(said("one two", at=1.0, speaker="a"), said("three", at=1.5, speaker="b"), a="A", b="B")
 
     assert read_vtt(formats.as_vtt(document)) == [Read(1.0, 1.8, ["one two"], "A"), Read(1.5, 1.9, ["three"], "B")]
+
+
+def test_a_speaker_who_interrupts_is_shown_when_he_does() -> None:
+    long = said(" ".join(["word"] * 60), at=1.0, speaker="a")
+    cues = read_vtt(formats.as_vtt(transcript(long, said("what", at=5.0, speaker="b"), a="A", b="B")))
+
+    assert [cue.speaker for cue in cues] == ["A", "B", "A", "A", "A"]
+    assert all(one.end <= other.start for one, other in pairwise(cue for cue in cues if cue.speaker == "A"))
 
 
 def test_a_word_without_length_is_shown() -> None:

@@ -87,6 +87,7 @@ def test_of_several_ways_to_match_the_one_whose_times_fit_best() -> None:
     quick = words(*[(n / 4, n / 4 + 0.2, " no") for n in range(5)])
 
     assert [doubled(quick, quick[n:]) for n in range(5)] == [5, 4, 3, 2, 1]
+    assert [doubled(quick[:3], quick[n:]) for n in range(3)] == [3, 2, 1]
 
 
 def test_nothing_is_doubled_where_one_side_is_silent() -> None:

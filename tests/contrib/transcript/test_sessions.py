@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator
 
 import pytest
 from streamtask_contrib.events import (
@@ -17,45 +18,13 @@ from streamtask_contrib.events import (
 )
 from streamtask_contrib.transcript import SessionFacts, Sessions
 
-
-class Records:
-    def __init__(self) -> None:
-        self.fields: dict[str, dict[str, bytes]] = {}
-        self.ttl: dict[str, float] = {}
-
-    async def read(self, key: str) -> dict[str, bytes]:
-        return dict(self.fields.get(key, {}))
-
-    async def write(self, key: str, fields: Mapping[str, bytes], *, ttl: float) -> None:
-        self.fields.setdefault(key, {}).update(fields)
-        self.ttl[key] = ttl
-
-    async def claim(self, key: str, field: str, value: bytes, *, ttl: float) -> bytes:
-        self.ttl[key] = ttl
-        return self.fields.setdefault(key, {}).setdefault(field, value)
-
-    async def delete(self, key: str, fields: Collection[str] = ()) -> None:
-        for field in fields or self.fields.get(key, {}).copy():
-            self.fields.get(key, {}).pop(field, None)
-
-
-class Blobs:
-    def __init__(self) -> None:
-        self.stored: dict[str, bytes] = {}
-
-    async def get(self, uri: str) -> bytes:
-        return self.stored[uri]
-
-
-class FakeApp:
-    def __init__(self) -> None:
-        self.records = Records()
-        self.blobs = Blobs()
+from streamtask import App, BlobMissingError
 
 
 @pytest.fixture
-def app() -> FakeApp:
-    return FakeApp()
+async def app(broker: str) -> AsyncIterator[App]:
+    async with App("speech", broker=broker) as app:
+        yield app
 
 
 @pytest.fixture
@@ -151,18 +120,25 @@ async def test_a_failed_chunk_is_known_and_each_stage_for_itself(sessions) -> No
 
 
 async def test_segments_that_were_too_many_for_an_event_are_in_the_record(app, sessions) -> None:
-    whole = result(0, "one two three")
-    app.blobs.stored["redis:///segments"] = json.dumps([each.model_dump() for each in whole.segments]).encode()
-    await sessions.add_result(whole.model_copy(update={"segments": [], "segments_uri": "redis:///segments"}))
-    french = translation(0, "un deux trois")
-    app.blobs.stored["redis:///french"] = json.dumps([each.model_dump() for each in french.segments]).encode()
-    await sessions.add_translation(french.model_copy(update={"segments": [], "segments_uri": "redis:///french"}))
-    app.blobs.stored.clear()
+    whole, french = result(0, "one two three"), translation(0, "un deux trois")
+    uris = []
+    for event in (whole, french):
+        segments = json.dumps([segment.model_dump() for segment in event.segments]).encode()
+        uris.append(await app.blobs.put(segments, name=f"segments/{type(event).__name__}"))
+    await sessions.add_result(whole.model_copy(update={"segments": [], "segments_uri": uris[0]}))
+    await sessions.add_translation(french.model_copy(update={"segments": [], "segments_uri": uris[1]}))
+    for uri in uris:
+        await app.blobs.delete(uri)
 
     state = await sessions.load("s")
 
     assert state.transcript().text == "one two three"
     assert state.translation("fr").text == "un deux trois"
+
+
+async def test_segments_that_are_gone_are_said_to_be(sessions) -> None:
+    with pytest.raises(BlobMissingError):
+        await sessions.add_result(result(0, "a", segments=[], segments_uri="redis:///gone"))
 
 
 async def test_the_first_who_speaks_of_a_session_says_whose_it_is(sessions) -> None:
@@ -239,10 +215,12 @@ async def test_a_record_is_small(app, sessions) -> None:
     assert size < 4096
 
 
-async def test_each_result_renews_the_record(app, sessions) -> None:
-    await sessions.open("s", SessionFacts())
-    app.records.ttl["session:s"] = 1.0
+async def test_each_result_renews_the_record(app) -> None:
+    await Sessions(app, ttl=0.5).open("s", SessionFacts())
+    await Sessions(app, ttl=60.0).add_result(result(0, "a"))
+    await asyncio.sleep(0.6)
+    assert await Sessions(app).load("s") is not None
 
-    await sessions.add_result(result(0, "a"))
-
-    assert app.records.ttl["session:s"] == 60.0
+    await Sessions(app, ttl=0.5).add_result(result(1, "b"))
+    await asyncio.sleep(0.6)
+    assert await Sessions(app).load("s") is None

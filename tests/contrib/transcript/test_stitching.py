@@ -248,6 +248,18 @@ def test_a_segment_that_was_only_a_double_is_gone() -> None:
     assert [segment.text for segment in stitch([left, right]).segments] == ["now.", "we start"]
 
 
+def test_several_segments_that_were_only_doubles_are_gone() -> None:
+    left = chunk(0, [said("go on.", at=7.0)], end=8.0, overlap=1.0)
+    right = chunk(
+        1, [said("Go", at=7.05), said("on now", at=7.45), said("we start", at=9.0)], start=7.0, end=15.0, overlap=1.0
+    )
+
+    assert [segment.text for segment in stitch([left, right]).segments] == ["go on.", "now", "we start"]
+
+    right.segments[1] = said("on", at=7.45)
+    assert [segment.text for segment in stitch([left, right]).segments] == ["go on.", "we start"]
+
+
 def test_where_a_chunk_was_cut_in_a_silence_nothing_is_compared_and_nothing_joined() -> None:
     left, right = chunk(0, [said("no", at=7.6)], end=8.0), chunk(1, [said("no", at=8.0)], start=8.0, end=16.0)
 
@@ -258,6 +270,10 @@ def test_chunks_that_overlap_without_saying_so_are_compared() -> None:
     left, right = chunk(0, [said("no", at=7.4)], end=8.0), chunk(1, [said("no go", at=7.5)], start=7.0, end=15.0)
 
     assert stitch([left, right]).text == "no go"
+
+    short = chunk(1, [], start=6.0, end=6.9)
+    right.sequence = 2
+    assert stitch([left, short, right]).text == "no go"
 
 
 def test_a_word_that_one_chunk_has_half_is_the_whole_one_of_the_other() -> None:
@@ -356,7 +372,7 @@ def test_speakers_with_a_source_each_are_stitched_alone_and_take_turns() -> None
 def test_two_channels_that_say_the_same_at_a_seam_have_both_said_it() -> None:
     channels = SpeakerMap(method="channel", confidence="exact", speakers={"l": "Left", "r": "Right"})
     left = [said("yes", at=7.3, speaker="l")]
-    right = [said("yes", at=7.35, speaker="l"), said("yes", at=7.35, speaker="r")]
+    right = [said("yes", at=7.35, speaker="r"), said("yes", at=7.36, speaker="l")]
     results = [
         chunk(0, left, end=8, overlap=1.0, speaker_map=channels),
         chunk(1, right, start=7, end=15, overlap=1.0, speaker_map=channels),
