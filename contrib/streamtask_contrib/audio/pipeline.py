@@ -1,0 +1,241 @@
+"""One chunk from sound to words: this module is the way, each station is a module of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from streamtask import Context, Reject
+from streamtask_contrib.audio import core, guards
+from streamtask_contrib.audio.activity import Turn, TurnOptions
+from streamtask_contrib.audio.decoding import SAMPLE_RATE, AudioFile, Limits
+from streamtask_contrib.audio.engine import HeardTurn, Utterance, WhisperEngine
+from streamtask_contrib.audio.metrics import AudioMetrics
+from streamtask_contrib.audio.progress import Progress
+from streamtask_contrib.audio.reading import ReadAhead, Reading
+from streamtask_contrib.audio.settings import AudioSettings
+from streamtask_contrib.batching import Batcher
+from streamtask_contrib.events import AudioChunkReceived, Latency, Segment, TranscriptionCompleted, Word
+
+T = TypeVar("T")
+
+
+class Pipeline:
+    """Transcribes chunks, many at a time. Made where the model may be loaded, closed when no chunk is handled."""
+
+    def __init__(self, settings: AudioSettings, engine: WhisperEngine, metrics: AudioMetrics) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._metrics = metrics
+        self._limits = Limits(seconds=settings.max_seconds, decoded_bytes=settings.max_decoded_bytes)
+        self._turns = TurnOptions(
+            threshold=settings.speech_threshold,
+            min_silence=settings.min_silence,
+            padding=settings.padding,
+            longest=engine.window,
+        )
+        self._threads = ThreadPoolExecutor(settings.decoders, thread_name_prefix="streamtask-audio")
+        self._inference: Batcher[Utterance, HeardTurn] = Batcher(
+            self._infer, limit=settings.batch_size, wait=settings.batch_wait
+        )
+
+    async def close(self) -> None:
+        """End the threads."""
+        await self._inference.close()
+        self._threads.shutdown(wait=False)
+
+    async def transcribe(self, chunk: AudioChunkReceived, ctx: Context) -> TranscriptionCompleted:
+        """The words of a chunk.
+
+        Raises:
+            Reject: it can never be transcribed.
+        """
+        watch = _Watch(chunk)
+        progress = Progress.of(chunk.chunk_id, core.blobs(ctx), core.state(ctx))
+        self._check_language(chunk)
+        async with core.audio_of(chunk, ctx) as file:
+            audio = await self._in_thread(lambda: AudioFile(file, chunk.audio_config, self._limits))
+            with audio:
+                reading = Reading(audio, self._turns, at=progress.at.position)
+                async with ReadAhead(reading.steps(), self._threads) as steps:
+                    async for step in steps:
+                        with watch.inference():
+                            await self._hear(step.turns, chunk, progress)
+                        progress.at.position = step.resume_at
+                        await self._keep(progress, audio, chunk, ctx)
+        latency = watch.latency(reading, progress.at.batch_size)
+        self._metrics.finished(latency)
+        return await self._result(chunk, progress, audio, latency)
+
+    # ── hearing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _hear(self, turns: Sequence[Turn], chunk: AudioChunkReceived, progress: Progress) -> None:
+        """Transcribe turns, and put what is worth it behind the segments so far."""
+        audible = [turn for turn in turns if guards.is_audible(turn.samples)]
+        self._metrics.dropped.labels("inaudible").inc(len(turns) - len(audible))
+        # A block of silence counts, too: it need not be looked through again.
+        progress.turns += max(1, len(turns))
+        at = progress.at
+        for turn, heard in zip(audible, await self._transcribed(audible, chunk, progress), strict=True):
+            at.batch_size = max(at.batch_size, heard.batch_size)
+            if reason := guards.why_dropped(heard):
+                self._metrics.dropped.labels(reason).inc()
+            else:
+                at.segments.append(_segment(heard, turn, chunk.start))
+
+    async def _transcribed(
+        self, turns: Sequence[Turn], chunk: AudioChunkReceived, progress: Progress
+    ) -> list[HeardTurn]:
+        """What is said in each turn. All turns of a chunk are in one language."""
+        if not turns:
+            return []
+        at = progress.at
+        if not at.language and not chunk.language and len(self._engine.languages) > 1:
+            # The longest of the first turns says which.
+            longest = max(turns, key=lambda turn: len(turn.samples))
+            found = await self._inference.submit(Utterance(longest.samples))
+            at.language, at.language_probability = found.language, found.language_probability
+        elif not at.language:
+            at.language, at.language_probability = chunk.language or next(iter(self._engine.languages)), 1.0
+        jobs = [self._inference.submit(Utterance(turn.samples, at.language)) for turn in turns]
+        answers = await asyncio.gather(*jobs, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer for answer in answers if isinstance(answer, HeardTurn)]
+
+    def _infer(self, utterances: Sequence[Utterance]) -> list[HeardTurn]:
+        """In the batcher's thread: one inference."""
+        self._metrics.batch_size.observe(len(utterances))
+        heard = self._engine.transcribe(utterances)
+        self._metrics.model_loaded.set(1)
+        return heard
+
+    def _check_language(self, chunk: AudioChunkReceived) -> None:
+        if chunk.language and chunk.language not in self._engine.languages:
+            raise Reject(
+                f"the language {chunk.language!r} is none that the speech model {self._engine.name} knows; "
+                "leave it out, or set STREAMTASK_AUDIO_MODEL to a model that does"
+            )
+
+    # ── keeping ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep(self, progress: Progress, audio: AudioFile, chunk: AudioChunkReceived, ctx: Context) -> None:
+        """Keep what was done, once that is worth it."""
+        if chunk.is_partial or progress.turns < self._settings.checkpoint_every:
+            return
+        await core.checkpoint(ctx, await progress.checkpoint())
+        seconds = chunk.duration or audio.duration
+        if seconds:
+            core.progress(ctx, min(1.0, progress.at.position / SAMPLE_RATE / seconds))
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    async def _result(
+        self, chunk: AudioChunkReceived, progress: Progress, audio: AudioFile, latency: Latency
+    ) -> TranscriptionCompleted:
+        end = chunk.start + audio.samples / SAMPLE_RATE
+        segments = [
+            each for segment in await progress.all_segments() if (each := _own_part(segment, chunk, end)) is not None
+        ]
+        return TranscriptionCompleted(
+            session_id=chunk.session_id,
+            chunk_id=chunk.chunk_id,
+            user_id=chunk.user_id,
+            source_type=chunk.source_type,
+            sequence=chunk.sequence,
+            start=chunk.start,
+            end=end,
+            overlap=chunk.audio_config.overlap,
+            is_last=chunk.is_last,
+            is_partial=chunk.is_partial,
+            language=progress.at.language,
+            language_probability=progress.at.language_probability,
+            text=joined(segments),
+            segments=segments,
+            latency=latency,
+            model=self._engine.name,
+            note="; ".join([*audio.notes, *([] if segments else ["no speech was found"])]),
+        )
+
+
+def joined(segments: Iterable[Segment]) -> str:
+    """The text of segments."""
+    return " ".join(segment.text for segment in segments)
+
+
+def _segment(heard: HeardTurn, turn: Turn, chunk_start: float) -> Segment:
+    """What was heard of a turn, in the session's time, each loop of words said once."""
+    begin = chunk_start + turn.start / SAMPLE_RATE
+    end = chunk_start + turn.end / SAMPLE_RATE
+    words = [heard.words[place] for place in guards.without_loops([word.text for word in heard.words])]
+    return Segment(
+        start=round(begin, 3),
+        end=round(end, 3),
+        text="".join(word.text for word in words).strip(),
+        words=[
+            Word(
+                start=round(min(begin + word.start, end), 3),
+                end=round(min(begin + word.end, end), 3),
+                text=word.text,
+                probability=round(word.probability, 4),
+            )
+            for word in words
+        ],
+        average_log_probability=round(heard.average_log_probability, 4),
+    )
+
+
+def _own_part(segment: Segment, chunk: AudioChunkReceived, end: float) -> Segment | None:
+    """A segment without the words that belong to the neighbours of the chunk; None where nothing is left."""
+    words = core.keep_own_words(
+        segment.words,
+        start=chunk.start,
+        end=end,
+        overlap=chunk.audio_config.overlap,
+        is_first=chunk.sequence == 0,
+        is_last=chunk.is_last,
+    )
+    if len(words) == len(segment.words):
+        return segment
+    if not words:
+        return None
+    text = "".join(word.text for word in words).strip()
+    return segment.model_copy(update={"words": words, "text": text, "start": words[0].start, "end": words[-1].end})
+
+
+class _Watch:
+    """Where the time of a chunk goes."""
+
+    def __init__(self, chunk: AudioChunkReceived) -> None:
+        # Clocks of two machines differ: a chunk from the future has not waited.
+        self._queue = max(0.0, (datetime.now(UTC) - chunk.received_at).total_seconds())
+        self._began = time.perf_counter()
+        self._inference = 0.0
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """What is in the `with` is inference."""
+        began = time.perf_counter()
+        yield
+        self._inference += time.perf_counter() - began
+
+    def latency(self, reading: Reading, batch_size: int) -> Latency:
+        """All of it, now."""
+        total, audio = time.perf_counter() - self._began, reading.file.samples / SAMPLE_RATE
+        return Latency(
+            queue=self._queue,
+            decode=reading.decode,
+            vad=reading.vad,
+            inference=self._inference,
+            total=total,
+            audio=audio,
+            real_time_factor=total / audio if audio else 0.0,
+            batch_size=batch_size,
+        )
