@@ -123,6 +123,9 @@ class Batcher(Generic[J, R]):
         """In a thread: what came of each job. An error of the batch is an error of each job in it."""
         try:
             results = self._run(jobs)
+        except StopIteration as error:
+            # The one error that a future does not take.
+            return [RuntimeError(repr(error))] * len(jobs)
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait have to learn of it
             return [error] * len(jobs)
         if len(results) != len(jobs):

@@ -1,8 +1,8 @@
 """Samples → turns: the stretches in which somebody speaks, each short enough for one inference.
 
 The probability of speech comes from Silero VAD, which faster-whisper brings with it; what becomes of it is decided
-here. Sound is handed over in blocks of any size, and the borders of blocks make no difference: the model's state goes on
-over them, and a turn that is not over waits for the next block. A turn that is too long is cut where it is quietest.
+here. Sound is handed over in blocks of any size, and their borders make no difference: the model's state goes on over
+them, and a turn that is not over waits for the next block. A turn that is too long is cut where it is quietest.
 """
 
 from __future__ import annotations

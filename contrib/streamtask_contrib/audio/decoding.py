@@ -29,12 +29,14 @@ Samples = NDArray[np.float32]
 
 #: Lower than what any telephone sends; it would be blown up a thousandfold.
 _LOWEST_RATE = 4_000
+#: Damaged pieces without one that is sound, after which it is no audio.
+_MOST_DAMAGED = 100
 #: Names that FFmpeg has for so many channels of raw samples.
 _LAYOUTS = ("mono", "stereo", "2.1", "quad", "5.0", "5.1", "6.1", "7.1")
 
 
 class AudioRefusedError(Reject):
-    """This audio can never be transcribed; the message says why, in words for who sent it."""
+    """Audio that can never be transcribed; the message says why, in words for who sent it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +141,7 @@ class AudioFile:
             except av.FFmpegError:
                 # One bad packet does not end a recording; a file that ends in the middle of one does.
                 self._damaged += 1
-                if self._damaged > 100 and not self.samples:
+                if self._damaged > _MOST_DAMAGED and not self.samples:
                     return
                 continue
             for frame in frames:
@@ -149,7 +151,7 @@ class AudioFile:
                 yield frame
 
     def _check(self, frame: Any) -> None:
-        if not _LOWEST_RATE <= frame.sample_rate:
+        if frame.sample_rate < _LOWEST_RATE:
             raise AudioRefusedError(
                 f"a sample rate of {frame.sample_rate} Hz is too low for speech: from {_LOWEST_RATE} Hz it is taken"
             )

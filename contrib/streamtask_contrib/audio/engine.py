@@ -1,7 +1,7 @@
 """The model: loaded once a process, after every fork, and given turns in batches.
 
-All that depends on the inside of faster-whisper (1.2, and later ones before 2) is in this module. Its own pipelines take
-one file each; here turns of any number of files share an inference: features of each, one encoding, one search, one
+All that depends on the inside of faster-whisper (1.2 and later, before 2) is in this module. Its own pipelines take one
+file each; here turns of any number of files share an inference: features of each, one encoding, one search, one
 alignment for the times of words. Blocking, and for one thread at a time: a `Batcher` calls it.
 """
 
