@@ -173,7 +173,7 @@ def _open(file: BinaryIO, config: AudioConfig) -> Any:
         form = "s16le"
         options = {"sample_rate": str(config.sample_rate), "ch_layout": _LAYOUTS[config.channels - 1]}
     try:
-        return av.open(file, format=form, options=options, metadata_errors="ignore")
+        return av.open(file, mode="r", format=form, options=options, metadata_errors="ignore")
     except av.FFmpegError as error:
         raise AudioRefusedError(
             f"this is no audio file that can be read, or its beginning is damaged ({error.strerror})"

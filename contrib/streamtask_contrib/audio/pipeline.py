@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from streamtask import Context, Reject
 from streamtask_contrib.audio import core, guards
@@ -56,9 +57,9 @@ class Pipeline:
             Reject: it can never be transcribed.
         """
         watch = _Watch(chunk)
-        progress = Progress.of(chunk.chunk_id, core.blobs(ctx), core.state(ctx))
+        progress = Progress.of(chunk.chunk_id, ctx.app.blobs, core.state(ctx))
         self._check_language(chunk)
-        async with core.audio_of(chunk, ctx) as file:
+        async with _audio_of(chunk, ctx) as file:
             audio = await self._in_thread(lambda: AudioFile(file, chunk.audio_config, self._limits))
             with audio:
                 reading = Reading(audio, self._turns, at=progress.at.position)
@@ -162,6 +163,21 @@ class Pipeline:
             latency=latency,
             model=self._engine.name,
             note="; ".join([*audio.notes, *([] if segments else ["no speech was found"])]),
+        )
+
+
+@asynccontextmanager
+async def _audio_of(chunk: AudioChunkReceived, ctx: Context) -> AsyncIterator[BinaryIO]:
+    """The audio of a chunk as a file."""
+    if chunk.inline_audio is None:
+        async with ctx.app.blobs.open(chunk.storage_uri) as file:
+            yield file
+    elif ctx.app.blobs.is_inline_allowed:
+        yield io.BytesIO(chunk.inline_audio)
+    else:
+        raise Reject(
+            "the audio is inside of the event, which this worker does not take; store it and give its `storage_uri`, "
+            "or set STREAMTASK_BLOBS_INLINE=1 for development"
         )
 
 

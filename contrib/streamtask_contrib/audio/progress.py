@@ -7,7 +7,7 @@ their names, and the segments since.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
@@ -17,6 +17,19 @@ from streamtask_contrib.events import Segment
 _PART_BYTES = 64_000
 
 SEGMENTS: TypeAdapter[list[Segment]] = TypeAdapter(list[Segment])
+
+
+class Blobs(Protocol):
+    """What is asked of `app.blobs` here."""
+
+    async def put(self, data: bytes, *, name: str) -> str:
+        """Store; the URI."""
+
+    async def get(self, uri: str) -> bytes:
+        """Read."""
+
+    async def delete(self, uri: str) -> None:
+        """Remove."""
 
 
 class Checkpoint(BaseModel):
@@ -39,13 +52,13 @@ class Progress:
     """The work on one chunk so far. `blobs`: the app's."""
 
     name: str
-    blobs: Any
+    blobs: Blobs
     at: Checkpoint = field(default_factory=Checkpoint)
     #: Turns since the last checkpoint.
     turns: int = 0
 
     @classmethod
-    def of(cls, name: str, blobs: Any, state: Any) -> Self:
+    def of(cls, name: str, blobs: Blobs, state: Any) -> Self:
         """Where an earlier attempt has come to; from the beginning where there was none."""
         return cls(name, blobs, Checkpoint.model_validate(state or {}))
 

@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
 
-from streamtask import App, Backoff, ConfigurationError, Context, Event, Retry, Router
-from streamtask_contrib.audio import core
+from streamtask import App, Backoff, ConfigurationError, Context, DeadEvent, Event, Retry, Router
 from streamtask_contrib.audio.engine import WhisperEngine
 from streamtask_contrib.audio.metrics import AudioMetrics
 from streamtask_contrib.audio.pipeline import Pipeline
@@ -31,14 +29,12 @@ def router(settings: AudioSettings) -> Router:
     routes = Router()
     service = _Service(settings)
 
+    @routes.worker_lifespan
     async def model(app: App) -> AsyncIterator[None]:
         async with service.running(app):
             yield
 
-    core.worker_lifespan(routes, model)
-
-    @core.on(
-        routes,
+    @routes.on(
         AudioChunkReceived,
         group=GROUP,
         concurrency=settings.concurrency,
@@ -82,8 +78,6 @@ class _Service:
 
     async def handle(self, chunk: AudioChunkReceived, ctx: Context) -> list[Event]:
         """The result of a chunk, and what is wanted of it next."""
-        if self._pipeline is None and not hasattr(ctx.app, "worker_lifespan"):
-            await self._started(ctx)
         if self._pipeline is None or self._metrics is None:
             raise ConfigurationError("the audio worker has no model: its router runs in a worker, with its lifespan")
         if not chunk.processing_flags.transcribe:
@@ -94,14 +88,6 @@ class _Service:
         result = await self._pipeline.transcribe(chunk, ctx)
         return [result, *_translations(chunk, result)]
 
-    async def _started(self, ctx: Context) -> None:
-        """Stand-in for the lifespan."""
-        app: Any = ctx.app
-        self._metrics = self._metrics or AudioMetrics(app.metrics.registry)
-        engine = WhisperEngine(self._settings)
-        await asyncio.to_thread(engine.load)
-        self._pipeline = Pipeline(self._settings, engine, self._metrics)
-
     async def _unload_when_idle(self, engine: WhisperEngine) -> None:
         idle = self._settings.idle_unload
         while idle:
@@ -110,7 +96,7 @@ class _Service:
                 self._metrics.model_loaded.set(0)
 
 
-def failed(chunk: AudioChunkReceived, dead: Any) -> ProcessingFailed | None:
+def failed(chunk: AudioChunkReceived, dead: DeadEvent) -> ProcessingFailed | None:
     """Say that a chunk was given up, in words for people. A partial's successor says it, if it has to be said."""
     if chunk.is_partial:
         return None
@@ -125,7 +111,7 @@ def failed(chunk: AudioChunkReceived, dead: Any) -> ProcessingFailed | None:
     )
 
 
-def _message(dead: Any) -> str:
+def _message(dead: DeadEvent) -> str:
     said = dead.error.partition(": ")[2] or dead.error
     if dead.reason == "rejected":
         return said

@@ -74,6 +74,7 @@ def encoded(container: str, samples: np.ndarray) -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format=container) as written:
         stream = written.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 96_000
         stream.codec_context.open()
         frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16).reshape(1, -1), "s16", "mono")
         frame.sample_rate = RATE

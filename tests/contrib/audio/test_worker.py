@@ -7,7 +7,7 @@ from streamtask_contrib import events
 from streamtask_contrib.audio import AudioSettings, router
 from streamtask_contrib.events import AudioChunkReceived, TranscriptionCompleted
 
-from streamtask import App
+from streamtask import App, BlobStores
 from tests.contrib.audio.sounds import CODECS, encoded, say, silence, speaks, wav
 from tests.servers import RedisServer
 
@@ -20,7 +20,7 @@ async def results_of(
     *chunks: AudioChunkReceived, url: str = "memory://", settings: AudioSettings = SETTINGS
 ) -> list[events.Event]:
     """What the worker publishes of these chunks, in order."""
-    app = App("test", broker=url)
+    app = App("test", broker=url, blobs=BlobStores(inline=True))
     app.include(router(settings))
     async with app.worker() as worker:
         await app.publish_many(chunks)
@@ -30,8 +30,8 @@ async def results_of(
         return [getattr(events, each.event_type).model_validate(each.payload) for each in envelopes]
 
 
-def chunk(audio: bytes, **fields: object) -> AudioChunkReceived:
-    """A chunk that carries its audio."""
+def chunk(audio: bytes | None, **fields: object) -> AudioChunkReceived:
+    """A chunk that carries its audio, unless `storage_uri` says where it is."""
     return AudioChunkReceived(**{"session_id": "s", "chunk_id": "c", "inline_audio": audio, "is_last": True} | fields)
 
 
@@ -64,6 +64,9 @@ async def test_any_container_is_understood(container: str):
 
 @speaks
 async def test_on_a_real_server(redis_server: RedisServer):
-    [result] = await results_of(chunk(wav([say(WORDS)])), url=redis_server.url)
+    async with App("test", broker=redis_server.url) as app:
+        uri = await app.blobs.put(wav([say(WORDS)]), name="audio/1")
+
+    [result] = await results_of(chunk(None, storage_uri=uri), url=redis_server.url)
 
     assert result.text == WORDS
