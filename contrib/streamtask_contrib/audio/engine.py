@@ -232,7 +232,9 @@ class _Search:
             **how,
         )
         texts = [[token for token in each.sequences_ids[0] if token < self._tokenizer.eot] for each in results]
-        frames = [each.shape[-1] for each in features]
+        # To the next whole second, as faster-whisper does: what ends with its last word needs some silence behind it.
+        second = self._model.frames_per_second
+        frames = [-(-each.shape[-1] // second) * second for each in features]
         aligned = self._model.find_alignment(self._tokenizer, texts, encoded, frames)
         return [
             self._heard(result, tokens, alignment)

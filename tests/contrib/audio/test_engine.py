@@ -73,7 +73,7 @@ def test_words_have_times_within_their_turn(engine: WhisperEngine):
     [turn] = engine.transcribe([Utterance(sound)])
 
     assert "".join(word.text for word in turn.words) == turn.text
-    assert all(0 <= word.start <= word.end <= len(sound) / RATE + 0.05 for word in turn.words)
+    assert all(0 <= word.start <= word.end <= len(sound) / RATE + 0.5 for word in turn.words)
     assert [word.start for word in turn.words] == sorted(word.start for word in turn.words)
     assert all(0 < word.probability <= 1 for word in turn.words)
 
@@ -194,7 +194,7 @@ class FakeModel:
     "bad" comes with a bad score at temperature 0 and becomes "one" when it is drawn.
     """
 
-    max_length = 448
+    frames_per_second = 100
     supported_languages = ("en", "fr")
 
     def __init__(self) -> None:
