@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from streamtask import Context
-from streamtask_contrib.events import Word
 
 
 def state(ctx: Context) -> Any:
@@ -24,14 +22,3 @@ def progress(ctx: Context, fraction: float) -> None:
     """Tell."""
     if hasattr(ctx, "progress"):
         ctx.progress(fraction)
-
-
-def keep_own_words(
-    words: Sequence[Word], *, start: float, end: float, overlap: float, is_first: bool, is_last: bool
-) -> list[Word]:
-    """The midpoint rule."""
-    if not overlap:
-        return list(words)
-    first = float("-inf") if is_first else start + overlap / 2
-    last = float("inf") if is_last else end - overlap / 2
-    return [word for word in words if first <= (word.start + word.end) / 2 <= last]

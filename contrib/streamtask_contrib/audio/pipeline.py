@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -15,19 +15,21 @@ from streamtask import Context, Reject
 from streamtask_contrib.audio import core, guards
 from streamtask_contrib.audio.activity import Turn, TurnOptions
 from streamtask_contrib.audio.decoding import SAMPLE_RATE, AudioFile, Limits
+from streamtask_contrib.audio.diarization import Speakers
 from streamtask_contrib.audio.engine import HeardTurn, Utterance, WhisperEngine
 from streamtask_contrib.audio.metrics import AudioMetrics
-from streamtask_contrib.audio.progress import Progress
+from streamtask_contrib.audio.progress import SEGMENTS, Progress
 from streamtask_contrib.audio.reading import ReadAhead, Reading
+from streamtask_contrib.audio.segments import as_segment, joined, own
 from streamtask_contrib.audio.settings import AudioSettings
 from streamtask_contrib.batching import Batcher
-from streamtask_contrib.events import AudioChunkReceived, Latency, Segment, TranscriptionCompleted, Word
+from streamtask_contrib.events import AudioChunkReceived, Latency, Segment, TranscriptionCompleted
 
 T = TypeVar("T")
 
 
 class Pipeline:
-    """Transcribes chunks, many at a time. Made where the model may be loaded, closed when no chunk is handled."""
+    """Transcribes chunks, many at a time, with a model that is loaded. Made and closed within one event loop."""
 
     def __init__(self, settings: AudioSettings, engine: WhisperEngine, metrics: AudioMetrics) -> None:
         self._settings = settings
@@ -41,12 +43,17 @@ class Pipeline:
             longest=engine.window,
         )
         self._threads = ThreadPoolExecutor(settings.decoders, thread_name_prefix="streamtask-audio")
+        self._speakers = Speakers(settings, self._limits, self._threads)
         self._inference: Batcher[Utterance, HeardTurn] = Batcher(
             self._infer, limit=settings.batch_size, wait=settings.batch_wait
         )
 
+    async def load(self) -> None:
+        """Load what is used beside the speech model. Raises ConfigurationError where that is not possible."""
+        await self._speakers.load()
+
     async def close(self) -> None:
-        """End the threads."""
+        """End the threads, when no chunk is handled any more."""
         await self._inference.close()
         self._threads.shutdown(wait=False)
 
@@ -56,12 +63,11 @@ class Pipeline:
         Raises:
             Reject: it can never be transcribed.
         """
-        watch = _Watch(chunk)
-        progress = Progress.of(chunk.chunk_id, ctx.app.blobs, core.state(ctx))
         self._check_language(chunk)
+        watch = _Watch(chunk)
+        progress = await Progress.of(chunk.chunk_id, ctx.app.records, core.state(ctx))
         async with _audio_of(chunk, ctx) as file:
-            audio = await self._in_thread(lambda: AudioFile(file, chunk.audio_config, self._limits))
-            with audio:
+            with await self._in_thread(lambda: AudioFile(file, chunk.audio_config, self._limits)) as audio:
                 reading = Reading(audio, self._turns, at=progress.at.position)
                 async with ReadAhead(reading.steps(), self._threads) as steps:
                     async for step in steps:
@@ -69,9 +75,14 @@ class Pipeline:
                             await self._hear(step.turns, chunk, progress)
                         progress.at.position = step.resume_at
                         await self._keep(progress, audio, chunk, ctx)
+            end = chunk.start + audio.samples / SAMPLE_RATE
+            segments, speakers = await self._speakers.tell(own(progress.segments(), chunk, end), chunk, file, ctx)
         latency = watch.latency(reading, progress.at.batch_size)
         self._metrics.finished(latency)
-        return await self._result(chunk, progress, audio, latency)
+        result = self._result(chunk, progress, segments, audio.notes)
+        return await self._bounded(
+            result.model_copy(update={"end": end, "speaker_map": speakers, "latency": latency}), ctx
+        )
 
     # ── hearing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,7 +98,7 @@ class Pipeline:
             if reason := guards.why_dropped(heard):
                 self._metrics.dropped.labels(reason).inc()
             else:
-                at.segments.append(_segment(heard, turn, chunk.start))
+                at.segments.append(as_segment(heard, turn, chunk))
 
     async def _transcribed(
         self, turns: Sequence[Turn], chunk: AudioChunkReceived, progress: Progress
@@ -96,19 +107,25 @@ class Pipeline:
         if not turns:
             return []
         at = progress.at
-        if not at.language and not chunk.language and len(self._engine.languages) > 1:
-            # The longest of the first turns says which.
-            longest = max(turns, key=lambda turn: len(turn.samples))
-            found = await self._inference.submit(Utterance(longest.samples))
-            at.language, at.language_probability = found.language, found.language_probability
-        elif not at.language:
-            at.language, at.language_probability = chunk.language or next(iter(self._engine.languages)), 1.0
+        if not at.language:
+            at.language, at.language_probability = await self._language(turns, chunk)
         jobs = [self._inference.submit(Utterance(turn.samples, at.language)) for turn in turns]
+        # All of them end before an error is raised: none is left behind.
         answers = await asyncio.gather(*jobs, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
         return [answer for answer in answers if isinstance(answer, HeardTurn)]
+
+    async def _language(self, turns: Sequence[Turn], chunk: AudioChunkReceived) -> tuple[str, float]:
+        """What is spoken, and how sure that is: as given, or what the longest of the first turns sounds like."""
+        if chunk.language:
+            return chunk.language, 1.0
+        if len(self._engine.languages) == 1:
+            return next(iter(self._engine.languages)), 1.0
+        longest = max(turns, key=lambda turn: len(turn.samples))
+        heard = await self._inference.submit(Utterance(longest.samples))
+        return heard.language, heard.language_probability
 
     def _infer(self, utterances: Sequence[Utterance]) -> list[HeardTurn]:
         """In the batcher's thread: one inference."""
@@ -127,7 +144,7 @@ class Pipeline:
     # ── keeping ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _keep(self, progress: Progress, audio: AudioFile, chunk: AudioChunkReceived, ctx: Context) -> None:
-        """Keep what was done, once that is worth it."""
+        """Keep what was done, once that is worth it. A partial is done again sooner than it is found again."""
         if chunk.is_partial or progress.turns < self._settings.checkpoint_every:
             return
         await core.checkpoint(ctx, await progress.checkpoint())
@@ -135,16 +152,9 @@ class Pipeline:
         if seconds:
             core.progress(ctx, min(1.0, progress.at.position / SAMPLE_RATE / seconds))
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
-    async def _result(
-        self, chunk: AudioChunkReceived, progress: Progress, audio: AudioFile, latency: Latency
+    def _result(
+        self, chunk: AudioChunkReceived, progress: Progress, segments: list[Segment], notes: list[str]
     ) -> TranscriptionCompleted:
-        end = chunk.start + audio.samples / SAMPLE_RATE
-        segments = [
-            each for segment in await progress.all_segments() if (each := _own_part(segment, chunk, end)) is not None
-        ]
         return TranscriptionCompleted(
             session_id=chunk.session_id,
             chunk_id=chunk.chunk_id,
@@ -152,7 +162,6 @@ class Pipeline:
             source_type=chunk.source_type,
             sequence=chunk.sequence,
             start=chunk.start,
-            end=end,
             overlap=chunk.audio_config.overlap,
             is_last=chunk.is_last,
             is_partial=chunk.is_partial,
@@ -160,10 +169,21 @@ class Pipeline:
             language_probability=progress.at.language_probability,
             text=joined(segments),
             segments=segments,
-            latency=latency,
             model=self._engine.name,
-            note="; ".join([*audio.notes, *([] if segments else ["no speech was found"])]),
+            note="; ".join(notes if segments else [*notes, "no speech was found"]),
         )
+
+    async def _bounded(self, result: TranscriptionCompleted, ctx: Context) -> TranscriptionCompleted:
+        """The result as it fits into an event: many segments are stored, and named in it."""
+        written = SEGMENTS.dump_json(result.segments)
+        if len(written) <= self._settings.max_event_bytes:
+            return result
+        uri = await ctx.app.blobs.put(written, name=f"segments/{result.chunk_id}")
+        text = result.text if len(result.text.encode()) <= self._settings.max_event_bytes else ""
+        return result.model_copy(update={"segments": [], "segments_uri": uri, "text": text})
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
 @asynccontextmanager
@@ -181,51 +201,6 @@ async def _audio_of(chunk: AudioChunkReceived, ctx: Context) -> AsyncIterator[Bi
         )
 
 
-def joined(segments: Iterable[Segment]) -> str:
-    """The text of segments."""
-    return " ".join(segment.text for segment in segments)
-
-
-def _segment(heard: HeardTurn, turn: Turn, chunk_start: float) -> Segment:
-    """What was heard of a turn, in the session's time, each loop of words said once."""
-    begin = chunk_start + turn.start / SAMPLE_RATE
-    end = chunk_start + turn.end / SAMPLE_RATE
-    words = [heard.words[place] for place in guards.without_loops([word.text for word in heard.words])]
-    return Segment(
-        start=round(begin, 3),
-        end=round(end, 3),
-        text="".join(word.text for word in words).strip(),
-        words=[
-            Word(
-                start=round(min(begin + word.start, end), 3),
-                end=round(min(begin + word.end, end), 3),
-                text=word.text,
-                probability=round(word.probability, 4),
-            )
-            for word in words
-        ],
-        average_log_probability=round(heard.average_log_probability, 4),
-    )
-
-
-def _own_part(segment: Segment, chunk: AudioChunkReceived, end: float) -> Segment | None:
-    """A segment without the words that belong to the neighbours of the chunk; None where nothing is left."""
-    words = core.keep_own_words(
-        segment.words,
-        start=chunk.start,
-        end=end,
-        overlap=chunk.audio_config.overlap,
-        is_first=chunk.sequence == 0,
-        is_last=chunk.is_last,
-    )
-    if len(words) == len(segment.words):
-        return segment
-    if not words:
-        return None
-    text = "".join(word.text for word in words).strip()
-    return segment.model_copy(update={"words": words, "text": text, "start": words[0].start, "end": words[-1].end})
-
-
 class _Watch:
     """Where the time of a chunk goes."""
 
@@ -237,7 +212,7 @@ class _Watch:
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """What is in the `with` is inference."""
+        """What is in the `with` waits for an inference, or runs it."""
         began = time.perf_counter()
         yield
         self._inference += time.perf_counter() - began

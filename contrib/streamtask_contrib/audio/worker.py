@@ -40,6 +40,7 @@ def router(settings: AudioSettings) -> Router:
         concurrency=settings.concurrency,
         retry=Retry(5, backoff=Backoff(base=2, cap=60)),
         timeout=settings.time_limit,
+        dedupe=_identity,
         on_dead=failed,
     )
     async def transcribe(chunk: AudioChunkReceived, ctx: Context) -> list[Event]:
@@ -64,6 +65,7 @@ class _Service:
         await asyncio.to_thread(engine.load)
         self._metrics.model_loaded.set(1)
         self._pipeline = Pipeline(self._settings, engine, self._metrics)
+        await self._pipeline.load()
         watcher = asyncio.create_task(self._unload_when_idle(engine))
         try:
             yield
@@ -96,6 +98,11 @@ class _Service:
                 self._metrics.model_loaded.set(0)
 
 
+def _identity(chunk: AudioChunkReceived) -> str:
+    """What is done once: a chunk; and each of its partials, which share its id."""
+    return f"{chunk.chunk_id} up to {chunk.received_at.isoformat()}" if chunk.is_partial else chunk.chunk_id
+
+
 def failed(chunk: AudioChunkReceived, dead: DeadEvent) -> ProcessingFailed | None:
     """Say that a chunk was given up, in words for people. A partial's successor says it, if it has to be said."""
     if chunk.is_partial:
@@ -104,6 +111,7 @@ def failed(chunk: AudioChunkReceived, dead: DeadEvent) -> ProcessingFailed | Non
         session_id=chunk.session_id,
         chunk_id=chunk.chunk_id,
         sequence=chunk.sequence,
+        is_last=chunk.is_last,
         stage="transcription",
         reason=dead.reason,
         message=_message(dead),
@@ -126,7 +134,7 @@ def _age(chunk: AudioChunkReceived) -> float:
 
 def _translations(chunk: AudioChunkReceived, result: TranscriptionCompleted) -> list[TranslationRequested]:
     """A request for each language that is wanted and is not the one that is spoken."""
-    if not chunk.processing_flags.translate or not result.text:
+    if not chunk.processing_flags.translate or not (result.segments or result.segments_uri):
         return []
     segments = [
         TextSegment(start=each.start, end=each.end, text=each.text, speaker=each.speaker) for each in result.segments
