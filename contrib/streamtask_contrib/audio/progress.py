@@ -1,7 +1,7 @@
 """How far a long chunk has come: kept with its delivery, so that another worker goes on where this one was killed.
 
-A checkpoint is small and a transcript of hours is not. What is finished goes part by part into a record, where it stands
-for a day; the checkpoint says how many parts there are, and has the segments since.
+A checkpoint is small and a transcript of hours is not. What is finished goes part by part into a record, which
+stands for a day; the checkpoint says how many parts there are, and has the segments since.
 """
 
 from __future__ import annotations
