@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from streamtask import App, Backoff, ConfigurationError, Context, DeadEvent, Event, Retry, Router
@@ -64,17 +64,17 @@ class _Service:
         engine = WhisperEngine(self._settings)
         await asyncio.to_thread(engine.load)
         self._metrics.model_loaded.set(1)
-        self._pipeline = Pipeline(self._settings, engine, self._metrics)
-        await self._pipeline.load()
+        pipeline = Pipeline(self._settings, engine, self._metrics)
         watcher = asyncio.create_task(self._unload_when_idle(engine))
         try:
+            await pipeline.load()
+            self._pipeline = pipeline
             yield
         finally:
-            watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
-            await self._pipeline.close()
             self._pipeline = None
+            watcher.cancel()
+            await asyncio.wait([watcher])
+            await pipeline.close()
             engine.unload()
             self._metrics.model_loaded.set(0)
 
