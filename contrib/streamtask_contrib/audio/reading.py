@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from typing import Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamtask_contrib.audio.activity import Turn, TurnFinder, TurnOptions
-from streamtask_contrib.audio.decoding import AudioFile
+from streamtask_contrib.audio.decoding import BLOCK, SAMPLE_RATE, AudioFile
 
 T = TypeVar("T")
 
@@ -37,14 +39,15 @@ class Reading:
         self.vad = 0.0
 
     def steps(self) -> Iterator[Step]:
-        """One for each block, and one for the end. Blocking."""
+        """One for each block; the last one has the turn that ends with the sound, too. Blocking."""
         blocks = self.file.blocks(skip=self._at)
         while (block := self._timed("decode", lambda: next(blocks, None))) is not None:
-            yield self._step(partial(self._finder.feed, block[0]))
-        yield self._step(self._finder.finish)
+            yield self._step(block[0], is_last=block.shape[1] < BLOCK * SAMPLE_RATE)
+        yield self._step(np.zeros(0, np.float32), is_last=True)
 
-    def _step(self, find: Callable[[], Iterable[Turn]]) -> Step:
-        turns = self._timed("vad", lambda: list(find()))
+    def _step(self, samples: NDArray[np.float32], *, is_last: bool) -> Step:
+        end = self._finder.finish if is_last else lambda: ()
+        turns = self._timed("vad", lambda: [*self._finder.feed(samples), *end()])
         return Step(turns, self._finder.resume_at)
 
     def _timed(self, stage: str, call: Callable[[], T]) -> T:

@@ -35,7 +35,10 @@ def say(text: str, *, voice: str = "en-us+m3", speed: int = 160) -> np.ndarray:
     frame.sample_rate = 22_050
     resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
     parts = [each.to_ndarray() for each in (*resampler.resample(frame), *resampler.resample(None))]
-    return np.concatenate(parts, axis=1)[0].astype(np.float32) / 32768
+    whole = np.concatenate(parts, axis=1)[0].astype(np.float32) / 32768
+    heard = np.flatnonzero(np.abs(whole) > 0.001)
+    # Without the silence that espeak-ng puts behind it.
+    return whole[max(0, heard[0] - 160) : heard[-1] + 320]
 
 
 def silence(seconds: float) -> np.ndarray:
