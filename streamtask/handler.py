@@ -16,7 +16,7 @@ from streamtask.event import Event, describe
 from streamtask.retry import Retry
 
 Pool = Literal["async", "thread", "process"]
-Dedupe = bool | str | Callable[[Any], str]
+Dedupe = bool | str | Callable[[Any], str | None]
 OnDead = Callable[[Any, "DeadEvent"], Event | Sequence[Event] | None]
 #: Seconds for which a de-duplication mark stands.
 DEDUPE_WINDOW = 86_400.0
