@@ -75,8 +75,8 @@ class TranslationEngine:
             ConfigurationError: the folder, the device or the type of its numbers is none; the message says which.
         """
         settings = self._settings
-        self._folder = folder = open_folder(settings.model)
         try:
+            self._folder = folder = open_folder(settings.model)
             self._translator = ctranslate2.Translator(
                 str(settings.model),
                 device=settings.device,
@@ -84,7 +84,7 @@ class TranslationEngine:
                 inter_threads=settings.inter_threads,
                 intra_threads=settings.intra_threads,
             )
-        except (RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ConfigurationError(
                 f"the model {settings.model} cannot be loaded with device={settings.device!r} and "
                 f"compute_type={settings.compute_type!r}: {error}"

@@ -69,7 +69,7 @@ FAMILIES: Mapping[FamilyName, Family] = {
 #: Families whose vocabulary shows them, for the tokens of its languages.
 _TOLD_BY_VOCABULARY: Sequence[FamilyName] = ("nllb", "m2m", "madlad")
 #: The two languages in the name of a folder: opus-mt-en-fr, opus-mt-tc-big-en-fr, opus-mt-en-ROMANCE-ct2, en-fr.
-_OPUS_NAME = re.compile(r"(?:.*opus-mt-(?:tc-[a-z]+-)?)?([a-z]{2,})-([a-z]{2,})(?:[-_.].*)?")
+_OPUS_NAME = re.compile(r"(?:.*opus-mt-(?:tc-[a-z]+-)?([a-z]+)-([a-z]+)|([a-z]{2,3})-([a-z]{2,3}))(?:[-_.].*)?")
 #: Languages that a message lists.
 _SHOWN = 20
 
@@ -112,6 +112,9 @@ class ModelFolder:
     target_tokenizer: Tokenizer
     #: The token that ends a source; "" where CTranslate2 adds it.
     end: str
+    #: Pieces that are never said: all tokens of languages. Tokenizers know ">>fra<<" as a piece, too, and what somebody
+    #: says must not choose the language.
+    unsaid: frozenset[str]
 
     def check(self, source: str, target: str) -> None:
         """Raise Reject, with the pairs that there are, where the model does not translate this one."""
@@ -147,9 +150,7 @@ class ModelFolder:
         return self.target_tokenizer.decode(list(said)).strip()
 
     def _pieces(self, text: str) -> list[str]:
-        # What somebody says must not choose the language: tokenizers know ">>fra<<" as a piece, too.
-        tokens = {*(self.sources or {}).values(), *self.targets.values()}
-        return [piece for piece in self.source_tokenizer.encode(text, out_type=str) if piece not in tokens]
+        return [piece for piece in self.source_tokenizer.encode(text, out_type=str) if piece not in self.unsaid]
 
 
 def open_folder(path: Path) -> ModelFolder:
@@ -170,18 +171,17 @@ def open_folder(path: Path) -> ModelFolder:
     told = manifest or Manifest(family=name)
     if name == "opus" and not told.targets:
         told = _from_folder_name(path, told, words)
-    source_file, target_file = _tokenizers(path, told)
-    source_tokenizer = SentencePieceProcessor(model_file=str(source_file))
+    sources, targets = _sources(path, told, words), _targets(path, told, words)
+    source_tokenizer, target_tokenizer = _tokenizers(path, told)
     return ModelFolder(
         path=path,
         family=FAMILIES[name],
-        sources=_sources(path, told, words),
-        targets=_targets(path, told, words),
+        sources=sources,
+        targets=targets,
         source_tokenizer=source_tokenizer,
-        target_tokenizer=source_tokenizer
-        if target_file == source_file
-        else SentencePieceProcessor(model_file=str(target_file)),
+        target_tokenizer=target_tokenizer,
         end="" if config.get("add_source_eos") else config.get("eos_token", "</s>"),
+        unsaid=frozenset({*(sources or {}).values(), *targets.values()}),
     )
 
 
@@ -223,22 +223,27 @@ def _family(path: Path, words: frozenset[str]) -> FamilyName:
     )
 
 
-def _tokenizers(path: Path, told: Manifest) -> tuple[Path, Path]:
-    """The files of the source's and the target's tokenizer."""
+def _tokenizers(path: Path, told: Manifest) -> tuple[Tokenizer, Tokenizer]:
+    """The source's and the target's, which may be one."""
     if told.tokenizer is None:
-        wanted = FAMILIES[told.family].tokenizers
+        source, target = FAMILIES[told.family].tokenizers
     else:
         named = (told.tokenizer, told.tokenizer) if isinstance(told.tokenizer, str) else told.tokenizer
-        wanted = ((named[0],), (named[1],))
-    found = [next((path / name for name in names if (path / name).is_file()), None) for names in wanted]
-    source, target = found
-    if source is None or target is None:
-        missing = wanted[0] if source is None else wanted[1]
-        raise ConfigurationError(
-            f"{path} has no tokenizer: there is no {' or '.join(missing)}. It comes with the original model; "
-            "ct2-transformers-converter takes it along with --copy_files"
-        )
-    return source, target
+        source, target = [[name] for name in named]
+    tokenizer = _tokenizer(path, source)
+    return tokenizer, tokenizer if target == source else _tokenizer(path, target)
+
+
+def _tokenizer(path: Path, names: Sequence[str]) -> Tokenizer:
+    """The one that is there under one of these names."""
+    for name in names:
+        if (path / name).is_file():
+            tokenizer: Tokenizer = SentencePieceProcessor(model_file=str(path / name))
+            return tokenizer
+    raise ConfigurationError(
+        f"{path} has no tokenizer: there is no {' or '.join(names)}. It comes with the original model; "
+        "ct2-transformers-converter takes it along with --copy_files"
+    )
 
 
 # ── which languages ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -264,7 +269,7 @@ def _usual(code: str, written: Iterable[str]) -> str:
 def _from_folder_name(path: Path, told: Manifest, words: frozenset[str]) -> Manifest:
     """An OPUS model says its pair nowhere but in its name: opus-mt-en-fr. One of several targets has their tokens."""
     named = _OPUS_NAME.fullmatch(path.absolute().name.lower())
-    source, target = [_if_known(code) for code in named.groups()] if named else [None, None]
+    source, target = [_if_known(code) for code in named.groups() if code] if named else [None, None]
     targets = _tags("opus", words) or ({target: ""} if target else {})
     if not targets:
         raise ConfigurationError(

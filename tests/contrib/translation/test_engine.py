@@ -182,6 +182,16 @@ def test_a_device_that_is_not_there_is_a_wrong_setting() -> None:
         loaded(compute_type="float17")
 
 
+@pytest.mark.parametrize("name", ["model.bin", "config.json", "source.spm", "shared_vocabulary.json"])
+def test_a_file_that_is_damaged_is_a_wrong_setting_and_no_riddle(tmp_path: Path, name: str) -> None:
+    path = opus(tmp_path / "opus-mt-en-fr", tags=(">>fra<<",))
+    damaged = path / name if (path / name).exists() else path / "source_vocabulary.json"
+    damaged.write_bytes(b"\x80damaged")
+
+    with pytest.raises(ConfigurationError, match=r"opus-mt-en-fr cannot be loaded"):
+        loaded(model=path)
+
+
 @pytest.mark.parametrize(("language", "text"), [("fr", "un deux"), ("ja", "undeux"), ("zh", "undeux")])
 def test_sentences_are_joined_as_their_language_is_written(language: str, text: str) -> None:
     assert joined(["un", "", "deux"], language) == text

@@ -87,6 +87,11 @@ def test_an_opus_model_says_its_pair_by_its_name(tmp_path: Path, name: str, sour
     assert folder.targets == {target: ""}
 
 
+@pytest.mark.parametrize("name", ["my-model", "to-do", "en", "v2-en-fr-model"])
+def test_a_name_that_says_no_pair_is_not_taken_for_one(tmp_path: Path, name: str) -> None:
+    assert open_folder(opus(tmp_path / name, tags=(">>fra<<",))).sources is None
+
+
 def test_a_manifest_says_what_the_folder_cannot(tmp_path: Path) -> None:
     path = opus(tmp_path / "model-7")
     with pytest.raises(ConfigurationError, match=r"opus-mt-en-fr, or write streamtask-model\.json"):
@@ -115,7 +120,8 @@ def test_a_manifest_may_keep_a_model_to_some_of_its_languages(tmp_path: Path) ->
         ({"family": "nllb", "source": ["es"]}, "no token of es"),
         ({"family": "tagged"}, "no token for any target language"),
         ({"family": "nllb", "tokenizer": "other.model"}, "no other.model"),
-        ({"family": "opus", "targets": {"fr": "", "de": ""}}, r"no source\.spm"),
+        ({"family": "opus", "targets": {"fr": "", "de": ""}}, "no token for de, fr"),
+        ({"family": "opus", "targets": {"fr": ""}}, r"no source\.spm"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused_with_the_reason(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -115,9 +116,34 @@ async def test_requests_that_are_in_work_at_the_same_time_are_one_batch() -> Non
     assert max(each.latency.batch_size for each in done) > 20
 
 
-async def test_a_long_request_does_not_hold_a_short_one_up_until_its_end(tmp_path: Path) -> None:
+async def test_a_long_request_does_not_hold_a_short_one_up_until_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, split, released = threading.Event(), threading.Event(), threading.Event()
+    translate, sentences = TranslationEngine.translate, TranslationEngine.sentences
+
+    def held(engine: TranslationEngine, batch: Sequence[Sentence]) -> list[Translated]:
+        begun.set()
+        assert released.wait(30)
+        return translate(engine, batch)
+
+    def watched(engine: TranslationEngine, text: str, source: str, target: str) -> list[Sentence]:
+        found = sentences(engine, text, source, target)
+        if text == "seven":
+            split.set()
+        return found
+
+    monkeypatch.setattr(TranslationEngine, "translate", held)
+    monkeypatch.setattr(TranslationEngine, "sentences", watched)
+    released.set()
     async with working(model=opus(tmp_path / "opus-mt-en-fr"), batch_tokens=64) as app:
-        await app.publish_many([asked("long", ["one two three"] * 3000), asked("short")])
+        begun.clear()
+        released.clear()
+        await app.publish(asked("long", ["one two three"] * 3000))
+        assert await asyncio.to_thread(begun.wait, 30)
+        await app.publish(asked("short", ["three", "seven"]))
+        assert await asyncio.to_thread(split.wait, 30)
+        released.set()
         await app.settled()
         done = await results(app, TranslationCompleted)
 
@@ -186,20 +212,22 @@ def test_a_failure_says_what_happened_and_what_to_do(reason: str, error: str, me
 
 
 async def test_a_model_that_fails_for_a_while_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    failures = iter([RuntimeError("out of memory"), RuntimeError("out of memory")])
+    failures: list[RuntimeError] = []
     translate = TranslationEngine.translate
 
     def broken(engine: TranslationEngine, batch: Sequence[Sentence]) -> list[Translated]:
-        if error := next(failures, None):
-            raise error
+        if failures:
+            raise failures.pop()
         return translate(engine, batch)
 
+    monkeypatch.setattr(TranslationEngine, "translate", broken)
     async with working() as app:
-        monkeypatch.setattr(TranslationEngine, "translate", broken)
+        failures += [RuntimeError("out of memory"), RuntimeError("out of memory")]
         await app.publish(asked())
         await app.settled()
         done, lost = await results(app, TranslationCompleted), await results(app, ProcessingFailed)
 
+    assert failures == []
     assert [each.text for each in done] == ["trois sept"]
     assert lost == []
 
