@@ -94,9 +94,9 @@ def _file_system(uri: str) -> tuple[Any, str]:
     extra = _EXTRAS.get(scheme, "blobs")
     try:
         found: tuple[Any, str] = import_module("fsspec.core").url_to_fs(uri)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise ConfigurationError(
-            f"{scheme}:// needs a package that is not installed ({error}): `pip install '.[{extra}]'` from a checkout "
-            "of streamtask, or the package that it names"
+            f"{scheme}:// cannot be used ({error}): it may need a package that is not installed; `pip install "
+            f"'.[{extra}]'` from a checkout of streamtask, or what is named here"
         ) from error
     return found
