@@ -89,6 +89,15 @@ async def test_uris_are_what_the_stores_say(tmp_path: Path) -> None:
             assert await app.blobs.put(b"abc", name="a/x") == uri
 
 
+async def test_a_prefix_or_folder_without_a_slash_allows_nothing_beside_it(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec", reason="the extra `blobs`")
+    async with app_with(default="memory://bucket/prefix", folder=tmp_path, remote=("memory://bucket/prefix",)) as app:
+        assert await app.blobs.put(b"abc", name="x") == "memory://bucket/prefix/x"
+        for uri in ("memory://bucket/prefix-evil/x", "memory://bucket/prefixx", f"file://{tmp_path}-evil/x"):
+            with pytest.raises(BlobRefusedError):
+                await app.blobs.get(uri)
+
+
 async def test_files_and_remote_stores_need_no_broker(tmp_path: Path) -> None:
     app = app_with(default="file", folder=tmp_path)
     uri = await app.blobs.put(b"abc", name="x")

@@ -50,7 +50,8 @@ _STEPS_OUT = [
     "../prefix/x", "//x", "/x", "a//x", "a/", "/", "/../x",
     "%2e%2e/x", "%2E%2E/x", "..%2fx", "%2e%2e%2fx", "%252e%252e/x", "a%00b", "x%", "%", "%c0%ae%c0%ae/x",
     "..\\x", "a\\..\\x", "\\\\host\\share", "x\x00", "x\x00.wav", "\x00", "x\n", "x\r\ny", "x\x1b[2J", "x\x7f",
-    "x\u202ecod.exe", "x\ud800", "x?versionId=1", "?x", "x?", "x#y", "#", "x*", "*", "x**y", "a::b", "x::http://evil/", "::",
+    "x\u202ecod.exe", "x\ud800", "x?versionId=1",
+    "?x", "x?", "x#y", "#", "x*", "*", "x**y", "a::b", "x::http://evil/", "::",
 ]  # fmt: skip
 _NO_NAME = ["-a", ".a", "a/.b", "a b", "ä", "a:b", "a{b}", "a@b", "a+b", "C:/x", "~root/x", "a" * 201, "a/" * 100 + "a"]
 
