@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
@@ -11,7 +11,7 @@ from streamtask.blobs.pieces import PIECE, cut, spooled
 from streamtask.errors import BlobTooLargeError
 
 
-async def source(*lengths: int) -> AsyncIterator[bytes]:
+async def source(*lengths: int) -> AsyncGenerator[bytes, None]:
     for n, length in enumerate(lengths):
         yield bytes([n % 256]) * length
 
