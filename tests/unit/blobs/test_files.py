@@ -21,6 +21,7 @@ from streamtask.errors import (
     StreamtaskError,
     TransportError,
 )
+from tests.chaos.leaks import open_files
 
 LIMIT = 1000
 
@@ -213,7 +214,7 @@ async def test_nothing_is_seen_before_it_is_whole_and_nothing_is_left_of_what_fa
 
 
 async def test_a_put_that_is_cancelled_leaves_nothing_and_no_open_file(store: FileStore, folder: Path) -> None:
-    open_before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the numbers
+    before = open_files(os.getpid())
     begun = asyncio.Event()
 
     async def stuck() -> AsyncIterator[bytes]:
@@ -221,13 +222,29 @@ async def test_a_put_that_is_cancelled_leaves_nothing_and_no_open_file(store: Fi
         begun.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(store.put("x", stuck(), ttl=1.0))
+    task = asyncio.create_task(store.put("a/x", stuck(), ttl=1.0))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert everything(folder) == []
-    assert len(set(os.listdir("/proc/self/fd")) - open_before) <= 1  # noqa: PTH208 - the one that lists them
+    assert open_files(os.getpid()) == before
+
+
+async def test_no_file_stays_open_whatever_becomes_of_it(store: FileStore, folder: Path) -> None:
+    (folder / "d").mkdir()
+    (folder / "huge").write_bytes(bytes(LIMIT + 1))
+    before = open_files(os.getpid())
+    await store.put("a/x", pieces(b"abc"), ttl=1.0)
+    await store.put("a/b/x", pieces(b"abc"), ttl=1.0)
+    assert await read(store, "a/b/x") == b"abc"
+    for name in ("d", "huge", "never", "a/never/x", "a/x/x"):
+        with pytest.raises(BlobError):
+            await read(store, name)
+    with pytest.raises(BlobError):
+        await store.put("a/x/x", pieces(b"abc"), ttl=1.0)
+    await store.delete("a/x")
+    assert open_files(os.getpid()) == before
 
 
 async def test_a_disk_that_is_full_is_trouble_of_the_store_and_nothing_is_left(
