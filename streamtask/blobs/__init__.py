@@ -158,7 +158,7 @@ def _check_folder(folder: Path) -> None:
 def _check_prefix(prefix: str) -> None:
     scheme, separator, rest = prefix.partition("://")
     trouble = "it is no URI" if not (separator and scheme and rest.strip("/")) else trouble_in(prefix)
-    trouble = trouble or _NOT_REMOTE.get(scheme, "")
+    trouble = trouble or _NOT_REMOTE.get(scheme.lower(), "")
     if not trouble and "@" in rest:
         trouble = "it has credentials, which would stand in every event; give them as the store's package wants them"
     if trouble:

@@ -175,7 +175,7 @@ def test_an_error_of_a_blob_is_a_reject() -> None:
         ({"remote": ("file:///srv",)}, "give `folder`"),
         ({"remote": ("local:///srv",)}, "give `folder`"),
         ({"remote": ("http://internal/x",)}, "a web server may send"),
-        ({"remote": ("https://files/x",)}, "a web server may send"),
+        ({"remote": ("HTTPS://files/x",)}, "a web server may send"),
         ({"remote": ("simplecache::s3://bucket/",)}, "chain"),
         ({"remote": ("s3://key:hunter2@bucket/",)}, "credentials"),
         ({"remote": ("s3://bucket/?versionId=1",)}, "query"),
