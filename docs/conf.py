@@ -36,8 +36,8 @@ napoleon_numpy_docstring = False
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!streamtask\b).*"),
     # Type variables, and what is behind the public names: see the module itself.
-    (r"py:class", r"streamtask\.(router\.(FunctionT|LifespanT)|event\._UpcasterT)"),
-    (r"py:class", r"streamtask\.(transport\.port\.Transport|broker\.Broker|context\.\w+)"),
+    (r"py:class", r"streamtask\.(router\.(FunctionT|LifespanT)|event\._UpcasterT|inspector\._Row)"),
+    (r"py:class", r"streamtask\.(transport\.port\.Transport|broker\.Broker|context\.\w+|inspector\.Connected)"),
 ]
 
 

@@ -15,7 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from streamtask import errors, settings
+from streamtask import blobs, errors, settings
 from streamtask.cli.main import streamtask as command_line
 from streamtask.telemetry.metrics import TABLE
 from streamtask.transport.connect import SCHEMES
@@ -67,6 +67,11 @@ def retention() -> Iterator[str]:
     yield from _fields(settings.Retention)
 
 
+def blob_stores() -> Iterator[str]:
+    """The fields of `BlobStores`, with the comments above them."""
+    yield from _fields(blobs.BlobStores)
+
+
 def _fields(cls: type) -> Iterator[str]:
     comments = dict(re.findall(r"((?:^ {4}#: .*\n)+)^ {4}(\w+): ", inspect.getsource(cls), re.MULTILINE))
     said = {name: " ".join(line.strip()[3:] for line in text.splitlines()) for text, name in comments.items()}
@@ -106,6 +111,7 @@ def _command(command: click.Command, path: tuple[str, ...]) -> Iterator[str]:
 
 
 PARTS: dict[str, Callable[[], Iterator[str]]] = {
+    "blob-stores": blob_stores,
     "commands": commands,
     "errors": error_tree,
     "metrics": metrics,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from asyncio import to_thread
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -115,8 +115,8 @@ class Blobs:
         """
         name, ttl = clean_name(name), self._settings.ttl if ttl is None else ttl
         _check_ttl(ttl)
-        pieces = cut(data, limit=self._settings.max_bytes)
-        await self._stores[self._default].put(name, pieces, ttl=ttl)
+        async with aclosing(cut(data, limit=self._settings.max_bytes)) as pieces:
+            await self._stores[self._default].put(name, pieces, ttl=ttl)
         return self._default + name
 
     async def get(self, uri: str) -> bytes:
@@ -158,7 +158,7 @@ def _check_folder(folder: Path) -> None:
 def _check_prefix(prefix: str) -> None:
     scheme, separator, rest = prefix.partition("://")
     trouble = "it is no URI" if not (separator and scheme and rest.strip("/")) else trouble_in(prefix)
-    trouble = trouble or _NOT_REMOTE.get(scheme, "")
+    trouble = trouble or _NOT_REMOTE.get(scheme.lower(), "")
     if not trouble and "@" in rest:
         trouble = "it has credentials, which would stand in every event; give them as the store's package wants them"
     if trouble:

@@ -71,16 +71,16 @@ class FileStore:
         *steps, last = self._steps((self._root() / name).resolve(strict=True))
         folder = self._enter(steps)
         try:
-            file = io.FileIO(os.open(last, _READ, dir_fd=folder))
+            file = os.open(last, _READ, dir_fd=folder)
         finally:
             os.close(folder)
         try:
             size = _size(file, name)
             check(size, self._max_bytes)
         except BaseException:
-            file.close()
+            os.close(file)
             raise
-        return io.BufferedReader(_Bounded(file, size), PIECE)
+        return io.BufferedReader(_Bounded(io.FileIO(file), size), PIECE)
 
     def _delete(self, name: str) -> None:
         # The entry itself: of a link, the link.
@@ -188,8 +188,8 @@ async def _in_thread(
         raise TransportError(f"the folder for blobs cannot be used for {path!a}: {error}") from error
 
 
-def _size(file: io.FileIO, name: str) -> int:
-    found = os.fstat(file.fileno())
+def _size(file: int, name: str) -> int:
+    found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode):
         raise _no_file(name)
     return found.st_size

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from asyncio import to_thread
-from collections.abc import AsyncIterable, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from tempfile import SpooledTemporaryFile
 from typing import BinaryIO, cast
 
@@ -16,7 +16,7 @@ PIECE = 1 << 20
 _IN_MEMORY = 8 << 20
 
 
-async def cut(data: bytes | AsyncIterable[bytes], *, limit: int) -> AsyncIterator[bytes]:
+async def cut(data: bytes | AsyncIterable[bytes], *, limit: int) -> AsyncGenerator[bytes, None]:
     """Pieces of a blob that is to be stored, of `PIECE` bytes but for the last.
 
     Raises:
@@ -46,7 +46,7 @@ def check(size: int, limit: int) -> None:
 
 
 @asynccontextmanager
-async def spooled(pieces: AsyncIterator[bytes], *, limit: int) -> AsyncIterator[BinaryIO]:
+async def spooled(pieces: AsyncGenerator[bytes, None], *, limit: int) -> AsyncIterator[BinaryIO]:
     """A file with these bytes, at its beginning; in memory while it is short.
 
     Raises:
@@ -54,12 +54,14 @@ async def spooled(pieces: AsyncIterator[bytes], *, limit: int) -> AsyncIterator[
     """
     with SpooledTemporaryFile(max_size=_IN_MEMORY) as file:
         seen = 0
-        async for piece in pieces:
-            seen += len(piece)
-            check(seen, limit)
-            if seen > _IN_MEMORY:
-                await to_thread(file.write, piece)
-            else:
-                file.write(piece)
+        # Closed here, not when somebody collects it: there is a connection behind it.
+        async with aclosing(pieces):
+            async for piece in pieces:
+                seen += len(piece)
+                check(seen, limit)
+                if seen > _IN_MEMORY:
+                    await to_thread(file.write, piece)
+                else:
+                    file.write(piece)
         file.seek(0)
         yield cast("BinaryIO", file)

@@ -7,7 +7,7 @@ its file systems raise anything; all of it that is not "not found" is trouble of
 from __future__ import annotations
 
 from asyncio import to_thread
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from tempfile import NamedTemporaryFile
@@ -54,7 +54,7 @@ class RemoteStore:
         with suppress(BlobMissingError):
             await _in_thread(uri, files.rm_file, path)
 
-    async def _pieces(self, uri: str) -> AsyncIterator[bytes]:
+    async def _pieces(self, uri: str) -> AsyncGenerator[bytes, None]:
         files, path = await _in_thread(uri, _file_system, uri)
         said = await _in_thread(uri, files.info, path)
         if said.get("type") != "file":
@@ -94,9 +94,9 @@ def _file_system(uri: str) -> tuple[Any, str]:
     extra = _EXTRAS.get(scheme, "blobs")
     try:
         found: tuple[Any, str] = import_module("fsspec.core").url_to_fs(uri)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         raise ConfigurationError(
-            f"{scheme}:// needs a package that is not installed ({error}): `pip install '.[{extra}]'` from a checkout "
-            "of streamtask, or the package that it names"
+            f"{scheme}:// cannot be used ({error}): it may need a package that is not installed; `pip install "
+            f"'.[{extra}]'` from a checkout of streamtask, or what is named here"
         ) from error
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import BinaryIO
 
@@ -26,11 +26,12 @@ class SharedStore:
         """Store a blob; what stood under its name is replaced when it is whole."""
         storage, part, size = self._storage(), secrets.token_hex(8), 0
         try:
-            # An empty piece, first: an empty blob is one, too.
-            await self._append(storage, name, part, b"", 0)
             async for piece in pieces:
                 await self._append(storage, name, part, piece, size)
                 size += len(piece)
+            if not size:
+                # An empty blob is one, too.
+                await self._append(storage, name, part, b"", 0)
         except BaseException:
             with suppress(TransportError):
                 await storage.discard(name, part)
@@ -60,7 +61,7 @@ class SharedStore:
         await self._storage().remove(name)
 
     @staticmethod
-    async def _pieces(storage: Storage, name: str, blob: StoredBlob) -> AsyncIterator[bytes]:
+    async def _pieces(storage: Storage, name: str, blob: StoredBlob) -> AsyncGenerator[bytes, None]:
         for offset in range(0, blob.size, PIECE):
             wanted = min(PIECE, blob.size - offset)
             piece = await storage.piece(name, blob.part, offset=offset, size=wanted)

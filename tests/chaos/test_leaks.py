@@ -30,6 +30,10 @@ async def test_whatever_is_left_behind_is_seen(
     owner = stopped["owner"]
     admin.set("{streamtask}:odd", 1)
     admin.set("{stream:jobs}:pub:for-ever", 1)
+    admin.set("streamtask:blob:x", "part 1")
+    admin.set("{streamtask:blob:x}:part", "1")
+    admin.hset("streamtask:record:r", "a", 1)
+    admin.set("streamtask:blob:y", "part 1", ex=60)
     admin.set("{streamtask}:beat:" + owner, "{}", ex=60)
     admin.hset("{stream:jobs}:history:chaos", "1-0:f", 1)
     admin.zadd("{stream:jobs}:retry:chaos", {"2-0": 1})
@@ -53,9 +57,13 @@ async def test_whatever_is_left_behind_is_seen(
         "1 clients that wait",
         "key {streamtask}:odd stays",
         "key {stream:jobs}:pub:for-ever stays",
+        "key streamtask:blob:x stays",
+        "key {streamtask:blob:x}:part stays",
+        "key streamtask:record:r stays",
         f"{owner} still counts as alive",
         "history of entry 1-0:f",
         "entry 2-0 of jobs/chaos is due",
         f"consumer {owner} of jobs/chaos",
     ):
         assert kind in found
+    assert "streamtask:blob:y" not in found

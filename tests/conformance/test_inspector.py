@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+from streamtask import App
 from streamtask.errors import ConfigurationError, InUseError, NotFoundError
 from streamtask.inspector import Connection, DeadLetterFilter, Inspector
 from streamtask.operations import Operations
@@ -494,3 +495,14 @@ async def test_the_subscription_of_another_stream_is_looked_at_too(engine: Engin
     facts = await on(consumer).facts()
 
     assert [(group.stream, group.group) for group in facts.groups] == [("bills", "billing"), ("orders", "shipping")]
+
+
+async def test_an_inspector_of_an_app_asks_while_the_app_is_connected() -> None:
+    app = App("shop", broker="memory://")
+    inspector = Inspector(app)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="not connected"):
+            await inspector.groups()
+        async with app:
+            assert await inspector.groups() == []
+            assert await inspector.workers() == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamtask import App, Context, Event, Retry
 from streamtask.errors import ConfigurationError, TransportError
-from streamtask.transport.port import Done, Mark, Outgoing, Subscription, Transport, Verdict
+from streamtask.transport.port import Done, Mark, Outgoing, StoredBlob, Subscription, Transport, Verdict
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.addresses import cluster_of
 from streamtask.transport.redis.client import DisconnectedError, Script, ServerError
@@ -205,6 +205,40 @@ async def test_a_relay_goes_on_with_its_turn_while_the_slot_is_on_its_way(
     assert relayed.count == 1
     assert client.xlen("stream:bills") == 1
     client.close()
+
+
+async def test_a_blob_follows_its_slot_while_it_is_stored_and_while_it_is_read(
+    transport: Transport, redis_cluster: RedisCluster
+) -> None:
+    storage, slot, blob = transport.storage, slot_of(keys.blob("b")), StoredBlob("p", 6)
+    assert storage is not None
+    home = redis_cluster.master_of(slot)
+    away = next(node for node in redis_cluster.masters if node is not home)
+    try:
+        assert await storage.append("b", "p", b"abc", offset=0, ttl=60.0)
+        assert redis_cluster.move(slot, away) == 1
+        assert await storage.append("b", "p", b"def", offset=3, ttl=60.0)
+        redis_cluster.move(slot, home)
+        assert await storage.commit("b", blob, ttl=60.0)
+        assert redis_cluster.move(slot, away) == 2
+        assert await storage.find("b") == blob
+        redis_cluster.move(slot, home)
+        assert await storage.piece("b", "p", offset=0, size=6) == b"abcdef"
+    finally:
+        if redis_cluster.master_of(slot) is not home:
+            redis_cluster.move(slot, home)
+
+
+async def test_a_commit_waits_while_its_two_keys_are_on_two_nodes(
+    transport: Transport, redis_cluster: RedisCluster
+) -> None:
+    storage, slot = transport.storage, slot_of(keys.blob("b"))
+    assert storage is not None
+    await storage.append("b", "p", b"abc", offset=0, ttl=60.0)
+    away = next(node for node in redis_cluster.masters if node is not redis_cluster.master_of(slot))
+    with redis_cluster.on_its_way(slot, away), pytest.raises(TransportError, match="TRYAGAIN"):
+        await storage.commit("b", StoredBlob("p", 3), ttl=60.0)
+    assert await storage.commit("b", StoredBlob("p", 3), ttl=60.0)
 
 
 async def test_a_write_without_a_reply_is_not_sent_again(wire: ClusterWire, redis_cluster: RedisCluster) -> None:

@@ -10,6 +10,7 @@ import logging
 import re
 import shlex
 from collections import Counter
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -132,6 +133,48 @@ async def operate(users: Users, app: App) -> None:
     assert "permissions" not in {finding["check"] for finding in await answer("doctor")}
 
 
+async def test_blobs_and_records_need_no_more_than_the_lines_of_a_worker_and_of_a_publisher_give(users: Users) -> None:
+    for name in ("worker", "publisher"):
+        async with App("shop", broker=users.url(name)) as app:
+            uri = await app.blobs.put(b"before", name="x")
+            assert await app.blobs.put(bytes(3_000_000), name="x") == uri
+            assert len(await app.blobs.get(uri)) == 3_000_000
+            with pytest.raises(RuntimeError, match="gone"):
+                await app.blobs.put(broken_off(), name="y")
+            await app.records.write("r", {"a": b"1"}, ttl=60.0)
+            assert await app.records.claim("r", "a", b"2", ttl=60.0) == b"1"
+            assert await app.records.read("r") == {"a": b"1"}
+            await app.records.delete("r", ["a"])
+            await app.records.write("r", {"b": b"1"}, ttl=60.0)
+            await app.records.delete("r")
+            await app.blobs.delete(uri)
+        left = {key.decode() for key in users.admin.keys("*")}
+        # What was replaced stands for a minute, for who was reading it.
+        assert len([key for key in left if key.startswith("{streamtask:blob:x}:")]) == len(left)
+        users.admin.flushdb()
+    assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
+
+
+async def broken_off() -> AsyncIterator[bytes]:
+    yield b"half"
+    raise RuntimeError("gone")
+
+
+@pytest.mark.parametrize(("right", "verb"), [("getrange", "get"), ("pexpire", "put"), ("hgetall", "read")])
+async def test_a_blob_or_record_without_a_right_says_which_and_is_no_missing_one(
+    users: Users, right: str, verb: str
+) -> None:
+    async with App("shop", broker=users.url("worker")) as app:
+        uri = await app.blobs.put(b"abc", name="x")
+        calls = {"get": app.blobs.get(uri), "put": app.blobs.put(b"new", name="x"), "read": app.records.read("r")}
+        users.take("worker", f"-{right}")
+        with pytest.raises(TransportError, match=f"ACL.*({right.upper()}|ACL LOG)"):
+            await calls.pop(verb)
+        users.take("worker", f"+{right}")
+        for call in calls.values():
+            await call
+
+
 # ── and no more ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 _FORBIDDEN = [
@@ -141,7 +184,8 @@ _FORBIDDEN = [
     "RANDOMKEY", "SORT stream:jobs", "DUMP stream:jobs", "RESTORE stream:x 0 x", "RENAME stream:jobs stream:x",
     "COPY stream:jobs stream:x", "PUBLISH channel hello", "SUBSCRIBE channel", "LATENCY RESET", "SLOWLOG GET",
     "GET somebody:elses", "SET somebody:elses 1", "XADD somebody:elses * a b", "XADD streams * a b",
-    "EXPIRE stream:jobs 1",
+    "EXPIRE stream:jobs 1", "GET streamtask:others", "SET {streamtask:others}:x 1",
+    "RENAME streamtask:blob:a stream:jobs",
     "EVAL 'return redis.call(\"FLUSHALL\")' 0", "EVAL 'return redis.call(\"KEYS\", \"*\")' 0",
     "EVAL 'return redis.call(\"GET\", \"somebody:elses\")' 0", "EVAL 'return redis.call(\"CONFIG\", \"GET\", \"*\")' 0",
 ]  # fmt: skip
@@ -153,7 +197,10 @@ _NOT_FOR = {
         "XTRIM stream:jobs MAXLEN 0", "DEL stream:jobs", "XADD {stream:jobs}:dead * a b", "SET {streamtask}:beat:x 1",
         "HSET {stream:jobs}:floors g 0-0",
     ],
-    "operator": ["XREADGROUP GROUP g c STREAMS stream:jobs >", "XACK stream:jobs g 0-0", "XCLAIM stream:jobs g c 0 1"],
+    "operator": [
+        "XREADGROUP GROUP g c STREAMS stream:jobs >", "XACK stream:jobs g 0-0", "XCLAIM stream:jobs g c 0 1",
+        "GET streamtask:blob:x", "GETRANGE {streamtask:blob:x}:p 0 1", "HGETALL streamtask:record:x",
+    ],
 }  # fmt: skip
 #: A refusal, at first hand or within a script, of any version; some refuse DEBUG, or CONFIG in scripts, to everybody.
 _REFUSED = re.compile("(?i)no permissions|the user executing the script can't|ACL failure in script|not allowed")

@@ -20,6 +20,7 @@ from streamtask.envelope import (
     MAX_BYTES,
     MAX_NAME,
     Envelope,
+    StoredEnvelope,
     decode,
     emit_id,
     encode,
@@ -269,3 +270,15 @@ def test_timestamps_are_right_whatever_was_asked_before(thousandths):
     for each in thousandths:
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=each)
         assert datetime.fromisoformat(timestamp(each / 1000)) == moment
+
+
+def test_a_stored_envelope_is_the_envelope_and_its_place_whatever_the_envelope_says_of_it():
+    envelope = decode(body(entry_id="9-9", key="k", headers={"a": "b"}, span_id="s", causation_id="c"))
+    stored = StoredEnvelope.of(envelope, "1-0")
+
+    assert stored.entry_id == "1-0"
+    assert isinstance(stored, Envelope)
+    assert {field: getattr(stored, field) for field in Envelope.__struct_fields__} == {
+        field: getattr(envelope, field) for field in Envelope.__struct_fields__
+    }
+    assert stored.payload == envelope.payload

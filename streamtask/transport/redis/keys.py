@@ -158,14 +158,14 @@ def beat(owner: str) -> str:
     return "{streamtask}:beat:" + owner
 
 
-def blob(name: str) -> str:
+def blob(called: str) -> str:
     """Which part is the blob of this name."""
-    return f"streamtask:blob:{name}"
+    return f"streamtask:blob:{called}"
 
 
-def blob_parts(name: str) -> str:
-    """What the keys of a blob's parts begin with."""
-    return "{" + blob(name) + "}:"
+def blob_parts(called: str) -> str:
+    """What the keys of the parts of this blob begin with."""
+    return "{" + blob(called) + "}:"
 
 
 def record(key: str) -> str:

@@ -39,8 +39,9 @@ class RedisStorage:
 
     async def commit(self, name: str, blob: StoredBlob, *, ttl: float) -> bool:
         """See `Storage.commit`."""
-        words: list[Argument] = [keys.blob_parts(name), blob.part, blob.size, _ms(ttl), _ms(_GRACE)]
-        return bool(await self._keeper.run(self._commit, [keys.blob(name)], words))
+        parts = keys.blob_parts(name)
+        words: list[Argument] = [parts, blob.part, blob.size, _ms(ttl), _ms(_GRACE)]
+        return bool(await self._keeper.run(self._commit, [keys.blob(name), parts + blob.part], words))
 
     async def discard(self, name: str, part: str) -> None:
         """See `Storage.discard`."""
