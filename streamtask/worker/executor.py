@@ -18,6 +18,7 @@ from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLost
 from streamtask.event import Event
 from streamtask.telemetry import logs
 from streamtask.transport.port import Done, Outcome
+from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.timeouts import SoftTimeout, ThreadAlarm
@@ -35,13 +36,22 @@ class Executor:
     """Runs handlers: on the loop, in threads, in child processes. One instance a worker."""
 
     def __init__(
-        self, app: Application, broker: Broker, leases: Leases, seen: Seen, isolation: Isolation, *, threads: int
+        self,
+        app: Application,
+        broker: Broker,
+        leases: Leases,
+        seen: Seen,
+        *,
+        isolation: Isolation,
+        checkpoints: Checkpoints,
+        threads: int,
     ) -> None:
         self._app = app
         self._broker = broker
         self._leases = leases
         self._seen = seen
         self._isolation = isolation
+        self._checkpoints = checkpoints
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="streamtask-handler")
         self._counting = threading.Lock()
         self._in_threads = 0
@@ -67,12 +77,14 @@ class Executor:
             if mark and not mark.replace and await self._seen(delivery.group, delivery.stream, mark.name):
                 # Without effects the settle script finds the mark and acks: a duplicate.
                 return Done(mark=mark)
-            if run.alone or run.handler.pool == "process":
-                outcome = await self._apart(run)
+            handler, state = run.handler, None
+            if handler.context is not None and delivery.deliveries > 1:
+                state = await self._checkpoints.load(delivery)
+            if run.alone or handler.pool == "process":
+                outcome = await self._apart(run, state)
                 if outcome is not None:
                     return outcome
-            handler = run.handler
-            context = Context(envelope, delivery.attempt, self._app) if handler.context is not None else None
+            context = self._context(run, state) if handler.context is not None else None
             if handler.is_unbounded:
                 returned = await handler.call(event, context)
             else:
@@ -89,12 +101,18 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
 
-    async def _apart(self, run: Run) -> Outcome | None:
+    def _context(self, run: Run, state: bytes | None) -> Context:
+        delivery = run.delivery
+        return Context(
+            run.envelope, delivery.attempt, self._app, delivery=delivery, notes=self._checkpoints, state=state
+        )
+
+    async def _apart(self, run: Run, state: bytes | None) -> Outcome | None:
         """The outcome of a run in a child process; None where it has to run here."""
         if run.alone:
             log.warning("event.isolated", extra={"entry_id": run.delivery.entry_id, "crashes": run.delivery.crashes})
         try:
-            return await self._isolation.handle(run)
+            return await self._isolation.handle(run, self._checkpoints, state)
         except ConfigurationError as error:
             if run.handler.pool == "process":
                 raise

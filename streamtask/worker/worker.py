@@ -35,6 +35,7 @@ from streamtask.transport.port import (
     TypeVersion,
     Verdict,
 )
+from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
 from streamtask.worker.flow import Flow
@@ -179,16 +180,19 @@ class Worker:
         self._keeper.start()
         await self._keeper.first_beat()
         self._marks = Marks(self._transport, Outage("marks", self.metrics))
+        self._checkpoints = Checkpoints(self._transport, Outage("checkpoint", self.metrics))
         self._executor = Executor(
             self._app,
             self._broker,
             self._leases,
             self._marks.stands,
-            self._isolation,
+            isolation=self._isolation,
+            checkpoints=self._checkpoints,
             threads=self._settings.concurrency,
         )
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
+        self._duty("progress", self._checkpoints.run())
         self._start_readers()
         self.metrics.watch_in_flight(self._in_flight)
         if self._supervisor:
@@ -293,7 +297,7 @@ class Worker:
         """No new reads; what runs may end within the grace; the rest goes back, uncharged."""
         self._stopping = True
         self.health.stopping()
-        settler, *readers = self._duties
+        settler, progress, *readers = self._duties
         await _cancel(readers)
         for delivery in self._slots.close():
             self._outcome(delivery, Release())
@@ -316,7 +320,8 @@ class Worker:
         except (TransportError, TimeoutError) as error:
             log.warning("worker.left_entries", extra={"owner": self.owner, "error": str(error)})
             await self._keeper.stop()
-        await _cancel([settler])
+        await _cancel([settler, progress])
+        self._checkpoints.close()
         self._executor.close()
         await self._isolation.close()
         await self._lifespans.leave()
