@@ -111,10 +111,8 @@ class Context:
         envelope: Envelope,
         attempt: int,
         app: Application,
-        *,
         delivery: Delivery | None = None,
         notes: Notes | None = None,
-        state: bytes | None = None,
     ) -> None:
         #: The envelope of the event.
         self.envelope = envelope
@@ -123,7 +121,7 @@ class Context:
         #: The app whose handler this is.
         self.app = app
         #: What was checkpointed last when this attempt began, by an earlier one; or None.
-        self.state: Any = None if state is None else json.loads(state)
+        self.state: Any = None
         self._emits: list[tuple[Event, float | None]] = []
         self._delivery = delivery
         self._notes = notes
@@ -214,6 +212,11 @@ class BlockingContext:
             notes.save_blocking(delivery, _encoded(state))
         else:
             raise ConfigurationError("ctx.sync would block the running event loop; write `await ctx.checkpoint(...)`")
+
+
+def decode_state(state: bytes | None) -> Any:
+    """A state that was kept, as the handler gets it."""
+    return None if state is None else json.loads(state)
 
 
 def _held(delivery: Delivery | None, notes: Notes | None) -> tuple[Delivery, Notes]:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from streamtask.broker import Broker, Run
-from streamtask.context import Application, Context
+from streamtask.context import Application, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
 from streamtask.telemetry import logs
@@ -77,19 +77,17 @@ class Executor:
             if mark and not mark.replace and await self._seen(delivery.group, delivery.stream, mark.name):
                 # Without effects the settle script finds the mark and acks: a duplicate.
                 return Done(mark=mark)
-            handler, state = run.handler, None
-            if handler.context is not None and delivery.deliveries > 1:
-                state = await self._checkpoints.load(delivery)
-            if run.alone or handler.pool == "process":
-                outcome = await self._apart(run, state)
+            if run.alone or run.handler.pool == "process":
+                outcome = await self._apart(run)
                 if outcome is not None:
                     return outcome
-            context = self._context(run, state) if handler.context is not None else None
-            if handler.is_unbounded:
-                returned = await handler.call(event, context)
-            else:
-                returned = await self._within(run, event, context)
-            return self._broker.succeed(run, context, returned, mark)
+            handler, context = run.handler, None
+            if handler.context is not None:
+                context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
+                if delivery.deliveries > 1:
+                    context.state = decode_state(await self._state(run))
+            call = handler.call(event, context) if handler.is_unbounded else self._within(run, event, context)
+            return self._broker.succeed(run, context, await call, mark)
         except asyncio.CancelledError as error:
             if self._leases.is_lost(delivery):
                 raise LeaseLostError(delivery.entry_id, delivery.owner) from None
@@ -101,18 +99,18 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
 
-    def _context(self, run: Run, state: bytes | None) -> Context:
-        delivery = run.delivery
-        return Context(
-            run.envelope, delivery.attempt, self._app, delivery=delivery, notes=self._checkpoints, state=state
-        )
+    async def _state(self, run: Run) -> bytes | None:
+        """What an earlier delivery has checkpointed, where there was one and the handler can ask for it."""
+        if run.handler.context is None or run.delivery.deliveries == 1:
+            return None
+        return await self._checkpoints.load(run.delivery)
 
-    async def _apart(self, run: Run, state: bytes | None) -> Outcome | None:
+    async def _apart(self, run: Run) -> Outcome | None:
         """The outcome of a run in a child process; None where it has to run here."""
         if run.alone:
             log.warning("event.isolated", extra={"entry_id": run.delivery.entry_id, "crashes": run.delivery.crashes})
         try:
-            return await self._isolation.handle(run, self._checkpoints, state)
+            return await self._isolation.handle(run, self._checkpoints, await self._state(run))
         except ConfigurationError as error:
             if run.handler.pool == "process":
                 raise

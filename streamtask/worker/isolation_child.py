@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from streamtask.broker import Run
-from streamtask.context import Context, Notes
+from streamtask.context import Context, Notes, decode_state
 from streamtask.errors import ConfigurationError, LeaseLostError, TransportError
 from streamtask.event import Event
 from streamtask.lifespan import Lifespans
@@ -95,14 +95,8 @@ class _Inside:
         try:
             event = broker.event(run)
             mark = broker.mark(run, event)
-            context = Context(
-                run.envelope,
-                run.delivery.attempt,
-                self._app,
-                delivery=run.delivery,
-                notes=self._notes,
-                state=state,
-            )
+            context = Context(run.envelope, run.delivery.attempt, self._app, run.delivery, self._notes)
+            context.state = decode_state(state)
             if run.handler.is_async:
                 if not self._connect():
                     return Release(_PAUSE)

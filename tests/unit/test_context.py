@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamtask import App, ConfigurationError, Context, Event, Retry
-from streamtask.context import MAX_STATE, BlockingContext
+from streamtask.context import MAX_STATE, BlockingContext, decode_state
 from streamtask.envelope import Envelope
 from streamtask.envelope import decode as decode_envelope
 from streamtask.transport.port import Delivery, Progress
@@ -45,7 +45,9 @@ class Notes:
 
 def context_of(notes: Notes, state: bytes | None = None) -> Context:
     delivery = Delivery("context-chunks", "g", "1-0", "a", [])
-    return Context(ENVELOPE, 1, App("c", broker="memory://"), delivery=delivery, notes=notes, state=state)
+    context = Context(ENVELOPE, 1, App("c", broker="memory://"), delivery, notes)
+    context.state = decode_state(state)
+    return context
 
 
 @pytest.mark.parametrize(

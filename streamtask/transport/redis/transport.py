@@ -303,13 +303,12 @@ class RedisTransport:
             keys.types(stream, group),
         ]
         targets = self._targets(stream)
-        args: list[Argument] = [
-            group, owner, keys.done(stream, group, ""), f"{keys.tag(stream)}:wait:{group}:",
-            int(any(delivery.kept for delivery, _ in batch)), len(batch),
-        ]  # fmt: skip
+        kept, words = 0, list[Argument]()
         for delivery, outcome in batch:
-            args += commands.outcome(delivery, outcome, targets)
-        return self._settle, [*names, *targets.keys()], args
+            kept = kept or delivery.kept
+            words += commands.outcome(delivery, outcome, targets)
+        head: list[Argument] = [group, owner, keys.done(stream, group, ""), f"{keys.tag(stream)}:wait:{group}:"]
+        return self._settle, [*names, *targets.keys()], [*head, int(kept), len(batch), *words]
 
     def _targets(self, cause: str) -> commands.Targets:  # noqa: ARG002 - on a cluster it matters
         """Where the emits of a settlement go; `cause` is the stream of what is settled."""
