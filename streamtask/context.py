@@ -161,7 +161,9 @@ class Context:
         if not 0 <= fraction <= 1:
             raise ValueError(f"a fraction is from 0 to 1, got {fraction}")
         delivery, notes = _held(self._delivery, self._notes)
-        notes.report(delivery, Progress(float(fraction), message[:_MESSAGE_LENGTH]))
+        # Lone surrogates, as in a file's name, cannot be stored.
+        text = message[:_MESSAGE_LENGTH].encode("utf-8", "backslashreplace").decode()
+        notes.report(delivery, Progress(float(fraction), text))
 
     @property
     def sync(self) -> BlockingContext:

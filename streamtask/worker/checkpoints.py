@@ -31,6 +31,7 @@ class Checkpoints:
         self._progress: dict[Delivery, Progress] = {}
         #: Of threads that wait for it.
         self._saving: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def load(self, delivery: Delivery) -> bytes | None:
         """The state that an earlier delivery has left."""
@@ -38,7 +39,7 @@ class Checkpoints:
 
     async def save(self, delivery: Delivery, state: bytes) -> None:
         """Keep a state. Raises LeaseLostError."""
-        if not await self._outage.outlast(lambda: self._checkpoints.save(delivery, state)):
+        if self._closed or not await self._outage.outlast(lambda: self._checkpoints.save(delivery, state)):
             raise LeaseLostError(delivery.entry_id, delivery.owner)
 
     def save_blocking(self, delivery: Delivery, state: bytes) -> None:
@@ -81,6 +82,7 @@ class Checkpoints:
             await asyncio.sleep(_EVERY)
 
     def close(self) -> None:
-        """Let no thread wait any longer: the worker has given back what it held."""
+        """Let no thread wait any longer, and none begin: the worker has given back what it held."""
+        self._closed = True
         for task in self._saving:
             task.cancel()

@@ -110,6 +110,11 @@ class Worker:
                 f"{list(settings.streams) or 'all'}; nothing to consume"
             )
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
+        handlers = broker.handlers(*self._places)
+        self._isolation = Isolation(
+            app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
+        )
+        self._prepared = False
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._has_limits = any(limit is not None for limit in self._stream_limits.values())
@@ -149,30 +154,43 @@ class Worker:
             raise
         self._transport, self._connected = transport, True
 
-    async def start(self) -> None:
-        """Enter the worker lifespans, connect, unless `connect` has done so, and begin to consume.
+    async def prepare(self) -> None:
+        """Enter the worker lifespans and start a child for the process pool; part of `start`. May take minutes.
 
         Raises:
-            ConfigurationError: there is nothing to consume, or no child process can be started for a handler.
+            ConfigurationError: no child process can be started for a handler, or a lifespan says what is wrong.
             StreamtaskError: a worker lifespan failed.
         """
         await self._lifespans.enter()
         try:
+            await self._isolation.prepare()
+        except BaseException:
+            await self._put_away()
+            raise
+        self._prepared = True
+
+    async def start(self) -> None:
+        """Prepare and connect, unless that has been done, and begin to consume.
+
+        Raises:
+            ConfigurationError, StreamtaskError: as `prepare`.
+        """
+        if not self._prepared:
+            await self.prepare()
+        try:
+            if not self._connected:
+                await self.connect()
             await self._begin()
         except BaseException:
-            await self._lifespans.leave()
+            await self._put_away()
             raise
 
+    async def _put_away(self) -> None:
+        """Undo what `prepare` has done."""
+        await self._isolation.close()
+        await self._lifespans.leave()
+
     async def _begin(self) -> None:
-        handlers = self._broker.handlers(*self._places)
-        self._isolation = Isolation(
-            self._app,
-            children=children(handlers),
-            modules={handler.function.__module__ for handler in handlers},
-        )
-        await self._isolation.prepare()
-        if not self._connected:
-            await self.connect()
         self.metrics.know(type_ for sub in self._subscriptions for type_, _ in sub.handles)
         if self._supervisor:
             self._supervisor.introduce(self.owner, self._app.url, list(self._places))
@@ -323,8 +341,7 @@ class Worker:
         await _cancel([settler, progress])
         self._checkpoints.close()
         self._executor.close()
-        await self._isolation.close()
-        await self._lifespans.leave()
+        await self._put_away()
         await self._transport.close()
         self.metrics.unwatch_in_flight(self._in_flight)
         log.info("worker.stopped", extra={"owner": self.owner})

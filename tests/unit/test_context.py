@@ -92,6 +92,13 @@ def test_progress_is_kept_with_the_beginning_of_its_message() -> None:
     assert notes.progress == [Progress(1.0, "x" * 200)]
 
 
+def test_a_message_that_is_no_text_is_escaped() -> None:
+    notes = Notes()
+    context_of(notes).progress(0, "file\udcff")
+
+    assert notes.progress == [Progress(0.0, r"file\udcff")]
+
+
 async def test_the_blocking_twin_names_the_async_form_on_a_loop() -> None:
     with pytest.raises(ConfigurationError, match=r"await ctx.checkpoint\(...\)"):
         context_of(Notes()).sync.checkpoint(1)

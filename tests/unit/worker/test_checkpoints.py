@@ -112,6 +112,8 @@ async def test_no_thread_waits_for_a_server_that_is_away_when_the_worker_has_end
         # As asyncio has it, the cancellation of what a thread waits for is one of the thread.
         result = (await asyncio.gather(waiting, return_exceptions=True))[0]
     assert isinstance(result, asyncio.CancelledError)
+    with pytest.raises(LeaseLostError):
+        await asyncio.to_thread(checkpoints.save_blocking, ONE, b"later")
 
 
 async def test_of_each_delivery_the_last_progress_is_written_and_no_more_than_once_a_second(
