@@ -11,7 +11,7 @@ StreamtaskError
     HandlerTimeoutError         the handler ran past its hard timeout
     SoftTimeoutError            raised inside the handler at its soft timeout
     WorkerLostError             the child process that ran the handler died
-    LeaseLostError              another consumer owns the entry now; the outcome was dropped
+    LeaseLostError              another consumer owns the entry now: the outcome was dropped, the checkpoint refused
     TransportError              the connection, not the event; retried by the worker
     NotFoundError               what was asked for is not on the server, or not any more
     InUseError                  what was to be removed is in use; nothing was changed

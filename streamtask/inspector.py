@@ -25,6 +25,7 @@ from streamtask.transport.port import (
     GroupStats,
     Inspection,
     PendingEntry,
+    Progress,
     Schedule,
     StreamInfo,
     Transport,
@@ -69,6 +70,8 @@ class Pending:
     deliveries: int
     state: str
     due_in_ms: int | None
+    #: `fraction` and `message`, where its handler has said how far it is.
+    progress: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +359,7 @@ class Inspector:
                     deliveries=entry.deliveries,
                     state=_state(entry),
                     due_in_ms=entry.due_in_ms,
+                    progress=told_progress(entry.progress),
                 )
             )
         return rows
@@ -540,6 +544,13 @@ def _worker(said: Mapping[str, object]) -> Worker:
 
 def _whole(value: object) -> int | None:
     return value if isinstance(value, int) else None
+
+
+def told_progress(progress: object) -> dict[str, object] | None:
+    """How far a handler is, as all that streamtask prints."""
+    if not isinstance(progress, Progress):
+        return None
+    return {"fraction": round(progress.fraction, 4), "message": progress.message}
 
 
 def _fields(scheduled: Mapping[str, object]) -> Sequence[bytes]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from streamtask.envelope import Envelope
 from streamtask.errors import EnvelopeError, NotFoundError
-from streamtask.inspector import Inspector, moment
+from streamtask.inspector import Inspector, moment, told_progress
 from streamtask.references import EntryReference
 from streamtask.transport.port import DeadLetter, Delivery
 
@@ -34,6 +34,8 @@ class Standing:
     deliveries: int | None = None
     due_in_ms: int | None = None
     error: str | None = None
+    #: `fraction` and `message`, where its handler has said how far it is.
+    progress: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,6 +299,7 @@ def _standing(entry: Delivery, group: str, told: Mapping[str, object], *, passed
         deliveries=deliveries if isinstance(deliveries, int) else None,
         due_in_ms=due if isinstance(due, int) else None,
         error=str(told.get("error") or "") or None,
+        progress=told_progress(told.get("progress")),
     )
 
 

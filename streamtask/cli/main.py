@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
@@ -16,7 +17,20 @@ from streamtask.redact import mask_text
 
 
 class CommandLine(CommandGroup):
-    """The outermost group: what went wrong becomes one line on standard error and an exit code, never a traceback."""
+    """The outermost group, with the commands of other packages behind our own.
+
+    What went wrong becomes one line on standard error and an exit code, never a traceback.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every name, our own first."""
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in _plugins().names() if name not in own)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, or None."""
+        command: click.Command | None = super().get_command(ctx, cmd_name) or _plugins().load(cmd_name)
+        return command
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line. Exit codes: 0 done, 1 failed, 2 usage."""
@@ -40,6 +54,11 @@ class CommandLine(CommandGroup):
         except StreamtaskError as error:
             code = _fail(str(error), 1)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _plugins() -> Any:
+    # Late: what reads which packages are installed would be half of the start of `streamtask worker`.
+    return import_module("streamtask.cli.plugins")
 
 
 def _path(error: click.UsageError) -> str:

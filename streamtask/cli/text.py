@@ -69,6 +69,8 @@ def cell(name: str, value: object) -> str:
             text = size(value)
         case float():
             text = f"{value:.1f}"
+        case Mapping() if name == "progress":
+            text = printable(f"{value['fraction']:.0%} {value['message']}".rstrip())
         case Mapping() | list() | tuple():
             text = printable(", ".join(map(str, value)))
         case None:

@@ -83,6 +83,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     failures: int = 0
     #: Deliveries that were nobody's fault: hand-backs, parks.
     uncharged: int = 0
+    #: Something of it may be kept beside the stream in this delivery (`Checkpoints`): the engine's note to itself.
+    kept: bool = False
 
     @property
     def attempt(self) -> int:
@@ -216,6 +218,18 @@ class Verdict(Enum):
     DUPLICATE = "duplicate"
 
 
+# ── what a handler has come to ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a handler is."""
+
+    #: From 0 to 1.
+    fraction: float
+    #: In its own words.
+    message: str = ""
+
+
 # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -299,6 +313,7 @@ class Transport(Protocol):
 
     capabilities: Capabilities
     recovery: Recovery
+    checkpoints: Checkpoints
     schedule: Schedule | None
     retention: Retention | None
     dead_letters: DeadLetters | None
@@ -401,6 +416,23 @@ class Recovery(Protocol):
 
     async def mend(self, stream: str, group: str) -> int:
         """Rebuild the indexes of parked and waiting entries from the pending list; returns how many were missing."""
+
+
+class Checkpoints(Protocol):
+    """What a handler has come to: kept until its entry is done or dead, through retries, hand-backs and crashes.
+
+    Each write is fenced as a settlement is, and takes the place of the one before it. The delivery that is settled has
+    to be the object that was given here.
+    """
+
+    async def save(self, delivery: Delivery, state: bytes) -> bool:
+        """Keep a state; False: the lease is lost, and nothing was changed."""
+
+    async def load(self, delivery: Delivery) -> bytes | None:
+        """The state that was saved last, in this delivery or an earlier one."""
+
+    async def report(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+        """Keep how far each is, for `Inspection`; one whose lease is lost is passed over."""
 
 
 class Schedule(Protocol):
@@ -565,6 +597,8 @@ class PendingEntry:
     due_in_ms: int | None
     #: True where the consumer is alive (or the entry is parked or waiting).
     alive: bool
+    #: How far its handler has said to be, in this delivery or an earlier one.
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -632,7 +666,7 @@ class Inspection(Protocol):
         """Entries with ids below `before` ("" from the end), newest first; copies for one group included."""
 
     async def state(self, stream: str, group: str, entry_id: str) -> Mapping[str, object]:
-        """Where an entry is in a group: `state`; `consumer, deliveries, failures, error, due_in_ms` if known.
+        """Where an entry is in a group: `state`; `consumer, deliveries, failures, error, due_in_ms, progress` if known.
 
         A state is waiting, running, retrying, abandoned, done or unread.
         """

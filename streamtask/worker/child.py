@@ -49,6 +49,8 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
     try:
         worker = app.make_worker(settings, supervisor=supervisor)
         await _patiently(worker.connect)
+        # Before signals are ours: who is told to end while a model loads ends at once, and holds nothing.
+        await worker.prepare()
         stop = _stop_on_signals(worker)
         await worker.start()
         duties = [asyncio.create_task(stop.wait()), asyncio.create_task(worker.failed())]

@@ -13,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from streamtask.broker import Broker, Run
-from streamtask.context import Application, Context
+from streamtask.context import Application, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
 from streamtask.telemetry import logs
 from streamtask.transport.port import Done, Outcome
+from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.timeouts import SoftTimeout, ThreadAlarm
@@ -35,13 +36,22 @@ class Executor:
     """Runs handlers: on the loop, in threads, in child processes. One instance a worker."""
 
     def __init__(
-        self, app: Application, broker: Broker, leases: Leases, seen: Seen, isolation: Isolation, *, threads: int
+        self,
+        app: Application,
+        broker: Broker,
+        leases: Leases,
+        seen: Seen,
+        *,
+        isolation: Isolation,
+        checkpoints: Checkpoints,
+        threads: int,
     ) -> None:
         self._app = app
         self._broker = broker
         self._leases = leases
         self._seen = seen
         self._isolation = isolation
+        self._checkpoints = checkpoints
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="streamtask-handler")
         self._counting = threading.Lock()
         self._in_threads = 0
@@ -71,13 +81,13 @@ class Executor:
                 outcome = await self._apart(run)
                 if outcome is not None:
                     return outcome
-            handler = run.handler
-            context = Context(envelope, delivery.attempt, self._app) if handler.context is not None else None
-            if handler.is_unbounded:
-                returned = await handler.call(event, context)
-            else:
-                returned = await self._within(run, event, context)
-            return self._broker.succeed(run, context, returned, mark)
+            handler, context = run.handler, None
+            if handler.context is not None:
+                context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
+                if delivery.deliveries > 1:
+                    context.state = decode_state(await self._state(run))
+            call = handler.call(event, context) if handler.is_unbounded else self._within(run, event, context)
+            return self._broker.succeed(run, context, await call, mark)
         except asyncio.CancelledError as error:
             if self._leases.is_lost(delivery):
                 raise LeaseLostError(delivery.entry_id, delivery.owner) from None
@@ -89,12 +99,18 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
 
+    async def _state(self, run: Run) -> bytes | None:
+        """What an earlier delivery has checkpointed, where there was one and the handler can ask for it."""
+        if run.handler.context is None or run.delivery.deliveries == 1:
+            return None
+        return await self._checkpoints.load(run.delivery)
+
     async def _apart(self, run: Run) -> Outcome | None:
         """The outcome of a run in a child process; None where it has to run here."""
         if run.alone:
             log.warning("event.isolated", extra={"entry_id": run.delivery.entry_id, "crashes": run.delivery.crashes})
         try:
-            return await self._isolation.handle(run)
+            return await self._isolation.handle(run, self._checkpoints, await self._state(run))
         except ConfigurationError as error:
             if run.handler.pool == "process":
                 raise

@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -17,10 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from streamtask.broker import Run
-from streamtask.context import Application
-from streamtask.errors import ConfigurationError, StreamtaskError
+from streamtask.context import Application, Notes
+from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError
 from streamtask.telemetry import logs
-from streamtask.transport.port import Dead, Delivery, Done, Outcome, Release, Retry, Skip, Wait
+from streamtask.transport.port import Dead, Delivery, Done, Outcome, Progress, Release, Retry, Skip, Wait
 from streamtask.worker.sandbox import Sandbox
 
 _ENTRY: Final = "streamtask.worker.isolation_child:handle"
@@ -44,6 +45,8 @@ class Request(msgspec.Struct, frozen=True):
     failures: int
     uncharged: int
     alone: bool
+    #: What an earlier delivery has checkpointed.
+    state: bytes | None
 
     def delivery(self) -> Delivery:
         """The delivery as the worker has it."""
@@ -59,7 +62,27 @@ class Request(msgspec.Struct, frozen=True):
         )
 
 
-def encode_request(delivery: Delivery, *, alone: bool) -> bytes:
+class Note(msgspec.Struct, frozen=True):
+    """What a handler in a child has come to: a state, or how far it is."""
+
+    #: Of which delivery: a thread that an earlier one has left behind may speak, too.
+    entry_id: str
+    deliveries: int
+    state: bytes | None = None
+    progress: Progress | None = None
+
+
+#: The answers to a state.
+KEPT: Final = b"kept"
+LOST: Final = b"lost"
+
+
+def encode_note(note: Note) -> bytes:
+    """A note as bytes."""
+    return msgspec.msgpack.encode(note)
+
+
+def encode_request(delivery: Delivery, *, alone: bool, state: bytes | None) -> bytes:
     """A delivery as bytes."""
     return msgspec.msgpack.encode(
         Request(
@@ -72,6 +95,7 @@ def encode_request(delivery: Delivery, *, alone: bool) -> bytes:
             delivery.failures,
             delivery.uncharged,
             alone,
+            state,
         )
     )
 
@@ -116,8 +140,8 @@ class Isolation:
             self._pool = await self._sandbox_of(self._children)
             await self._pool.warm()
 
-    async def handle(self, run: Run) -> Outcome:
-        """Have a child run the handler.
+    async def handle(self, run: Run, notes: Notes, state: bytes | None) -> Outcome:
+        """Have a child run the handler. `state`: what an earlier delivery has checkpointed.
 
         Raises:
             WorkerLostError: the child died.
@@ -127,13 +151,16 @@ class Isolation:
         timeout = run.handler.timeout
         # An async handler keeps its own soft timeout: a signal would hit the event loop.
         soft = None if run.handler.is_async else timeout.soft
-        request = encode_request(run.delivery, alone=run.alone)
+        request = encode_request(run.delivery, alone=run.alone, state=state)
         sandbox = self._pool
         if run.alone or sandbox is None:
             if self._suspects is None:
                 self._suspects = await self._sandbox_of(SUSPECTS)
             sandbox = self._suspects
-        return decode_outcome(await sandbox.run(request, soft=soft, hard=timeout.hard, certain=run.alone))
+        reply = await sandbox.run(
+            request, soft=soft, hard=timeout.hard, certain=run.alone, aside=partial(_take_note, run.delivery, notes)
+        )
+        return decode_outcome(reply)
 
     async def _sandbox_of(self, size: int) -> Sandbox:
         # In a thread: an embedded server may have to be started first.
@@ -145,6 +172,23 @@ class Isolation:
         for sandbox in (self._pool, self._suspects):
             if sandbox is not None:
                 await sandbox.close(grace=0.0)
+
+
+async def _take_note(delivery: Delivery, notes: Notes, words: bytes) -> bytes | None:
+    """Keep what a child says of a delivery; the answer, where it waits for one."""
+    note = msgspec.msgpack.decode(words, type=Note)
+    is_of_this = (note.entry_id, note.deliveries) == (delivery.entry_id, delivery.deliveries)
+    if note.progress is not None:
+        if is_of_this:
+            notes.report(delivery, note.progress)
+        return None
+    try:
+        if not is_of_this:
+            return LOST
+        await notes.save(delivery, note.state or b"")
+    except LeaseLostError:
+        return LOST
+    return KEPT
 
 
 def app_arguments(app: Application, modules: Collection[str] = ()) -> dict[str, str]:

@@ -18,14 +18,14 @@ from typing import Any
 import msgspec
 
 from streamtask.broker import Run
-from streamtask.context import Context
-from streamtask.errors import ConfigurationError, TransportError
+from streamtask.context import Context, Notes, decode_state
+from streamtask.errors import ConfigurationError, LeaseLostError, TransportError
 from streamtask.event import Event
 from streamtask.lifespan import Lifespans
 from streamtask.telemetry import logs
-from streamtask.transport.port import Outcome, Release
-from streamtask.worker.isolation import decode_request, encode_outcome
-from streamtask.worker.sandbox_child import load_main
+from streamtask.transport.port import Delivery, Outcome, Progress, Release
+from streamtask.worker.isolation import KEPT, Note, decode_request, encode_note, encode_outcome
+from streamtask.worker.sandbox_child import Parent, load_main
 from streamtask.worker.timeouts import SoftTimeout
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,11 @@ class _Inside:
         self._runner = asyncio.Runner()
         self._connected = False
         self._lifespans: Lifespans | None = None
+        self._notes: Notes | None = None
+
+    def attach(self, parent: Parent) -> None:
+        """Leave what handlers have come to with the worker."""
+        self._notes = _Notes(parent)
 
     def prepare(self, arguments: Mapping[str, str]) -> None:
         """Load the app, and make what its handlers need."""
@@ -81,16 +86,17 @@ class _Inside:
             group=run.delivery.group,
         )
         try:
-            return encode_outcome(self._outcome(run))
+            return encode_outcome(self._outcome(run, asked.state))
         finally:
             logs.unbind(token)
 
-    def _outcome(self, run: Run) -> Outcome:
+    def _outcome(self, run: Run, state: bytes | None) -> Outcome:
         broker = self._app.broker
         try:
             event = broker.event(run)
             mark = broker.mark(run, event)
-            context = Context(run.envelope, run.delivery.attempt, self._app)
+            context = Context(run.envelope, run.delivery.attempt, self._app, run.delivery, self._notes)
+            context.state = decode_state(state)
             if run.handler.is_async:
                 if not self._connect():
                     return Release(_PAUSE)
@@ -114,6 +120,27 @@ class _Inside:
         return True
 
 
+class _Notes:
+    """`Notes` that the worker keeps."""
+
+    def __init__(self, parent: Parent) -> None:
+        self._parent = parent
+
+    async def save(self, delivery: Delivery, state: bytes) -> None:
+        """Keep a state; the loop goes on meanwhile. Raises LeaseLostError."""
+        await asyncio.to_thread(self.save_blocking, delivery, state)
+
+    def save_blocking(self, delivery: Delivery, state: bytes) -> None:
+        """Keep a state. Raises LeaseLostError."""
+        note = Note(delivery.entry_id, delivery.deliveries, state=state)
+        if self._parent.ask(encode_note(note)) != KEPT:
+            raise LeaseLostError(delivery.entry_id, delivery.owner)
+
+    def report(self, delivery: Delivery, progress: Progress) -> None:
+        """Say how far a handler is."""
+        self._parent.tell(encode_note(Note(delivery.entry_id, delivery.deliveries, progress=progress)))
+
+
 async def _awaited(run: Run, event: Event, context: Context) -> Any:
     coroutine = run.handler.call(event, context)
     soft = run.handler.timeout.soft
@@ -129,6 +156,7 @@ def _module(place: str) -> ModuleType:
 
 
 _inside = _Inside()
+attach = _inside.attach
 prepare = _inside.prepare
 handle = _inside.handle
 finish = _inside.finish

@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 
-from streamtask.errors import TransportError
 from streamtask.transport.port import Transport
 from streamtask.worker.outage import Outage
-
-_FIRST_DELAY = 0.05
-_LONGEST_DELAY = 2.0
 
 
 class Marks:
@@ -43,18 +39,9 @@ class Marks:
         # One turn of the loop: whatever starts in this tick shares the round trip.
         await asyncio.sleep(0)
         asked = self._asked.pop(group)
-        delay = _FIRST_DELAY
+        names = [(stream, mark) for stream, mark, _ in asked]
         try:
-            while True:
-                try:
-                    found = await self._transport.marked(group, [(stream, mark) for stream, mark, _ in asked])
-                except TransportError as error:
-                    self._outage.failed(error)
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, _LONGEST_DELAY)
-                else:
-                    self._outage.over()
-                    break
+            found = await self._outage.outlast(lambda: self._transport.marked(group, names))
             for (_, _, answer), stands in zip(asked, found, strict=True):
                 if not answer.done():
                     answer.set_result(stands)

@@ -1,10 +1,13 @@
-"""Telling of trouble that lasts: when a duty begins to fail, every ten seconds while it does, and when it is over."""
+"""Trouble that lasts: told when it begins, every ten seconds, and when it is over; and how to wait for that."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
@@ -13,6 +16,11 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two lines about the same trouble.
 TOLD_EVERY = 10.0
+#: Seconds between two tries.
+_FIRST_DELAY = 0.05
+_LONGEST_DELAY = 2.0
+
+_Answer = TypeVar("_Answer")
 
 
 class Outage:
@@ -47,3 +55,17 @@ class Outage:
         if self._is_told:
             self._is_told = False
             log.info("%s.works_again", self._duty, extra={**self._fields, "failed_for": seconds})
+
+    async def outlast(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """The server's answer, however long it is away."""
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                answer = await ask()
+            except TransportError as error:
+                self.failed(error)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, _LONGEST_DELAY)
+            else:
+                self.over()
+                return answer

@@ -16,12 +16,12 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, StreamtaskError, WorkerLostError
-from streamtask.worker.sandbox_child import ERROR, HEADER, REQUEST, SETUP
+from streamtask.worker.sandbox_child import ASIDE, ERROR, HEADER, REQUEST, SETUP
 
 #: Run by -c, so that the path of this process comes before the first import of ours; -P keeps the current folder out.
 _BOOTSTRAP: Final = (
@@ -35,12 +35,15 @@ _LAST_WORDS: Final = 1.0
 #: Standard output of a child: the standard error of this process, since output may be somebody's data.
 _STANDARD_ERROR: Final = 2
 
+#: Takes what an entry says while it works; what it returns is the answer, None where it only told.
+Aside = Callable[[bytes], Awaitable[bytes | None]]
+
 
 class Sandbox:
     """At most `size` children that run `entry`, a function named "module:function" that takes and returns bytes.
 
-    Once a child, before the first request, `prepare(arguments)` of the entry's module is called, and once it is told to
-    end `finish()`, if there are such functions.
+    Once a child, before the first request, `attach(parent)` and `prepare(arguments)` of the entry's module are called,
+    and once it is told to end `finish()`, as far as there are such functions.
     Belongs to one event loop, whose thread has to live as long as the children do (the parent-death signal is bound to
     it). `start_timeout`: seconds that an import and `prepare` may take.
     """
@@ -73,14 +76,20 @@ class Sandbox:
             self._idle.append(await self._take())
 
     async def run(
-        self, request: bytes, *, soft: float | None = None, hard: float | None = None, certain: bool = False
+        self,
+        request: bytes,
+        *,
+        soft: float | None = None,
+        hard: float | None = None,
+        certain: bool = False,
+        aside: Aside | None = None,
     ) -> bytes:
         """Have a child answer the request; waits for a free one first.
 
         `soft`: seconds after which `SoftTimeoutError` is raised inside the entry. `hard`: seconds after which the child
         and all that it started are killed and `HandlerTimeoutError` is raised. `certain`: `WorkerLostError` is certain
         to be this request's doing: where a child dies that has answered others before, the request is sent once more,
-        to a new one. Cancelling kills the child.
+        to a new one. `aside`: takes what the entry says to its parent meanwhile. Cancelling kills the child.
 
         Raises `WorkerLostError` where the child died, `ConfigurationError` where it could not start, and
         `StreamtaskError` with the traceback where the entry raised.
@@ -91,20 +100,22 @@ class Sandbox:
             child = await self._take()
             used = child.used
             try:
-                kind, reply = await self._ask(child, request, soft, hard)
+                kind, reply = await self._ask(child, request, soft, hard, aside)
             except WorkerLostError:
                 if not (used and certain):
                     raise
-                kind, reply = await self._ask(await self._start(), request, soft, hard)
+                kind, reply = await self._ask(await self._start(), request, soft, hard, aside)
         if kind == ERROR:
             raise StreamtaskError(f"the entry of the child process raised: {reply.decode('utf-8', 'replace')}")
         return reply
 
-    async def _ask(self, child: _Child, request: bytes, soft: float | None, hard: float | None) -> tuple[bytes, bytes]:
+    async def _ask(
+        self, child: _Child, request: bytes, soft: float | None, hard: float | None, aside: Aside | None
+    ) -> tuple[bytes, bytes]:
         self._running.add(child)
         try:
             async with asyncio.timeout(hard):
-                return await child.ask(request, soft)
+                return await child.ask(request, soft, aside)
         except TimeoutError:
             child.kill()
             raise HandlerTimeoutError(hard or 0.0) from None
@@ -230,11 +241,11 @@ class _Child:
         if kind == ERROR:
             raise ConfigurationError(f"{entry} cannot start in a child process: {answer.decode('utf-8', 'replace')}")
 
-    async def ask(self, request: bytes, soft: float | None) -> tuple[bytes, bytes]:
+    async def ask(self, request: bytes, soft: float | None, aside: Aside | None) -> tuple[bytes, bytes]:
         """Send a request; the kind of its answer and the answer."""
         self.used = True
         # 0 stands for "none" on the wire.
-        return await self._exchange(REQUEST, 0.0 if soft is None else max(soft, 1e-6), request)
+        return await self._exchange(REQUEST, 0.0 if soft is None else max(soft, 1e-6), request, aside)
 
     def kill(self) -> None:
         """Kill it and all that it started, at once."""
@@ -252,15 +263,24 @@ class _Child:
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
-    async def _exchange(self, kind: bytes, soft: float, body: bytes) -> tuple[bytes, bytes]:
+    async def _exchange(self, kind: bytes, soft: float, body: bytes, aside: Aside | None = None) -> tuple[bytes, bytes]:
         try:
-            self._writer.writelines((HEADER.pack(kind, soft, len(body)), body))
-            await self._writer.drain()
-            answer_kind, _, length = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-            return answer_kind, await self._reader.readexactly(length)
+            await self._write(kind, soft, body)
+            while True:
+                answer_kind, _, length = HEADER.unpack(await self._reader.readexactly(HEADER.size))
+                words = await self._reader.readexactly(length)
+                if answer_kind != ASIDE:
+                    return answer_kind, words
+                answer = None if aside is None else await aside(words)
+                if answer is not None:
+                    await self._write(ASIDE, 0.0, answer)
         except (asyncio.IncompleteReadError, ConnectionError):
             await asyncio.wait({self._watch}, timeout=_LAST_WORDS)
             raise WorkerLostError(f"the child process {self.pid} {self._fate()}") from None
+
+    async def _write(self, kind: bytes, soft: float, body: bytes) -> None:
+        self._writer.writelines((HEADER.pack(kind, soft, len(body)), body))
+        await self._writer.drain()
 
     async def _bury(self) -> None:
         """Wait for its death; then nothing that it started may live on or keep the channel open."""

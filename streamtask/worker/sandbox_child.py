@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.machinery import SourceFileLoader
 from types import FrameType, ModuleType
 from typing import Final
@@ -34,6 +34,8 @@ SETUP: Final = b"s"
 READY: Final = b"r"
 REQUEST: Final = b"q"
 REPLY: Final = b"a"
+#: What the entry asks or tells its parent before it replies, and the answer to what it has asked.
+ASIDE: Final = b"c"
 #: The entry raised instead of answering, or the set-up failed: the traceback, or what is wrong.
 ERROR: Final = b"e"
 
@@ -59,19 +61,21 @@ def main(channel_fd: int, lifeline_fd: int, parent_pid: int) -> None:
     channel = socket.socket(fileno=channel_fd)
     channel.set_inheritable(False)
     with channel, contextlib.suppress(ConnectionError, EOFError):
-        entry = _set_up(channel)
+        parent = Parent(channel)
+        entry = _set_up(channel, parent)
         if entry is not None:
             with contextlib.suppress(ConnectionError, EOFError):
-                _serve(channel, entry)
+                _serve(channel, entry, parent)
             _finish(entry)
 
 
-def _serve(channel: socket.socket, entry: Entry) -> None:
+def _serve(channel: socket.socket, entry: Entry, parent: Parent) -> None:
     """Answer one request after the other, until the channel ends."""
     alarm = SoftAlarm()
     while True:
         _, soft, request = _receive(channel)
-        kind, answer = _call(entry, request, alarm, soft)
+        with parent.listening():
+            kind, answer = _call(entry, request, alarm, soft)
         _send(channel, kind, answer)
 
 
@@ -97,6 +101,54 @@ def load_main(path: str) -> ModuleType:
     sys.modules[MAIN_ALIAS] = module
     loader.exec_module(module)
     return module
+
+
+class Parent:
+    """The worker, as the entry may speak to it while it works on a request; from any thread.
+
+    Between two requests nobody listens: a thread that a handler has left behind is not heard.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._listens = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """A request is being worked on."""
+        self._listens = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listens = False
+
+    def tell(self, words: bytes) -> None:
+        """Say something that is not answered."""
+        with self._lock, _undisturbed():
+            if self._listens:
+                _send(self._channel, ASIDE, words)
+
+    def ask(self, words: bytes) -> bytes | None:
+        """Ask something; the answer, or None where nobody listens."""
+        with self._lock, _undisturbed():
+            if not self._listens:
+                return None
+            _send(self._channel, ASIDE, words)
+            return _receive(self._channel)[2]
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let the alarm ring only afterwards: half a frame would spoil the channel."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        # In here: what has rung already is raised by this call.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class SoftAlarm:
@@ -145,13 +197,13 @@ class SoftAlarm:
                     self._changed.wait(left)
 
 
-def _set_up(channel: socket.socket) -> Entry | None:
+def _set_up(channel: socket.socket, parent: Parent) -> Entry | None:
     """Import and prepare the entry as the first frame says; None where that failed (and the parent was told why)."""
     _, _, frame = _receive(channel)
     setup: dict[str, object] = json.loads(frame)
     sys.argv[:] = ["streamtask-sandbox"]
     try:
-        entry = _load(str(setup["entry"]), setup["arguments"])
+        entry = _load(str(setup["entry"]), setup["arguments"], parent)
     # Whatever stands in the way of a start is the program's, SystemExit at import included; it is told, not swallowed.
     except BaseException as error:  # noqa: BLE001
         _send(channel, ERROR, _evidence(error))
@@ -160,12 +212,15 @@ def _set_up(channel: socket.socket) -> Entry | None:
     return entry
 
 
-def _load(name: str, arguments: object) -> Entry:
+def _load(name: str, arguments: object, parent: Parent) -> Entry:
     module_name, _, function_name = name.partition(":")
     module = importlib.import_module(module_name)
     entry: Entry | None = getattr(module, function_name, None)
     if entry is None:
         raise ConfigurationError(f"{module_name} has no function {function_name}")
+    attach = getattr(module, "attach", None)
+    if attach is not None:
+        attach(parent)
     prepare = getattr(module, "prepare", None)
     if prepare is not None:
         prepare(arguments)

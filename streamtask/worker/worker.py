@@ -35,6 +35,7 @@ from streamtask.transport.port import (
     TypeVersion,
     Verdict,
 )
+from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
 from streamtask.worker.flow import Flow
@@ -109,6 +110,11 @@ class Worker:
                 f"{list(settings.streams) or 'all'}; nothing to consume"
             )
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
+        handlers = broker.handlers(*self._places)
+        self._isolation = Isolation(
+            app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
+        )
+        self._prepared = False
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._has_limits = any(limit is not None for limit in self._stream_limits.values())
@@ -148,30 +154,43 @@ class Worker:
             raise
         self._transport, self._connected = transport, True
 
-    async def start(self) -> None:
-        """Enter the worker lifespans, connect, unless `connect` has done so, and begin to consume.
+    async def prepare(self) -> None:
+        """Enter the worker lifespans and start a child for the process pool; part of `start`. May take minutes.
 
         Raises:
-            ConfigurationError: there is nothing to consume, or no child process can be started for a handler.
+            ConfigurationError: no child process can be started for a handler, or a lifespan says what is wrong.
             StreamtaskError: a worker lifespan failed.
         """
         await self._lifespans.enter()
         try:
+            await self._isolation.prepare()
+        except BaseException:
+            await self._put_away()
+            raise
+        self._prepared = True
+
+    async def start(self) -> None:
+        """Prepare and connect, unless that has been done, and begin to consume.
+
+        Raises:
+            ConfigurationError, StreamtaskError: as `prepare`.
+        """
+        if not self._prepared:
+            await self.prepare()
+        try:
+            if not self._connected:
+                await self.connect()
             await self._begin()
         except BaseException:
-            await self._lifespans.leave()
+            await self._put_away()
             raise
 
+    async def _put_away(self) -> None:
+        """Undo what `prepare` has done."""
+        await self._isolation.close()
+        await self._lifespans.leave()
+
     async def _begin(self) -> None:
-        handlers = self._broker.handlers(*self._places)
-        self._isolation = Isolation(
-            self._app,
-            children=children(handlers),
-            modules={handler.function.__module__ for handler in handlers},
-        )
-        await self._isolation.prepare()
-        if not self._connected:
-            await self.connect()
         self.metrics.know(type_ for sub in self._subscriptions for type_, _ in sub.handles)
         if self._supervisor:
             self._supervisor.introduce(self.owner, self._app.url, list(self._places))
@@ -179,16 +198,19 @@ class Worker:
         self._keeper.start()
         await self._keeper.first_beat()
         self._marks = Marks(self._transport, Outage("marks", self.metrics))
+        self._checkpoints = Checkpoints(self._transport, Outage("checkpoint", self.metrics))
         self._executor = Executor(
             self._app,
             self._broker,
             self._leases,
             self._marks.stands,
-            self._isolation,
+            isolation=self._isolation,
+            checkpoints=self._checkpoints,
             threads=self._settings.concurrency,
         )
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
+        self._duty("progress", self._checkpoints.run())
         self._start_readers()
         self.metrics.watch_in_flight(self._in_flight)
         if self._supervisor:
@@ -293,7 +315,7 @@ class Worker:
         """No new reads; what runs may end within the grace; the rest goes back, uncharged."""
         self._stopping = True
         self.health.stopping()
-        settler, *readers = self._duties
+        settler, progress, *readers = self._duties
         await _cancel(readers)
         for delivery in self._slots.close():
             self._outcome(delivery, Release())
@@ -316,10 +338,10 @@ class Worker:
         except (TransportError, TimeoutError) as error:
             log.warning("worker.left_entries", extra={"owner": self.owner, "error": str(error)})
             await self._keeper.stop()
-        await _cancel([settler])
+        await _cancel([settler, progress])
+        self._checkpoints.close()
         self._executor.close()
-        await self._isolation.close()
-        await self._lifespans.leave()
+        await self._put_away()
         await self._transport.close()
         self.metrics.unwatch_in_flight(self._in_flight)
         log.info("worker.stopped", extra={"owner": self.owner})

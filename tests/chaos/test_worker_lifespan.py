@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.conftest import StartWorker
 from tests.chaos.workers import Job, Ledger, WorkerProcess, dead_letters, emitted, nothing_pending, publish, until
 from tests.servers import RedisServer
@@ -86,6 +88,32 @@ async def test_a_worker_is_ready_only_when_its_lifespans_are_entered_and_leaves_
     assert worker.supervisor_pid not in {line.pid for line in ledger.lines()}
     assert all(line.more["model"] == f"model of {line.pid}" for line in ledger.lines()[1:])
     assert await emitted(redis_server.url, "made") == [{"n": 0, "by": "lifespan"}]
+
+
+BLOCKS = """
+@app.worker_lifespan
+async def models(app):
+    note("enter", "models")
+    WAIT
+    yield
+"""
+
+
+@pytest.mark.parametrize(
+    "wait", ["time.sleep(300)", "await asyncio.sleep(300)", "await asyncio.to_thread(time.sleep, 300)"]
+)
+async def test_a_worker_that_is_told_to_end_while_it_loads_ends_at_once(
+    redis_server: RedisServer, ledger: Ledger, tmp_path: Path, wait: str
+) -> None:
+    worker = WorkerProcess(redis_server.url, BLOCKS.replace("WAIT", wait) + HANDLER, tmp_path / "worker", ledger)
+    try:
+        worker.start()
+        await until(lambda: ledger.count("enter")["models"] == 1, 40)
+
+        assert await worker.terminate(within=10) == 0
+    finally:
+        await worker.close()
+    assert worker.logs("child.drain_timed_out") == []
 
 
 async def test_a_worker_whose_lifespan_fails_is_tried_again_with_pauses_and_given_up(

@@ -11,13 +11,14 @@ import pytest
 import redis
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Dead, Done, Outgoing, Retry, Skip, Wait
+from streamtask.transport.port import Dead, Done, Outgoing, Progress, Retry, Skip, Wait
 from tests.command_line import ask
 from tests.conformance.engines import Consumer, RedisEngine
 from tests.servers import RedisServer
 
 PENDING = (
     "stream", "group", "entry_id", "event_id", "event_type", "consumer", "idle_ms", "deliveries", "state", "due_in_ms",
+    "progress",
 )  # fmt: skip
 GROUPS = ("stream", "group", "consumers", "pending", "lag", "lag_seconds", "oldest_pending_ms", "dead")
 WORKERS = ("worker", "host", "pid", "supervisor_pid", "groups", "running", "last_beat_ms")
@@ -105,6 +106,23 @@ async def test_pending_says_what_becomes_of_each_entry(redis_server: RedisServer
         ("waiting", "retrying", True),
     ]
     assert {row["event_type"] for row in rows} == {"OrderPlaced"}
+
+
+async def test_how_far_a_handler_is_stands_with_its_entry_and_its_event(
+    redis_server: RedisServer, busy: Consumer
+) -> None:
+    unread, delivery = await busy.publish_and_fetch(placed("spoken"))
+    await busy.settle(unread, Done())
+    await busy.transport.checkpoints.report([(delivery, Progress(0.421, NASTY))])
+
+    rows = (await ask(redis_server.url, "inspect", "pending", "--json")).document
+    [place] = (await ask(redis_server.url, "inspect", "event", "spoken", "--json")).document["groups"]
+    table = (await ask(redis_server.url, "inspect", "pending")).out
+
+    said = {"fraction": 0.421, "message": NASTY}
+    assert [row["progress"] for row in rows] == [None, None, None, said]
+    assert place["progress"] == said
+    assert r"42% \x1b[2J\x9b31m\r\nowned" in table
 
 
 async def test_dead_letters_tell_their_moments_in_utc(redis_server: RedisServer, busy: Consumer) -> None:

@@ -22,6 +22,12 @@ from pathlib import Path
 from streamtask.errors import SoftTimeoutError
 
 greeting = "unprepared"
+parent = None
+
+
+def attach(worker):
+    global parent
+    parent = worker
 
 
 def prepare(arguments):
@@ -86,6 +92,51 @@ def do_fork(path):
     os._exit(4)
 
 
+def do_tell(text):
+    for word in text.split():
+        parent.tell(word.encode())
+    return "told"
+
+
+def do_ask(text):
+    return (parent.ask(text.encode()) or b"nobody listens").decode()
+
+
+def do_ask_from_threads(text):
+    answers = []
+    threads = [threading.Thread(target=lambda n=n: answers.append(do_ask(str(n)))) for n in range(int(text))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return " ".join(sorted(answers, key=len))
+
+
+def do_leave_a_thread(path):
+    def speak():
+        time.sleep(0.3)
+        parent.tell(b"late")
+        Path(path).write_text(do_ask("late"))
+
+    threading.Thread(target=speak).start()
+    return "left"
+
+
+def do_ask_until_late(text):
+    asked = 0
+    try:
+        while True:
+            assert do_ask(str(asked)) == f"{asked}!"
+            asked += 1
+    except SoftTimeoutError:
+        return str(asked)
+
+
+def finish():
+    if greeting.startswith("/"):
+        Path(greeting).write_text("put away")
+
+
 def do_soft(text):
     try:
         time.sleep(600)
@@ -146,6 +197,82 @@ async def test_prepare_is_called_once_with_the_arguments() -> None:
     assert await sandbox.run(b"greet") == b"hello"
 
     await sandbox.close(grace=5)
+
+
+# ── what is said before the answer ────────────────────────────────────────────────────────────────────────────────
+
+
+class Heard:
+    """What the entry has said; each question is answered with itself."""
+
+    def __init__(self) -> None:
+        self.words: list[bytes] = []
+
+    async def tell(self, words: bytes) -> None:
+        self.words.append(words)
+
+    async def answer(self, words: bytes) -> bytes:
+        self.words.append(words)
+        await asyncio.sleep(0)
+        return words + b"!"
+
+
+async def test_what_a_child_tells_comes_in_order_and_before_its_answer(sandbox: Sandbox) -> None:
+    heard = Heard()
+
+    assert await sandbox.run(b"tell one two three", aside=heard.tell) == b"told"
+
+    assert heard.words == [b"one", b"two", b"three"]
+    assert await sandbox.run(b"tell nobody hears this") == b"told"
+    assert await sandbox.run(b"echo on") == b"on"
+
+
+async def test_what_a_child_asks_is_answered_to_whichever_thread_asked(sandbox: Sandbox) -> None:
+    heard = Heard()
+
+    assert await sandbox.run(b"ask now", aside=heard.answer) == b"now!"
+    answers = await sandbox.run(b"ask_from_threads 20", aside=heard.answer)
+
+    assert set(answers.split()) == {b"%d!" % n for n in range(20)}
+
+
+async def test_a_soft_timeout_never_cuts_a_question_in_two(sandbox: Sandbox) -> None:
+    heard = Heard()
+    for _ in range(20):
+        asked = int(await sandbox.run(b"ask_until_late", soft=0.02, aside=heard.answer))
+        assert asked > 0
+        assert await sandbox.run(b"echo on") == b"on"
+
+
+async def test_a_thread_that_a_handler_has_left_behind_is_not_heard(sandbox: Sandbox, tmp_path: Path) -> None:
+    heard = Heard()
+    path = tmp_path / "answer"
+
+    assert await sandbox.run(f"leave_a_thread {path}".encode(), aside=heard.answer) == b"left"
+    await until(written(path))
+
+    assert path.read_text() == "nobody listens"
+    assert heard.words == []
+    assert await sandbox.run(b"echo on") == b"on"
+
+
+async def test_a_question_that_cannot_be_answered_ends_the_child(sandbox: Sandbox) -> None:
+    async def fail(words: bytes) -> bytes:
+        raise OSError("no answer")
+
+    with pytest.raises(OSError, match="no answer"):
+        await sandbox.run(b"ask now", aside=fail)
+    assert await sandbox.run(b"echo on") == b"on"
+
+
+async def test_a_child_that_is_told_to_end_puts_away_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "put-away"
+    sandbox = Sandbox("sandbox_entries:entry", size=1, arguments={"greeting": str(path)})
+    await sandbox.run(b"echo on")
+
+    await sandbox.close(grace=0)
+
+    assert path.read_text() == "put away"
 
 
 async def test_requests_run_side_by_side_in_at_most_size_children() -> None:

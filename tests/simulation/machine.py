@@ -189,6 +189,25 @@ class TransportMachine(RuleBasedStateMachine):
         self._settle([(each, outcome) for each, outcome in picked.items() if each.owner == first.owner])
 
     @precondition(lambda self: self._given)
+    @rule(pick=_picks, state=st.binary(max_size=3))
+    def checkpoint(self, pick: int, state: bytes) -> None:
+        delivery = self._pick(pick)
+        checkpoints = self._transport.checkpoints
+        holds = self._holds(delivery)
+        assert self._call(checkpoints.save(delivery, state)) == holds
+        if holds:
+            self._model.groups[delivery.group].pending[delivery.entry_id].state = state
+
+    @precondition(lambda self: self._given)
+    @rule(pick=_picks)
+    def load(self, pick: int) -> None:
+        delivery = self._pick(pick)
+        held = self._model.groups[delivery.group].pending.get(delivery.entry_id)
+        if self._model.groups[delivery.group].is_there:
+            loaded = self._call(self._transport.checkpoints.load(delivery))
+            assert loaded == (held.state if held is not None else None)
+
+    @precondition(lambda self: self._given)
     @rule(picks=st.lists(_picks, min_size=1, max_size=4))
     def renew(self, picks: list[int]) -> None:
         first = self._pick(picks[0])

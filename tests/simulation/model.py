@@ -29,6 +29,8 @@ class Held:
     is_due: bool = False
     #: Not renewed for longer than a lease.
     is_stale: bool = False
+    #: Checkpointed by any of its owners.
+    state: bytes | None = None
 
     @property
     def counts(self) -> tuple[int, int, int]:

@@ -231,6 +231,7 @@ class FaultyTransport(Verbs):
         super().__init__(self, memory)
         self.capabilities = memory.capabilities
         self.recovery = Verbs(self, memory.recovery)
+        self.checkpoints = Verbs(self, memory.checkpoints)
         self.schedule = Verbs(self, memory.schedule)
         self.retention = Verbs(self, memory.retention)
         self.dead_letters = Verbs(self, memory.dead_letters)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from streamtask.transport.memory.log import ZERO, EntryId, Group, Pending, id_at, id_before, id_text, parse_id
 from streamtask.transport.memory.settlement import copy_for
-from streamtask.transport.memory.store import PARKED, RESERVED, Ledger, MemoryStore, StreamState
+from streamtask.transport.memory.store import PARKED, RESERVED, Counts, Ledger, MemoryStore, StreamState
 from streamtask.transport.port import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 
 
@@ -48,6 +48,7 @@ class MemoryInspection:
             page = [(entry_id, held) for entry_id, held in found if entry_id > position][:limit]
             ledger = self._store.find(stream).ledger(group)
             now = self._clock()
+            nothing = Counts()
             return [
                 PendingEntry(
                     stream=stream,
@@ -58,6 +59,7 @@ class MemoryInspection:
                     deliveries=held.deliveries,
                     due_in_ms=_due_in_ms(ledger, entry_id, held, now),
                     alive=held.owner in RESERVED or self._store.alive(held.owner, now),
+                    progress=ledger.counts.get(entry_id, nothing).progress,
                 )
                 for entry_id, held in page
             ]
@@ -147,13 +149,14 @@ class MemoryInspection:
 
     def _held_state(self, ledger: Ledger, entry_id: EntryId, held: Pending) -> Mapping[str, object]:
         now = self._clock()
-        counts = ledger.counts.get(entry_id)
+        counts = ledger.counts.get(entry_id) or Counts()
         answer: dict[str, object] = {
             "state": "running" if self._store.alive(held.owner, now) else "abandoned",
             "consumer": held.owner,
             "deliveries": held.deliveries,
-            "failures": counts.failures if counts else 0,
-            "error": counts.error if counts else "",
+            "failures": counts.failures,
+            "error": counts.error,
+            "progress": counts.progress,
         }
         if held.owner in RESERVED:
             answer["state"] = "retrying" if held.owner == PARKED else "waiting"

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from streamtask.errors import TransportError
 from streamtask.transport.memory.log import EntryId, Group, Log, id_text
-from streamtask.transport.port import DeadLetter, Outgoing, StoredBlob, TypeVersion
+from streamtask.transport.port import DeadLetter, Outgoing, Progress, StoredBlob, TypeVersion
 
 #: Owns entries whose retry or hand-back is not taken up yet.
 PARKED = "~parked"
@@ -59,12 +59,15 @@ class Expiring(Generic[_Value]):
 
 @dataclass(slots=True)
 class Counts:
-    """Why an entry was delivered more than once, as far as it was no crash."""
+    """Why an entry was delivered more than once, as far as it was no crash, and what its handler has come to."""
 
     failures: int = 0
     uncharged: int = 0
     #: Of the last retry.
     error: str = ""
+    #: As `Checkpoints` keeps them.
+    state: bytes | None = None
+    progress: Progress | None = None
 
 
 @dataclass(slots=True)

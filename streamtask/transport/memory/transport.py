@@ -11,6 +11,7 @@ from datetime import datetime
 
 from streamtask.clock import SystemClock
 from streamtask.errors import TransportError
+from streamtask.transport.memory.checkpoints import MemoryCheckpoints
 from streamtask.transport.memory.dead_letters import MemoryDeadLetters
 from streamtask.transport.memory.inspection import MemoryInspection
 from streamtask.transport.memory.log import ZERO, EntryId, Group, id_at, id_before, id_text, parse_id
@@ -22,6 +23,7 @@ from streamtask.transport.memory.storage import MemoryStorage
 from streamtask.transport.memory.store import RESERVED, MemoryStore, StreamState
 from streamtask.transport.port import (
     Capabilities,
+    Checkpoints,
     DeadLetters,
     Delivery,
     GroupStats,
@@ -48,6 +50,7 @@ class MemoryTransport:
         self._clock = clock = clock or SystemClock().now
         self.capabilities = Capabilities(engine="memory", durable=False)
         self.recovery: Recovery = MemoryRecovery(store, clock)
+        self.checkpoints: Checkpoints = MemoryCheckpoints(store)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)

@@ -82,7 +82,9 @@ def published(item: Outgoing, reply: Any) -> str | Exception:
 def is_plain(settlement: tuple[Delivery, Outcome]) -> bool:
     """Done without effects, and without a history that would have to be cleared."""
     delivery, result = settlement
-    return type(result) is Done and not result.emits and result.mark is None and delivery.deliveries == 1
+    if type(result) is not Done or result.emits or result.mark is not None:
+        return False
+    return delivery.deliveries == 1 and not delivery.kept
 
 
 class Targets:

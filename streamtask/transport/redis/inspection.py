@@ -14,6 +14,7 @@ import msgspec
 from streamtask.transport.port import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
+from streamtask.transport.redis.checkpoints import progress_field, progress_of
 from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
 
 _COPIED = 500
@@ -60,14 +61,18 @@ class RedisInspection:
             return []
         ids = [entry_id for entry_id, *_ in page]
         owners = sorted({keys.text(owner) for _, owner, *_ in page} - keys.RESERVED)
-        now, due, *beats = await self._wire.every(
-            [["TIME"], ["ZMSCORE", keys.retry(stream, group), *ids]]
+        now, due, said, *beats = await self._wire.every(
+            [
+                ["TIME"],
+                ["ZMSCORE", keys.retry(stream, group), *ids],
+                ["HMGET", keys.history(stream, group), *map(progress_field, ids)],
+            ]
             + [["EXISTS", keys.beat(owner)] for owner in owners]
         )
         alive = dict(zip(owners, beats, strict=True))
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
         found = []
-        for (entry_id, owner, idle, deliveries), score in zip(page, due, strict=True):
+        for (entry_id, owner, idle, deliveries), score, progress in zip(page, due, said, strict=True):
             name = keys.text(owner)
             parked = name == keys.PARKED
             due_ms = max(0, round(float(score)) - now_ms) if score is not None else 0
@@ -81,6 +86,7 @@ class RedisInspection:
                     deliveries=deliveries,
                     due_in_ms=due_ms if parked else None,
                     alive=name in keys.RESERVED or bool(alive[name]),
+                    progress=progress_of(progress),
                 )
             )
         return found
@@ -188,10 +194,11 @@ class RedisInspection:
             return {"state": "unknown"}
         _, owner, _, deliveries = pending[0]
         name = keys.text(owner)
-        failures, error, score, now, beats = await self._wire.every(
+        failures, error, progress, score, now, beats = await self._wire.every(
             [
                 ["HGET", keys.history(stream, group), f"{entry_id}:f"],
                 ["HGET", keys.history(stream, group), f"{entry_id}:e"],
+                ["HGET", keys.history(stream, group), progress_field(entry_id.encode())],
                 ["ZSCORE", keys.retry(stream, group), entry_id],
                 ["TIME"],
                 ["EXISTS", keys.beat(name)],
@@ -206,6 +213,7 @@ class RedisInspection:
             "failures": int(failures or 0),
             "error": (error or b"").decode("utf-8", "replace"),
             "due_in_ms": max(0, round(float(score)) - now_ms) if score is not None else None,
+            "progress": progress_of(progress),
         }
 
     async def replay_history(self, stream: str, group: str, *, since: str | datetime, generation: str) -> int:

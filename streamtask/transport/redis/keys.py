@@ -6,7 +6,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:retry:G                ZSET    parked entry id -> due, ms        (index of what `~parked` owns in group G)
     T:waits:G                SET     "TYPE<tab>VERSION" that some entry waits for
     T:wait:G:TYPE:VERSION    ZSET    waiting entry id -> deadline, ms  (index of what `~waiting` owns)
-    T:history:G              HASH    "ID:f" failures, "ID:u" uncharged deliveries, "ID:e" last error
+    T:history:G              HASH    "ID:f" failures, "ID:u" uncharged deliveries, "ID:e" last error,
+                                     "ID:s" checkpointed state, "ID:p" progress
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
@@ -77,7 +78,7 @@ def wait(name: str, group: str, type_: str, version: str) -> str:
 
 
 def history(name: str, group: str) -> str:
-    """Failures and uncharged deliveries of entries that have any."""
+    """Failures and uncharged deliveries of entries that have any, and what their handlers have come to."""
     return f"{tag(name)}:history:{group}"
 
 

@@ -20,6 +20,7 @@ from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
     Capabilities,
+    Checkpoints,
     Copies,
     DeadLetters,
     Delivery,
@@ -40,6 +41,7 @@ from streamtask.transport.port import (
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
 from streamtask.transport.redis.capabilities import probe
+from streamtask.transport.redis.checkpoints import RedisCheckpoints
 from streamtask.transport.redis.client import Argument, Caller, Script, ServerError, Wire
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
@@ -84,6 +86,7 @@ class RedisTransport:
         self.capabilities = Capabilities(engine="redis")
         self._copies = copies
         self.recovery: Recovery = RedisRecovery(self._wire)
+        self.checkpoints: Checkpoints = RedisCheckpoints(self._wire)
         self.schedule: Schedule | None = RedisSchedule(self._wire)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)
@@ -300,12 +303,12 @@ class RedisTransport:
             keys.types(stream, group),
         ]
         targets = self._targets(stream)
-        args: list[Argument] = [
-            group, owner, keys.done(stream, group, ""), f"{keys.tag(stream)}:wait:{group}:", len(batch),
-        ]  # fmt: skip
+        kept, words = 0, list[Argument]()
         for delivery, outcome in batch:
-            args += commands.outcome(delivery, outcome, targets)
-        return self._settle, [*names, *targets.keys()], args
+            kept = kept or delivery.kept
+            words += commands.outcome(delivery, outcome, targets)
+        head: list[Argument] = [group, owner, keys.done(stream, group, ""), f"{keys.tag(stream)}:wait:{group}:"]
+        return self._settle, [*names, *targets.keys()], [*head, int(kept), len(batch), *words]
 
     def _targets(self, cause: str) -> commands.Targets:  # noqa: ARG002 - on a cluster it matters
         """Where the emits of a settlement go; `cause` is the stream of what is settled."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -79,3 +80,109 @@ def test_the_worker_starts_without_what_draws_tables() -> None:
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert printed == "[]\n"
+
+
+# ── commands of other packages ────────────────────────────────────────────────────────────────────────────────────
+
+SHOP = """
+import click
+
+
+@click.command()
+@click.option("--to")
+def greet(to):
+    'Greet somebody.'
+    click.echo(f"hello {to}")
+
+
+not_a_command = 7
+"""
+
+ENTRY_POINTS = """
+[streamtask.commands]
+greet = shop_commands:greet
+worker = shop_commands:greet
+transcribe = needs_a_model:transcribe
+needy = wants_an_extra:needy
+gone = shop_commands:gone
+number = shop_commands:not_a_command
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that has commands, some of which cannot be used."""
+    info = tmp_path / "shop_tools-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shop-tools\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    (tmp_path / "shop_commands.py").write_text(SHOP)
+    (tmp_path / "needs_a_model.py").write_text("import no_such_model_library\n")
+    (tmp_path / "wants_an_extra.py").write_text(
+        "from streamtask import ConfigurationError\nraise ConfigurationError(\"pip install '.[audio]'\")\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(streamtask, arguments, prog_name="streamtask")
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_command_of_another_package_runs_as_one_of_ours(shop: None) -> None:
+    assert run("greet", "--to", "you") == (0, "hello you\n", "")
+    assert "Usage: streamtask greet" in run("greet", "--help")[1]
+
+
+def test_the_help_lists_the_others_after_our_own_also_those_that_cannot_be_used(shop: None) -> None:
+    code, out, err = run("--help")
+
+    listed = [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()]
+    assert (code, err) == (0, "")
+    assert listed == [*COMMANDS, "gone", "greet", "needy", "number", "transcribe"]
+    assert "Greet somebody." in out
+
+
+def test_an_unknown_word_is_answered_with_the_commands_of_others_too(shop: None) -> None:
+    code, _, err = run("grete")
+
+    assert code == 2
+    assert f"there are {', '.join(COMMANDS)}, gone, greet, needy, number, transcribe." in err
+
+
+def test_a_built_in_name_stays_ours(shop: None) -> None:
+    assert "Run consumers until SIGTERM" in run("worker", "--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("transcribe", "of shop-tools cannot be used: No module named 'no_such_model_library'"),
+        ("needy", "of shop-tools cannot be used: pip install '.[audio]'"),
+        ("gone", "of shop-tools cannot be used: module 'shop_commands' has no attribute 'gone'"),
+        ("number", "is none of click"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["file.wav", "--language", "en"]])
+def test_one_that_cannot_be_used_says_in_one_line_what_is_missing(
+    shop: None, name: str, why: str, arguments: list[str]
+) -> None:
+    code, out, err = run(name, *arguments)
+
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert repr(name) in err
+    assert why in err
+
+
+def test_our_own_commands_start_without_what_reads_what_is_installed() -> None:
+    code = (
+        "import sys; from streamtask.cli.main import streamtask; "
+        "streamtask.main(['worker', '--group'], prog_name='streamtask')"
+    )
+    listing = f"import atexit, sys; atexit.register(lambda: print('importlib.metadata' in sys.modules)); {code}"
+
+    done = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=False)
+
+    assert "requires an argument" in done.stderr
+    assert done.stdout == "False\n"

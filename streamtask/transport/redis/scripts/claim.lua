@@ -16,7 +16,7 @@ local function take(id, from, into)
     if not entry or not entry[2] then
         -- Deleted from the stream by somebody else. Redis 6.2 would keep it pending for ever.
         redis.call('XACK', stream, group, id)
-        redis.call('HDEL', history, id .. ':f', id .. ':u', id .. ':e')
+        forget(history, id)
         gone[#gone + 1] = id
         return
     end

@@ -59,6 +59,11 @@ local function give(stream, group, owner, id)
     redis.call('XCLAIM', stream, group, owner, 0, id, 'JUSTID')
 end
 
+-- Forget all that is kept of an entry -> as HDEL. The fields are those of `keys.py`.
+local function forget(history, id)
+    return redis.pcall('HDEL', history, id .. ':f', id .. ':u', id .. ':e', id .. ':s', id .. ':p')
+end
+
 -- A server that is full refuses a script's first write if it may take memory, and after one that takes none it lets the
 -- others pass. For housekeeping and settling, which make room. Changes nothing: no hash has such a field.
 local function let_pass(hash)

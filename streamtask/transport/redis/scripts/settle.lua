@@ -1,8 +1,8 @@
 -- settle: commit a batch of outcomes of one owner in one group; each is fenced and atomic by itself.
 -- KEYS[1] stream  [2] retry index  [3] history  [4] dead letters  [5] dead-letter counts  [6] skipped  [7] waits
 --     [8] types of the group  [9..] streams that are emitted to
--- ARGV group, owner, prefix of marks, prefix of wait indexes, number of outcomes, then for each: verb, id, delivery
---     count and
+-- ARGV group, owner, prefix of marks, prefix of wait indexes, 1 if something may be kept of an entry that was delivered
+--     once (else 0), number of outcomes, then for each: verb, id, delivery count and
 --     done     nothing more: no effects
 --     emit     index in KEYS, envelope: one event that has no other field
 --     effects  mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index in KEYS, delay ms
@@ -20,7 +20,8 @@
 -- with one of the outcomes.
 local stream, retry, history, dead, counts_key, skipped, waits, types = unpack(KEYS, 1, 8)
 local group, owner, mark_prefix, wait_prefix = unpack(ARGV, 1, 4)
-local at = 6
+local kept = ARGV[5] == '1'
+local at = 7
 
 local function word()
     local value = ARGV[at]
@@ -71,7 +72,7 @@ local function parse()
 end
 
 local outcomes, ids = {}, {}
-for i = 1, tonumber(ARGV[5]) do
+for i = 1, tonumber(ARGV[6]) do
     outcomes[i] = parse()
     ids[i] = outcomes[i].id
 end
@@ -83,8 +84,9 @@ let_pass(history)
 local acked = {}
 
 local function ack(o)
-    -- What was delivered once has no history. Refused, it leaves some bytes; as an error, it would double the effects.
-    if o.count > 1 then redis.pcall('HDEL', history, o.id .. ':f', o.id .. ':u', o.id .. ':e') end
+    -- What was delivered once has mostly no history. Refused, it leaves some bytes; as an error, it would double the
+    -- effects.
+    if o.count > 1 or kept then forget(history, o.id) end
     acked[#acked + 1] = o.id
     return 'ok'
 end
