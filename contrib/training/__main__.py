@@ -1,0 +1,56 @@
+"""`python -m training`, run from `contrib/`: each step of making the models, in the order of README.md."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+#: Seeds and sizes of the corpora; the shipped models come from these.
+_CORPORA = {"development": (2, 200), "test": (3, 200), "training": (1, 24_000)}
+
+
+def main() -> None:
+    """Do what the command line says."""
+    options = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    # Threads that wait by spinning take the core from whoever they wait for; read when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    options.run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/training"), help="where corpora and checkpoints are kept")
+    parser.add_argument("--threads", type=int, default=2, help="of torch; another number gives other weights")
+    commands = parser.add_subparsers(required=True)
+    for name, run, says in (
+        ("synthesise", _synthesise, "speak the corpora"),
+        ("speech", _speech, "train the recogniser, from its checkpoint if there is one"),
+    ):
+        commands.add_parser(name, help=says).set_defaults(run=run)
+    return parser
+
+
+def _synthesise(options: argparse.Namespace) -> None:
+    from training import corpus
+
+    for name, (seed, count) in _CORPORA.items():
+        corpus.build(options.work / "corpus", name, count, seed=seed, processes=options.threads)
+
+
+def _speech(options: argparse.Namespace) -> None:
+    import torch
+
+    from training.corpus import Corpus
+    from training.speech import Plan, Trainer
+
+    torch.set_num_threads(options.threads)
+    trainer = Trainer(Corpus(options.work / "corpus", "training"), Plan())
+    trainer.run(options.work / "speech.pt")
+
+
+if __name__ == "__main__":
+    main()
