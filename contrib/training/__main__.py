@@ -23,12 +23,16 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/training"), help="where corpora and checkpoints are kept")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/training"), help="where corpora and checkpoints are kept"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of torch; another number gives other weights")
     commands = parser.add_subparsers(required=True)
     for name, run, says in (
         ("synthesise", _synthesise, "speak the corpora"),
         ("speech", _speech, "train the recogniser, from its checkpoint if there is one"),
+        ("translation", _translation, "train the translator"),
+        ("export", _export, "write both where the package has them"),
     ):
         commands.add_parser(name, help=says).set_defaults(run=run)
     return parser
@@ -50,6 +54,31 @@ def _speech(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     trainer = Trainer(Corpus(options.work / "corpus", "training"), Plan())
     trainer.run(options.work / "speech.pt")
+
+
+def _translation(options: argparse.Namespace) -> None:
+    import torch
+
+    from training import translation
+
+    torch.set_num_threads(options.threads)
+    plan = translation.Plan()
+    trainer = translation.Trainer(translation.pieces(options.work / "spm.model", seed=plan.seed), plan)
+    trainer.run()
+    torch.save(trainer.network.state_dict(), options.work / "translation.pt")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from sentencepiece import SentencePieceProcessor
+    from streamtask_contrib.models import SPEECH, TRANSLATION
+
+    from training import export, speech, translation
+    from training.tokens import Tokens
+
+    tokens, pieces = Tokens(), options.work / "spm.model"
+    export.speech(speech.trained(options.work / "speech.pt", tokens), tokens, SPEECH)
+    network = translation.trained(options.work / "translation.pt", SentencePieceProcessor(model_file=str(pieces)))
+    export.translation(network, pieces, TRANSLATION)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,20 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training import voices
 from training.synthesis import Clip, Espeak, EspeakError, Speaker
 from training.vocabulary import utterance
 
-#: Utterances and the share of their voices that nobody has.
+#: The share of the training's utterances whose voice nobody has.
 _DRAWN_SHARE = 0.8
 #: A voice that cannot be used for one utterance is left for the next; so many in a row are no accident.
 _TRIES = 20
@@ -84,25 +83,17 @@ def build(folder: Path, name: str, count: int, *, seed: int, processes: int = 2)
     (folder / f"{name}.json").write_text(json.dumps(entries))
 
 
-class _speaking(AbstractContextManager[Any]):  # noqa: N801 - used as a function
-    """Processes that speak, each with an espeak-ng of its own; what they are asked comes back in order."""
+_Job = tuple[str, int, int]
 
-    def __init__(self, processes: int) -> None:
-        self._processes = processes
-        self._held = ExitStack()
 
-    def __enter__(self) -> Any:
-        data = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="espeak-ng-")))
-        pool = get_context("spawn").Pool(self._processes, _open, (data,))
-        self._held.callback(pool.terminate)
-
-        def clips(jobs: Sequence[tuple[str, int, int]]) -> Iterator[tuple[Clip, str]]:
-            return pool.imap(_speak, jobs, chunksize=32)
-
-        return clips
-
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
+@contextmanager
+def _speaking(processes: int) -> Iterator[Callable[[Sequence[_Job]], Iterator[tuple[Clip, str]]]]:
+    """Processes that speak, each with an espeak-ng of its own; what they are asked for comes back in order."""
+    with (
+        tempfile.TemporaryDirectory(prefix="espeak-ng-") as data,
+        get_context("spawn").Pool(processes, _open, (Path(data),)) as pool,
+    ):
+        yield lambda jobs: pool.imap(_speak, jobs, chunksize=32)
 
 
 _espeak: Espeak
@@ -113,7 +104,7 @@ def _open(data: Path) -> None:
     _espeak = Espeak(Path(tempfile.mkdtemp(dir=data)))
 
 
-def _speak(job: tuple[str, int, int]) -> tuple[Clip, str]:
+def _speak(job: _Job) -> tuple[Clip, str]:
     name, seed, number = job
     rng = random.Random(f"{seed}/{name}/{number}")
     for _ in range(_TRIES):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ctranslate2.specs import whisper_spec
+from ctranslate2.specs import common_spec, transformer_spec, whisper_spec
+from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
-from training.network import Attention, Layer, Whisper
+from training.network import Attention, Layer, Translator, Whisper
+from training.parallel import TAGS
 from training.tokens import WINDOW, Tokens
 
 #: 8 bits for what is multiplied; 16 for the rest, of which the encoder's positions are most.
@@ -41,6 +44,34 @@ def speech(network: Whisper, tokens: Tokens, folder: Path) -> None:
     # Without this file faster-whisper assumes windows of 30 s; without the tokenizer's it asks a hub for one.
     preprocessor = {"feature_size": shape.mels, "sampling_rate": 16_000, "hop_length": 160, "n_fft": 400}
     (folder / "preprocessor_config.json").write_text(json.dumps({**preprocessor, "chunk_length": WINDOW}))
+
+
+def translation(network: Translator, pieces: Path, folder: Path) -> None:
+    """Write the translator with its sentencepiece model, and the file that tells how it is asked for a language."""
+    shape = network.shape
+    spec = transformer_spec.TransformerSpec.from_config(
+        (shape.encoder_layers, shape.decoder_layers),
+        shape.heads,
+        pre_norm=True,
+        activation=common_spec.Activation.GELU,
+    )
+    for target in (spec.encoder.embeddings[0], spec.decoder.embeddings, spec.decoder.projection):
+        target.weight = _numbers(network.embedding.weight)
+    _layers(spec.encoder.layer, network.encoder)
+    _layers(spec.decoder.layer, network.decoder)
+    _norm(spec.encoder.layer_norm, network.encoder_norm)
+    _norm(spec.decoder.layer_norm, network.decoder_norm)
+    processor = SentencePieceProcessor(model_file=str(pieces))
+    vocabulary = [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
+    spec.register_source_vocabulary(vocabulary)
+    spec.register_target_vocabulary(vocabulary)
+    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = "<s>", "</s>", "<unk>"
+    spec.config.decoder_start_token = spec.config.bos_token
+    spec.config.add_source_eos = True
+    _save(spec, folder, "int8")
+    shutil.copyfile(pieces, folder / pieces.name)
+    manifest = {"family": "tagged", "source": ["en"], "targets": dict(TAGS), "tokenizer": pieces.name}
+    (folder / "streamtask-model.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _layers(targets: Any, sources: nn.ModuleList) -> None:

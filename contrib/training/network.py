@@ -1,7 +1,8 @@
-"""Whisper's architecture, as small as the task allows: 0.8 million numbers.
+"""Both networks: Whisper's architecture with 0.8 million numbers, and a translator of a third of that.
 
-Three things differ from a plain transformer, all for training only: attention can be told how many padded frames a
-short batch stands for, the last decoder layer keeps its attention to be guided, and a head names the word at each frame.
+Three things in Whisper differ from a plain transformer, all for training only: attention can be told how many padded
+frames a short batch stands for, the last decoder layer keeps its attention to be guided, and a head names the word at
+each frame.
 """
 
 from __future__ import annotations
@@ -47,7 +48,11 @@ class Attention(nn.Module):
 
     def forward(self, inputs: Tensor, memory: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """Let `inputs` look at `memory`; `bias` is added to the weights before they are normalised."""
-        query, key, value = self._split(self.query(inputs)), self._split(self.key(memory)), self._split(self.value(memory))
+        query, key, value = (
+            self._split(self.query(inputs)),
+            self._split(self.key(memory)),
+            self._split(self.value(memory)),
+        )
         if self._keeps and self.training and bias is not None:
             self.weights = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + bias).softmax(-1)
             heard = self.weights @ value
@@ -139,7 +144,38 @@ class Whisper(nn.Module):
         return weights
 
 
-def _sinusoids(count: int, width: int) -> Tensor:
+class Translator(nn.Module):
+    """A transformer from tokens to tokens of one vocabulary, with one table of embeddings for all of its three uses."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        # CTranslate2 computes these itself, and begins with one.
+        self.register_buffer("positions", _sinusoids(shape.context, shape.width, first=1), persistent=False)
+        self.encoder = nn.ModuleList(Layer(shape, crosses=False) for _ in range(shape.encoder_layers))
+        self.encoder_norm = nn.LayerNorm(shape.width)
+        self.decoder = nn.ModuleList(Layer(shape, crosses=True) for _ in range(shape.decoder_layers))
+        self.decoder_norm = nn.LayerNorm(shape.width)
+        nn.init.normal_(self.embedding.weight, std=shape.width**-0.5)
+
+    def forward(self, source: Tensor, is_padding: Tensor, target: Tensor) -> Tensor:
+        """Return a score for every token after each of `target`."""
+        bias = (is_padding * -1e9)[:, None, None]
+        memory = self._embed(source)
+        for layer in self.encoder:
+            memory = layer(memory, bias)
+        memory = self.encoder_norm(memory)
+        rows = self._embed(target)
+        for layer in self.decoder:
+            rows = layer(rows, bias, memory)
+        return self.decoder_norm(rows) @ self.embedding.weight.T
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.embedding(tokens) * self.shape.width**0.5 + self.positions[: tokens.shape[1]]
+
+
+def _sinusoids(count: int, width: int, *, first: int = 0) -> Tensor:
     scale = torch.exp(-math.log(10_000) / (width // 2 - 1) * torch.arange(width // 2))
-    angle = torch.arange(count)[:, None] * scale
+    angle = torch.arange(first, first + count)[:, None] * scale
     return torch.cat([angle.sin(), angle.cos()], 1)

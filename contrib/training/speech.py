@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from training.corpus import Corpus
 from training.features import FULL_WINDOW, Features
 from training.network import Shape, Whisper
+from training.optimisers import Optimisers
 from training.synthesis import RATE
 from training.tokens import WINDOW, Tokens
 from training.vocabulary import WORDS
@@ -41,8 +42,6 @@ class Plan:
     steps: int = 9000
     seed: int = 1
     rate: float = 2e-3
-    #: How many times that rate Muon has, which learns the matrices within the layers.
-    muon_times: float = 4.0
     warm_up: int = 150
     #: Steps between two checkpoints.
     kept_every: int = 500
@@ -59,7 +58,7 @@ class Plan:
     def padding_at(self, step: int) -> float:
         """Return what is added to the attention to padding: hidden at first, else all attention goes there."""
         done = step / self.steps
-        if done < 0.3:  # noqa: PLR2004 - a share of the steps
+        if done < 0.3:
             return -30.0
         return -12.0 * max(0.0, 0.55 - done) / 0.25
 
@@ -94,7 +93,7 @@ class Trainer:
         self.step = 0
         self._recordings = Recordings(corpus, plan.seed)
         self._features = Features()
-        self._optimisers = _optimisers(self.network, plan)
+        self._optimisers = Optimisers(self.network, (*self.network.encoder, *self.network.decoder))
 
     def run(self, kept: Path) -> None:
         """Train to the end of the plan, from the checkpoint `kept` if there is one."""
@@ -114,14 +113,9 @@ class Trainer:
         """Take one step; return its losses."""
         self.network.train()
         losses = self._losses(self._batch())
-        self.network.zero_grad()
         weights = {"tokens": 1.0, "attention": 0.3, "frames": self.plan.frame_share_at(self.step)}
-        torch.stack([losses[name] * weight for name, weight in weights.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        for optimiser, times in zip(self._optimisers, (1.0, self.plan.muon_times), strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = self.plan.rate_at(self.step) * times
-            optimiser.step()
+        loss = torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
+        self._optimisers.step(loss, self.plan.rate_at(self.step))
         self.step += 1
         return {name: value.item() for name, value in losses.items()}
 
@@ -130,7 +124,7 @@ class Trainer:
         rng = random.Random(f"{self.plan.seed}/{self.step}")
         is_full = self.plan.is_full_at(self.step)
         longest = self.plan.longest_at(self.step)
-        seconds = longest if is_full or rng.random() < 0.35 else rng.uniform(1.0, longest)  # noqa: PLR2004 - a share
+        seconds = longest if is_full or rng.random() < 0.35 else rng.uniform(1.0, longest)
         count = _BATCH_OF_FULL_WINDOWS if is_full else min(_BATCH_LARGEST, round(_BATCH_SECONDS / seconds))
         windows = [self._recordings.window(round(seconds * RATE), rng) for _ in range(count)]
         answers = [answer(window, self.tokens, rng) for window in windows]
@@ -146,9 +140,7 @@ class Trainer:
         )
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        frames, bias, sound = self.network.encode(
-            batch.mel, batch.counts, padding=self.plan.padding_at(self.step)
-        )
+        frames, bias, sound = self.network.encode(batch.mel, batch.counts, padding=self.plan.padding_at(self.step))
         scores = self.network.decode(batch.given, frames, bias)
         tokens = functional.cross_entropy(
             scores.flatten(0, 1), batch.wanted.flatten(), ignore_index=IGNORED, label_smoothing=0.02
@@ -165,7 +157,7 @@ class Trainer:
         state = {
             "step": self.step,
             "network": self.network.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+            "optimisers": self._optimisers.state(),
         }
         fresh = path.with_suffix(".new")
         torch.save(state, fresh)
@@ -175,21 +167,14 @@ class Trainer:
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
-        for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(kept)
+        self._optimisers.restore(state["optimisers"])
 
 
-def _optimisers(network: Whisper, plan: Plan) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """AdamW for what is looked up, convolved or added; Muon for the layers' matrices, where it needs half the steps."""
-    matrices = [
-        numbers for layer in (*network.encoder, *network.decoder) for numbers in layer.parameters() if numbers.ndim > 1
-    ]
-    muon = {id(numbers) for numbers in matrices}
-    rest = [numbers for numbers in network.parameters() if id(numbers) not in muon]
-    return (
-        torch.optim.AdamW(rest, plan.rate, betas=(0.9, 0.98), weight_decay=0.01),
-        torch.optim.Muon(matrices, plan.rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-    )
+def trained(checkpoint: Path, tokens: Tokens) -> Whisper:
+    """Return the network of a checkpoint."""
+    network = Whisper(Shape(tokens.size))
+    network.load_state_dict(torch.load(checkpoint, weights_only=True)["network"])
+    return network
 
 
 def _table(rows: list[list[int]], filling: int) -> Tensor:

@@ -56,7 +56,7 @@ def _formants(rng: random.Random) -> list[str]:
     lines = [f"formant 0 {throat * 100:.0f} {rng.randint(80, 130)} {rng.randint(80, 150)}"]
     for number in range(1, 9):
         frequency = 100 * throat * rng.uniform(0.9, 1.12)
-        missing = number > 2 and rng.random() < 0.08  # noqa: PLR2004 - the third and higher ones carry little
+        missing = number > 2 and rng.random() < 0.08
         height = 0 if missing else rng.randint(60, 150)
         lines.append(f"formant {number} {frequency:.0f} {height} {rng.randint(70, 160)}")
     return lines

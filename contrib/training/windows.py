@@ -77,11 +77,11 @@ class Recordings:
 
     def window(self, length: int, rng: random.Random) -> Window:
         """Return a window of at most `length` samples."""
-        if rng.random() < 0.06:  # noqa: PLR2004 - a share
+        if rng.random() < 0.06:
             return Window(self._noise(rng.randrange(length // 2, length), rng, loud=True), ())
         sound = np.zeros(length, np.float32)
-        several = rng.random() < 0.5  # noqa: PLR2004 - a share
-        is_cut = length == WINDOW * RATE and rng.random() < 0.15  # noqa: PLR2004 - a share
+        several = rng.random() < 0.5
+        is_cut = length == WINDOW * RATE and rng.random() < 0.15
         turns: list[Turn] = []
         end = self._lead(length, rng)
         while not turns or several or is_cut:
@@ -97,14 +97,14 @@ class Recordings:
             return Window(self._noise(length, rng, loud=True), ())
         tail = round(rng.choice((rng.uniform(0.02, 0.3), rng.uniform(0.1, 1.5))) * RATE)
         sound = sound[: min(length, end + tail)]
-        if rng.random() < 0.7:  # noqa: PLR2004 - a share
+        if rng.random() < 0.7:
             sound = sound + self._noise(len(sound), rng, loud=False) * float(sound.std() + 1e-5)
         return Window(sound, tuple(turns))
 
     def _lead(self, length: int, rng: random.Random) -> int:
-        if rng.random() < 0.2:  # noqa: PLR2004 - a share
+        if rng.random() < 0.2:
             return 0
-        longest = 3.0 if rng.random() < 0.15 else 0.9  # noqa: PLR2004 - a share
+        longest = 3.0 if rng.random() < 0.15 else 0.9
         return round(min(rng.uniform(0, longest), length / RATE / 3) * RATE)
 
     def _clip(self, longest: int, rng: random.Random) -> Clip | None:
@@ -113,9 +113,9 @@ class Recordings:
         if not fitting:
             return None
         # The longer half twice as often: the short ones are few words over and over.
-        number = rng.randrange(fitting // 2, fitting) if rng.random() < 0.5 else rng.randrange(fitting)  # noqa: PLR2004
+        number = rng.randrange(fitting // 2, fitting) if rng.random() < 0.5 else rng.randrange(fitting)
         clip = self._corpus.clip(self._by_length[number])
-        return _part(clip, rng) if rng.random() < 0.25 else clip  # noqa: PLR2004 - a share
+        return _part(clip, rng) if rng.random() < 0.25 else clip
 
     def _noise(self, length: int, rng: random.Random, *, loud: bool) -> NDArray[np.float32]:
         """Hiss or rumble; `loud` is as loud as it gets when nobody speaks, else it is meant for under a voice."""
@@ -125,12 +125,12 @@ class Recordings:
         sound = noise[start : start + length] * level
         if loud:
             kind = rng.random()
-            if kind < 0.2:  # noqa: PLR2004 - a share
+            if kind < 0.2:
                 return np.zeros(length, np.float32)
-            if kind < 0.35:  # noqa: PLR2004 - a share
+            if kind < 0.35:
                 hum = np.sin(np.arange(length) * (2 * np.pi * rng.uniform(50, 3000) / RATE)).astype(np.float32)
                 sound = sound * 0.1 + hum * level
-            elif kind < 0.5:  # noqa: PLR2004 - a share
+            elif kind < 0.5:
                 for _ in range(rng.randint(1, 8)):  # knocks
                     at = rng.randrange(length - 400)
                     sound[at : at + 400] += sound[at : at + 400] * np.exp(-np.arange(400) / 80) * 30
@@ -139,8 +139,8 @@ class Recordings:
 
 def answer(window: Window, tokens: Tokens, rng: random.Random) -> Answer:
     """Return what the decoder should say of a window: with timestamps or without, after a prompt or none."""
-    prompt = [tokens.previous, *tokens.of(utterance(rng).split())] if rng.random() < 0.1 else []  # noqa: PLR2004
-    timed = rng.random() < 0.6  # noqa: PLR2004 - a share
+    prompt = [tokens.previous, *tokens.of(utterance(rng).split())] if rng.random() < 0.1 else []
+    timed = rng.random() < 0.6
     said: list[tuple[int, Spoken | None]] = []
     if not window.turns:
         return _silence(prompt, tokens, timed=timed)
