@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
         ("speech", _speech, "train the recogniser, from its checkpoint if there is one"),
         ("translation", _translation, "train the translator"),
         ("export", _export, "write both where the package has them"),
+        ("demo", _demo, "speak the recording that the package has"),
+        ("evaluate", _evaluate, "judge what the package has, and write its card"),
     ):
         commands.add_parser(name, help=says).set_defaults(run=run)
     return parser
@@ -79,6 +81,38 @@ def _export(options: argparse.Namespace) -> None:
     export.speech(speech.trained(options.work / "speech.pt", tokens), tokens, SPEECH)
     network = translation.trained(options.work / "translation.pt", SentencePieceProcessor(model_file=str(pieces)))
     export.translation(network, pieces, TRANSLATION)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from streamtask_contrib import models
+
+    from training import card, evaluate, speech, translation
+    from training.corpus import Corpus
+
+    folder = Path(models.__file__).parent
+    results = {
+        "speech": evaluate.speech(models.SPEECH, Corpus(options.work / "corpus", "test"), tell=print),
+        "translation": evaluate.translation(models.TRANSLATION, count=1000, tell=print),
+        "bytes": {"speech": _size(models.SPEECH), "translation": _size(models.TRANSLATION)},
+        "training": {
+            "utterances": _CORPORA["training"][1],
+            "speech": {"steps": speech.Plan().steps, "seed": speech.Plan().seed},
+            "translation": {"steps": translation.Plan().steps, "seed": translation.Plan().seed},
+        },
+    }
+    card.write(folder, results)
+
+
+def _demo(_: argparse.Namespace) -> None:
+    import streamtask_contrib
+
+    from training import demo
+
+    demo.write(Path(next(iter(streamtask_contrib.__path__))) / "demo")
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 if __name__ == "__main__":

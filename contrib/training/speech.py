@@ -39,12 +39,12 @@ _WORD_NUMBERS = {word: number for number, word in enumerate(WORDS, 1)}
 class Plan:
     """How long and how to train; the defaults are the shipped model's."""
 
-    steps: int = 9000
+    steps: int = 5500
     seed: int = 1
     rate: float = 2e-3
     warm_up: int = 150
     #: Steps between two checkpoints.
-    kept_every: int = 500
+    kept_every: int = 250
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate: up, then along a cosine down to a fiftieth."""
