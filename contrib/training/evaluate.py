@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
 from training.corpus import Corpus
-from training.parallel import TAGS, is_held_out, sentence, translate
+from training.parallel import TAGS, translate, unseen
 from training.scoring import Score, score, word_errors
 from training.synthesis import RATE, Clip
 from training.tokens import WINDOW
@@ -98,17 +98,6 @@ def translation(model: Path, *, count: int, tell: Callable[[str], None]) -> dict
         for line, text in wrong[:20]:
             tell(f"    {line!r} became {text!r}")
     return results
-
-
-def unseen(count: int, *, seed: int) -> list[str]:
-    """Return lines that the training leaves out."""
-    rng = random.Random(seed)
-    lines: dict[str, None] = {}
-    while len(lines) < count:
-        line = sentence(rng)
-        if is_held_out(line):
-            lines[line] = None
-    return list(lines)
 
 
 def turns(clips: list[Clip], count: int, seconds: int, *, seed: int) -> Iterator[Recording]:

@@ -179,6 +179,17 @@ def is_held_out(text: str) -> bool:
     return text.count(" ") > 1 and zlib.crc32(text.encode()) % 10 == 0
 
 
+def unseen(count: int, *, seed: int) -> list[str]:
+    """Return lines that the training leaves out."""
+    rng = random.Random(seed)
+    lines: dict[str, None] = {}
+    while len(lines) < count:
+        line = sentence(rng)
+        if is_held_out(line):
+            lines[line] = None
+    return list(lines)
+
+
 def _any_command(rng: random.Random) -> str:
     noun = f"the {rng.choice(('', 'next '))}{rng.choice(tuple(_NOUNS))}"
     verb = rng.choice(tuple(_VERBS))

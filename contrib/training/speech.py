@@ -29,8 +29,8 @@ from training.windows import IGNORED, Answer, Recordings, answer
 log = logging.getLogger(__name__)
 
 #: Seconds of sound in a batch, however long its windows are: a step takes about the same time throughout.
-_BATCH_SECONDS = 96
-_BATCH_LARGEST, _BATCH_OF_FULL_WINDOWS = 40, 6
+_BATCH_SECONDS = 72
+_BATCH_LARGEST, _BATCH_OF_FULL_WINDOWS = 36, 4
 _FRAME = RATE // 50
 _WORD_NUMBERS = {word: number for number, word in enumerate(WORDS, 1)}
 
@@ -39,7 +39,7 @@ _WORD_NUMBERS = {word: number for number, word in enumerate(WORDS, 1)}
 class Plan:
     """How long and how to train; the defaults are the shipped model's."""
 
-    steps: int = 5500
+    steps: int = 5000
     seed: int = 1
     rate: float = 2e-3
     warm_up: int = 150
