@@ -34,9 +34,11 @@ def _parser() -> argparse.ArgumentParser:
         ("translation", _translation, "train the translator"),
         ("export", _export, "write both where the package has them"),
         ("demo", _demo, "speak the recording that the package has"),
-        ("evaluate", _evaluate, "judge what the package has, and write its card"),
     ):
         commands.add_parser(name, help=says).set_defaults(run=run)
+    evaluate = commands.add_parser("evaluate", help="judge what the package has, and write its card")
+    evaluate.add_argument("--development", action="store_true", help="with other voices than the test's, and no card")
+    evaluate.set_defaults(run=_evaluate)
     return parser
 
 
@@ -89,10 +91,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     from training import card, evaluate, speech, translation
     from training.corpus import Corpus
 
-    folder = Path(models.__file__).parent
+    corpus = Corpus(options.work / "corpus", "development" if options.development else "test")
+    heard = evaluate.speech(models.SPEECH, corpus, tell=print)
+    translated = evaluate.translation(models.TRANSLATION, count=1000, tell=print)
+    if options.development:
+        return
     results = {
-        "speech": evaluate.speech(models.SPEECH, Corpus(options.work / "corpus", "test"), tell=print),
-        "translation": evaluate.translation(models.TRANSLATION, count=1000, tell=print),
+        "speech": heard,
+        "translation": translated,
         "bytes": {"speech": _size(models.SPEECH), "translation": _size(models.TRANSLATION)},
         "training": {
             "utterances": _CORPORA["training"][1],
@@ -100,7 +106,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             "translation": {"steps": translation.Plan().steps, "seed": translation.Plan().seed},
         },
     }
-    card.write(folder, results)
+    card.write(Path(models.__file__).parent, results)
 
 
 def _demo(_: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Utterances on disk: the sound of all of them in one file, and an index of what is said where.
 
-The same seed gives the same corpus, however many processes make it: each utterance has a generator of its own.
+The same seed gives the same corpus, however many processes make it: each utterance has a generator of its own, and
+each stretch of utterances a process of its own, because how espeak-ng says one depends on what it has said before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from training.vocabulary import utterance
 _DRAWN_SHARE = 0.8
 #: A voice that cannot be used for one utterance is left for the next; so many in a row are no accident.
 _TRIES = 20
+#: Utterances that one process speaks.
+_STRETCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,10 @@ def _speaking(processes: int) -> Iterator[Callable[[Sequence[_Job]], Iterator[tu
     """Processes that speak, each with an espeak-ng of its own; what they are asked for comes back in order."""
     with (
         tempfile.TemporaryDirectory(prefix="espeak-ng-") as data,
-        get_context("spawn").Pool(processes, _open, (Path(data),)) as pool,
+        # Forked: a stretch is spoken in the time that a fresh Python takes to load scipy.
+        get_context("fork").Pool(processes, _open, (Path(data),), maxtasksperchild=1) as pool,
     ):
-        yield lambda jobs: pool.imap(_speak, jobs, chunksize=32)
+        yield lambda jobs: pool.imap(_speak, jobs, chunksize=_STRETCH)
 
 
 _espeak: Espeak

@@ -107,7 +107,7 @@ class Trainer:
                 shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
                 log.info("step %d %s, %.3f s a step", self.step, shown, seconds)
             if self.step % self.plan.kept_every == 0 or self.step == self.plan.steps:
-                self._keep(kept)
+                self.keep(kept)
 
     def learn(self) -> dict[str, float]:
         """Take one step; return its losses."""
@@ -152,7 +152,8 @@ class Trainer:
         )
         return {"tokens": tokens, "attention": _astray(self.network.guided(), batch.answers), "frames": named}
 
-    def _keep(self, path: Path) -> None:
+    def keep(self, path: Path) -> None:
+        """Write a checkpoint, from which `run` goes on."""
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
