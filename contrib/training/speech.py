@@ -28,8 +28,6 @@ from training.windows import IGNORED, Answer, Recordings, answer
 
 log = logging.getLogger(__name__)
 
-#: Seconds of sound in a batch, however long its windows are: a step takes about the same time throughout.
-_BATCH_SECONDS = 72
 _BATCH_LARGEST, _BATCH_OF_FULL_WINDOWS = 36, 4
 _FRAME = RATE // 50
 _WORD_NUMBERS = {word: number for number, word in enumerate(WORDS, 1)}
@@ -43,6 +41,8 @@ class Plan:
     seed: int = 1
     rate: float = 2e-3
     warm_up: int = 150
+    #: Sound in a batch, however long its windows are: a step takes about the same time throughout.
+    batch_seconds: float = 72
     #: Steps between two checkpoints.
     kept_every: int = 250
 
@@ -125,7 +125,7 @@ class Trainer:
         is_full = self.plan.is_full_at(self.step)
         longest = self.plan.longest_at(self.step)
         seconds = longest if is_full or rng.random() < 0.35 else rng.uniform(1.0, longest)
-        count = _BATCH_OF_FULL_WINDOWS if is_full else min(_BATCH_LARGEST, round(_BATCH_SECONDS / seconds))
+        count = _BATCH_OF_FULL_WINDOWS if is_full else min(_BATCH_LARGEST, max(1, round(self.plan.batch_seconds / seconds)))
         windows = [self._recordings.window(round(seconds * RATE), rng) for _ in range(count)]
         answers = [answer(window, self.tokens, rng) for window in windows]
         mel, counts = self._features(
