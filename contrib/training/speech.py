@@ -125,7 +125,9 @@ class Trainer:
         is_full = self.plan.is_full_at(self.step)
         longest = self.plan.longest_at(self.step)
         seconds = longest if is_full or rng.random() < 0.35 else rng.uniform(1.0, longest)
-        count = _BATCH_OF_FULL_WINDOWS if is_full else min(_BATCH_LARGEST, max(1, round(self.plan.batch_seconds / seconds)))
+        count = min(_BATCH_LARGEST, max(1, round(self.plan.batch_seconds / seconds)))
+        if is_full:
+            count = _BATCH_OF_FULL_WINDOWS
         windows = [self._recordings.window(round(seconds * RATE), rng) for _ in range(count)]
         answers = [answer(window, self.tokens, rng) for window in windows]
         mel, counts = self._features(

@@ -78,7 +78,7 @@ class Recordings:
     def window(self, length: int, rng: random.Random) -> Window:
         """Return a window of at most `length` samples."""
         if rng.random() < 0.06:
-            return Window(self._noise(rng.randrange(length // 2, length), rng, loud=True), ())
+            return Window(self._nobody(rng.randrange(length // 2, length), rng), ())
         sound = np.zeros(length, np.float32)
         several = rng.random() < 0.5
         is_cut = length == WINDOW * RATE and rng.random() < 0.15
@@ -93,12 +93,12 @@ class Recordings:
             end = turns[-1].end
             if turns[-1].is_cut:
                 break
-        if turns and turns[-1].is_cut and not turns[-1].words and len(turns) == 1:
-            return Window(self._noise(length, rng, loud=True), ())
+        if [turn.words for turn in turns] == [()]:  # cut within its first word
+            return Window(self._nobody(length, rng), ())
         tail = round(rng.choice((rng.uniform(0.02, 0.3), rng.uniform(0.1, 1.5))) * RATE)
         sound = sound[: min(length, end + tail)]
         if rng.random() < 0.7:
-            sound = sound + self._noise(len(sound), rng, loud=False) * float(sound.std() + 1e-5)
+            sound = sound + self._hiss(len(sound), rng, -rng.uniform(8, 40)) * float(sound.std() + 1e-5)
         return Window(sound, tuple(turns))
 
     def _lead(self, length: int, rng: random.Random) -> int:
@@ -117,23 +117,26 @@ class Recordings:
         clip = self._corpus.clip(self._by_length[number])
         return _part(clip, rng) if rng.random() < 0.25 else clip
 
-    def _noise(self, length: int, rng: random.Random, *, loud: bool) -> NDArray[np.float32]:
-        """Hiss or rumble; `loud` is as loud as it gets when nobody speaks, else it is meant for under a voice."""
-        level = 10 ** (rng.uniform(-80, -15) / 20) if loud else 10 ** (-rng.uniform(8, 40) / 20)
+    def _hiss(self, length: int, rng: random.Random, decibels: float) -> NDArray[np.float32]:
+        """White or low noise of this level."""
         noise = self._noises[rng.randrange(len(self._noises))]
         start = rng.randrange(len(noise) - length)
-        sound = noise[start : start + length] * level
-        if loud:
-            kind = rng.random()
-            if kind < 0.2:
-                return np.zeros(length, np.float32)
-            if kind < 0.35:
-                hum = np.sin(np.arange(length) * (2 * np.pi * rng.uniform(50, 3000) / RATE)).astype(np.float32)
-                sound = sound * 0.1 + hum * level
-            elif kind < 0.5:
-                for _ in range(rng.randint(1, 8)):  # knocks
-                    at = rng.randrange(length - 400)
-                    sound[at : at + 400] += sound[at : at + 400] * np.exp(-np.arange(400) / 80) * 30
+        return noise[start : start + length] * 10 ** (decibels / 20)
+
+    def _nobody(self, length: int, rng: random.Random) -> NDArray[np.float32]:
+        """What is recorded when nobody speaks: nothing, hiss, a hum, or knocks."""
+        decibels = rng.uniform(-80, -15)
+        sound = self._hiss(length, rng, decibels)
+        kind = rng.random()
+        if kind < 0.2:
+            return np.zeros(length, np.float32)
+        if kind < 0.35:
+            hum = np.sin(np.arange(length) * (2 * np.pi * rng.uniform(50, 3000) / RATE)).astype(np.float32)
+            return sound * 0.1 + hum * 10 ** (decibels / 20)
+        if kind < 0.5:
+            for _ in range(rng.randint(1, 8)):
+                at = rng.randrange(length - 400)
+                sound[at : at + 400] += sound[at : at + 400] * np.exp(-np.arange(400) / 80) * 30
         return sound
 
 

@@ -13,7 +13,6 @@ if ctypes.util.find_library("espeak-ng") is None:
 
 from training import corpus, speech, translation
 
-
 _PLAN = speech.Plan(steps=12, warm_up=3, batch_seconds=6)
 
 
