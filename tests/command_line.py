@@ -10,6 +10,8 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +57,20 @@ def run(*arguments: str, folder: Path, typed: bytes = b"", **variables: str) -> 
         timeout=_PATIENCE, check=False,
     )  # fmt: skip
     return Said(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@contextmanager
+def started(*arguments: str, folder: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The program as it runs, to be interrupted."""
+    process = subprocess.Popen(
+        [*_PROGRAM, *arguments], cwd=folder, env=_environment(variables), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def run_on_terminal(*arguments: str, folder: Path, typed: bytes = b"", **variables: str) -> Said:

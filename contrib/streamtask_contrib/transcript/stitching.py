@@ -23,6 +23,7 @@ from streamtask_contrib.events import (
     TranslationCompleted,
     Word,
 )
+from streamtask_contrib.languages import UNSPACED
 from streamtask_contrib.transcript.seams import doubled, is_beginning_of, is_end_of
 
 #: A sentence that a seam cuts is joined again if no longer silence than this lies in between, in seconds.
@@ -32,8 +33,6 @@ _LONGEST_SEGMENT = 30.0
 #: Seconds of what is stitched that are compared with the next chunk: more than any word lasts.
 _TAIL = 5.0
 _SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "؟", "।")  # noqa: RUF001 - other scripts' marks
-#: They put no space between words.
-_UNSPACED = frozenset({"ja", "zh", "yue", "th", "lo", "km", "my", "bo"})
 
 
 class _Numbered(Protocol):
@@ -108,7 +107,7 @@ class Translation:
 
 def separator(language: str) -> str:
     """What stands between two words of a language."""
-    return "" if language in _UNSPACED else " "
+    return "" if language in UNSPACED else " "
 
 
 def stitch(results: Iterable[TranscriptionCompleted], failures: Iterable[ProcessingFailed] = ()) -> Transcript:

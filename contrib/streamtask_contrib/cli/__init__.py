@@ -1,0 +1,1 @@
+"""Commands that `streamtask` has where this package is installed; entry points of the group `streamtask.commands`."""
