@@ -39,7 +39,7 @@ def create_app(settings: ApiSettings | None = None, *, broker: str | None = None
     settings = settings or ApiSettings()
     app = App("orchestration-api", broker=broker, blobs=blob_stores())
     if settings.keep_transcripts:
-        app.include(transcripts())
+        app.include(transcripts(ttl=settings.session_ttl))
     service = Service.of(settings, app)
     health.measure(service)
 

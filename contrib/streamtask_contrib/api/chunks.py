@@ -76,7 +76,9 @@ def chunk_of(
     )
 
 
-async def store(app: App, chunk: AudioChunkReceived, audio: bytes | AsyncIterable[bytes], *, ttl: float) -> AudioChunkReceived:
+async def store(
+    app: App, chunk: AudioChunkReceived, audio: bytes | AsyncIterable[bytes], *, ttl: float
+) -> AudioChunkReceived:
     """Store a chunk's audio; the chunk, with its address.
 
     Under a name of its own each time: who stores a chunk again must not change what another has published.

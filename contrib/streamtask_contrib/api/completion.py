@@ -29,9 +29,7 @@ class Completion:
                 self._wanted |= {(result.sequence, target) for target in self._targets if target != result.language}
             if result.is_last:
                 self.chunks = result.sequence + 1
-        elif isinstance(result, TranslationCompleted):
-            self._translated.add((result.sequence, result.target_language))
-        elif result.stage == "translation":
+        elif isinstance(result, TranslationCompleted) or result.stage == "translation":
             self._translated.add((result.sequence, result.target_language))
         else:
             self._answered.add(result.sequence)

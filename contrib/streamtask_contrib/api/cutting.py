@@ -16,7 +16,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 
 #: Bytes of a sample.
 _WIDTH = 2
@@ -202,7 +202,7 @@ class Cutter:
     def _quietest(self) -> int:
         """The best place for a seam in speech: late, and between two words. What is shared must have come already."""
         frames = len(self._levels)
-        latest = frames - -(-self._half // self._frame)
+        latest = frames - ceil(self._half / self._frame)
         owned = (self._end - self._own) // self._frame
         earliest = max(latest - round(_SEARCH / _FRAME), frames - owned + 1)
         places = range(earliest, latest + 1) or [frames]
@@ -215,7 +215,7 @@ class Cutter:
         if gone > 0:
             del self._audio[:gone]
             self._from += gone
-            self._levels = self._levels[-(-(-len(self._audio) // self._frame)) :]
+            self._levels = self._levels[len(self._levels) - ceil(len(self._audio) / self._frame) :]
 
     # ── cutting ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,7 +1,7 @@
 """Results on their way to clients: as messages, through a mailbox for each client that a slow one cannot fill.
 
-A message is JSON, made once for all clients. What is still being spoken (`partial`) may be dropped, oldest first; what is
-final never is: a client that leaves too many of those waiting is told to come back with the last id that it has seen.
+A message is JSON, made once for all clients. What is still being spoken (`partial`) may be dropped, oldest first; what
+is final never is: a client that leaves too many of those waiting is told to come back with the last id that it has.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Message:
     id: str = ""
     #: The result that it tells of, if it does.
     result: Result | None = None
+
+    @property
+    def session_id(self) -> str:
+        """Of the result; empty where there is none."""
+        return "" if self.result is None else self.result.session_id
 
     @property
     def is_passing(self) -> bool:
@@ -105,7 +110,9 @@ class Mailbox:
     `earlier`: results to be replayed first; the client asked for them, so that there may be more than the limit.
     """
 
-    def __init__(self, *, max_partials: int, max_finals: int, earlier: Sequence[Message] = (), last_id: str = "") -> None:
+    def __init__(
+        self, *, max_partials: int, max_finals: int, earlier: Sequence[Message] = (), last_id: str = ""
+    ) -> None:
         self._max_partials = max_partials
         self._max_finals = max_finals
         self._earlier = deque(earlier)

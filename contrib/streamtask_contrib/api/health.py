@@ -1,11 +1,10 @@
-"""How the system is: for people (`/api/system/health`), for what restarts processes (`/live`, `/ready`), for Prometheus."""
+"""How the system is: for people (`/api/system/health`), for orchestrators (`/live`, `/ready`), for Prometheus."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge
@@ -81,13 +80,13 @@ async def health(service: Serving, response: Response) -> Health:
 
 @router.get("/live")
 async def live() -> dict[str, str]:
-    """This process answers."""
+    """The process answers."""
     return {"status": "ok"}
 
 
 @router.get("/ready")
 async def ready(service: Serving, response: Response) -> dict[str, str]:
-    """This process reaches the broker, and reads results."""
+    """The process reaches the broker, and reads results."""
     try:
         await _ping(service)
     except StreamtaskError as error:

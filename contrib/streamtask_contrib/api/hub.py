@@ -1,13 +1,14 @@
 """One reader of the results in each API process, and everybody who waits for them.
 
-The hub reads `stream:audio-results` from the beginning of the replay window on, and keeps what it read, as far as memory
-allows: a client that comes back is served from there, and no socket ever reads the stream itself.
+The hub reads `stream:audio-results` from the beginning of the replay window on, and keeps what it read, as far as
+memory allows: a client that comes back is served from there, and no socket ever reads the stream itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ _RESULTS: Mapping[str, type[Result]] = {
 }
 #: Seconds after which a stream that could not be read is tried again.
 _AGAIN = 1.0
+#: Seconds without trouble after which the stream can be read.
+_AWAY = 3 * _AGAIN
 #: Sessions of which is remembered how far their speech has come.
 _MAX_SPOKEN = 10_000
 
@@ -60,8 +63,12 @@ class Hub:
         self._forgotten = ""
         self._spoken: OrderedDict[str, _Spoken] = OrderedDict()
         self._mailboxes: dict[str, set[Mailbox]] = {}
-        #: Whether the stream can be read just now.
-        self.is_reading = False
+        self._failed_at = -_AWAY
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the stream can be read, as far as is known: there was no trouble in the last seconds."""
+        return time.monotonic() - self._failed_at >= _AWAY
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -70,14 +77,12 @@ class Hub:
         self._position = datetime.now(UTC) - timedelta(seconds=self._settings.replay)
         while True:
             try:
-                self.is_reading = True
                 async for stored in self._app.read(STREAM, after=self._position):
                     self._position = stored.entry_id
                     self.take(stored)
             except TransportError as error:
+                self._failed_at = time.monotonic()
                 log.warning("hub.interrupted", extra={"error": str(error), "again_in": _AGAIN})
-            finally:
-                self.is_reading = False
             await asyncio.sleep(_AGAIN)
 
     def take(self, stored: StoredEnvelope) -> None:
@@ -94,7 +99,7 @@ class Hub:
         if message is None:
             return
         if not message.is_passing:
-            self._keep(message, result.session_id)
+            self._keep(message)
         for mailbox in self._mailboxes.get(result.session_id, ()):
             mailbox.put(message)
 
@@ -118,10 +123,10 @@ class Hub:
 
     # ── keeping ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _keep(self, message: Message, session_id: str) -> None:
+    def _keep(self, message: Message) -> None:
         self._kept.append(message)
         self._kept_bytes += len(message.text)
-        self._by_session.setdefault(session_id, deque()).append(message)
+        self._by_session.setdefault(message.session_id, deque()).append(message)
         oldest = order(message.id)[0] - round(self._settings.replay * 1000)
         while self._kept and (self._kept_bytes > self._settings.replay_bytes or order(self._kept[0].id)[0] < oldest):
             self._forget()
@@ -130,12 +135,10 @@ class Hub:
         message = self._kept.popleft()
         self._kept_bytes -= len(message.text)
         self._forgotten = message.id
-        assert message.result is not None
-        session_id = message.result.session_id
-        kept = self._by_session[session_id]
+        kept = self._by_session[message.session_id]
         kept.popleft()
         if not kept:
-            del self._by_session[session_id]
+            del self._by_session[message.session_id]
 
     # ── giving ────────────────────────────────────────────────────────────────────────────────────────────────
 

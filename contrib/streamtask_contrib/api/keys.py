@@ -1,8 +1,8 @@
 """Who may come in: API keys, and this machine alone where there are none.
 
 A key names a user. Sessions and uploads belong to the user who made them, so a key opens its own sessions only. Without
-keys the API is a program for one machine: whoever reaches it from elsewhere, through a proxy, or from the page of another
-site, is refused. That a browser on this machine visits a hostile page must not be enough to hear its user.
+keys the API is a program for one machine: whoever reaches it from elsewhere, through a proxy, or from the page of
+another site, is refused. That a browser on this machine visits a hostile page must not be enough to hear its user.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ async def stream(
         if user is None:
             raise ClosedError(UNAUTHORIZED, service.keys.refusal)
         with service.connections.take(user):
-            await _serve(websocket, service, config, session_id or new_session_id(), user, after)
+            await _serve(websocket, service, config, session_id=session_id or new_session_id(), user=user, after=after)
 
 
 async def _configuration(websocket: WebSocket, limit: int) -> StreamConfig:
@@ -74,7 +74,7 @@ async def _configuration(websocket: WebSocket, limit: int) -> StreamConfig:
 
 
 async def _serve(
-    websocket: WebSocket, service: Service, config: StreamConfig, session_id: str, user: str, after: str
+    websocket: WebSocket, service: Service, config: StreamConfig, *, session_id: str, user: str, after: str
 ) -> None:
     recording = Recording(service.events, service.settings, service.register(session_id), user=user, config=config)
     try:
@@ -83,7 +83,8 @@ async def _serve(
             await recording.open()
             completion = Completion(config.translate, chunks=recording.sequence if recording.is_ended else None)
             for message in service.hub.known(session_id):
-                completion.take(message.result)
+                if message.result is not None:
+                    completion.take(message.result)
             with service.hub.listen(session_id, after=after) as mailbox:
                 last, until = recording.sequence - 1, recording.received_until
                 ready = tell("ready", session_id=session_id, sequence=last, received_until=until)
@@ -214,7 +215,8 @@ class _Conversation:
                         await self._obey(frame)
         except TimeoutError:
             raise ClosedError(
-                AGAIN, f"the last results have not come within {self._settings.end_timeout:g} s; see the session's events"
+                AGAIN,
+                f"the last results have not come within {self._settings.end_timeout:g} s; see the session's events",
             ) from None
         await self._websocket.send_text(tell("status", state="complete").text)
 

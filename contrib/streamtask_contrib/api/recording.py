@@ -28,7 +28,7 @@ class StreamConfig(Wishes):
     type: Literal["config"] = "config"
     encoding: Literal["pcm_s16le"] = "pcm_s16le"
     #: Samples a second.
-    sample_rate: int = Field(default=16_000, ge=8_000, le=48_000)
+    sample_rate: int = Field(default=16_000, ge=8_000, le=192_000)
     #: Interleaved.
     channels: int = Field(default=1, ge=1, le=2)
     #: The client has audio from here on only, in seconds of the session: what is before has been acked as quiet.
@@ -63,7 +63,7 @@ class Recording:
 
     async def begin(self) -> None:
         """Make the session this user's. Raises `SessionTakenError`."""
-        await self._register.begin(self._user, "live")
+        await self._register.begin(self._user, "live", targets=self._config.translate)
 
     async def open(self) -> None:
         """Go on behind what is written down. Raises `PublishError`."""
@@ -127,9 +127,7 @@ class Recording:
 
     async def _chunk(self, piece: Piece, *, is_last: bool = False) -> AudioChunkReceived:
         chunk = self._event(piece, is_last=is_last)
-        entry = Entry(
-            chunk=await store(self._app, chunk, piece.pcm, ttl=self._settings.session_ttl), seam=piece.seam
-        )
+        entry = Entry(chunk=await store(self._app, chunk, piece.pcm, ttl=self._settings.audio_ttl), seam=piece.seam)
         if await self._register.write(entry) is not entry:
             await self._app.blobs.delete(entry.chunk.storage_uri)
             raise OvertakenError(f"session {self._register.session_id!r} goes on with another connection")

@@ -8,12 +8,14 @@ repeated, goes on with it. The results are another matter: the group `transcript
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from pydantic import BaseModel
 
 from streamtask import App, BlobError
 from streamtask_contrib.api.cutting import Seam
-from streamtask_contrib.events import AudioChunkReceived
+from streamtask_contrib.events import AudioChunkReceived, SourceType
+from streamtask_contrib.transcript import SessionFacts, Sessions
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +51,21 @@ class Register:
         fields = await self._app.records.read(self._key)
         return fields[_OWNER].decode() if _OWNER in fields else None
 
-    async def begin(self, user: str, source: str) -> None:
-        """Make it this user's, with audio from this source, unless it is so already. Raises `SessionTakenError`."""
+    async def begin(self, user: str, source: str, *, targets: Sequence[str] = ()) -> None:
+        """Make it this user's, with audio from this source, unless it is so already. Raises `SessionTakenError`.
+
+        `targets`: the languages that it is translated to; those of the first time stand.
+        """
         if await self._claim(_OWNER, user) != user:
             raise SessionTakenError(f"there is a session {self.session_id!r} already, and it is not yours")
         if await self._claim(_SOURCE, source) != source:
             raise SessionTakenError(
                 f"session {self.session_id!r} has audio already; leave session_id out to get a new session"
             )
+        kind: SourceType = "upload" if source.startswith(UPLOAD) else "websocket"
+        facts = SessionFacts(user_id=user, source_type=kind, target_languages=list(targets))
+        if await Sessions(self._app, ttl=self._ttl).open(self.session_id, facts) is None:
+            raise SessionTakenError(f"session {self.session_id!r} has been deleted; leave session_id out for a new one")
 
     async def write(self, entry: Entry) -> Entry:
         """Write a chunk down; returns what stands under its sequence, which another may have been faster with."""
@@ -71,7 +80,8 @@ class Register:
         return [Entry.model_validate_json(fields[name]) for name in names]
 
     async def delete(self) -> None:
-        """Forget it, its audio, and that the same file was uploaded before."""
+        """Forget it: its results, its audio, and that the same file was uploaded before."""
+        await Sessions(self._app, ttl=self._ttl).delete(self.session_id)
         source = (await self._app.records.read(self._key)).get(_SOURCE, b"").decode()
         if source.startswith(UPLOAD):
             await self._app.records.delete(source)

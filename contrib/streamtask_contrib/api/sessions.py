@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query, Response
@@ -9,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Response
 from streamtask_contrib.api.register import SESSION_ID, Register
 from streamtask_contrib.api.service import Service, Serving, User
 from streamtask_contrib.languages import known
-from streamtask_contrib.transcript import Sessions, formats, stitch, translated
+from streamtask_contrib.transcript import Sessions, SessionState, formats
 
 router = APIRouter(tags=["sessions"])
 
@@ -42,27 +43,29 @@ async def transcript(
     """What was said, as far as it is known: as JSON, SubRip, WebVTT or text; or its translation."""
     await owned(service, session_id, user)
     state = await Sessions(service.events).load(session_id)
-    if state is None:
+    if state is None or not (state.results or state.failures):
         raise HTTPException(404, f"session {session_id!r} has no results yet: its audio waits for a worker")
-    document = said = stitch(state.results, state.failures)
-    if language is not None:
-        wanted = language_code(language)
-        results = state.translations.get(wanted)
-        if results is None:
-            known_ones = ", ".join(sorted(state.translations)) or "none yet"
-            raise HTTPException(404, f"session {session_id!r} has no translation to {wanted!r}; there is {known_ones}")
-        document = translated(said, results)
-    name = f"{session_id}.{form}" if language is None else f"{session_id}.{language_code(language)}.{form}"
+    wanted = None if language is None else language_code(language)
+    there = {*state.translations, *state.facts.target_languages}
+    if wanted is not None and wanted not in there:
+        known_ones = ", ".join(sorted(there)) or "none was asked for"
+        raise HTTPException(404, f"session {session_id!r} has no translation to {wanted!r}; there is: {known_ones}")
+    text = await asyncio.to_thread(_written, state, form, wanted)
+    name = f"{session_id}.{form}" if wanted is None else f"{session_id}.{wanted}.{form}"
     headers = {"Content-Disposition": f'inline; filename="{name}"'}
-    return Response(formats.FORMATS[form](document), media_type=_MEDIA[form], headers=headers)
+    return Response(text, media_type=_MEDIA[form], headers=headers)
+
+
+def _written(state: SessionState, form: Format, language: str | None) -> str:
+    """The file. In a thread: three hours of words take a while."""
+    document = state.transcript() if language is None else state.translation(language)
+    return formats.FORMATS[form](document)
 
 
 @router.delete("/api/sessions/{session_id}", status_code=204)
 async def delete(session_id: SessionId, service: Serving, user: User) -> None:
     """Forget a session: its transcript, its translations, its audio."""
-    register = await owned(service, session_id, user)
-    await Sessions(service.events).delete(session_id)
-    await register.delete()
+    await (await owned(service, session_id, user)).delete()
 
 
 def language_code(name: str) -> str:

@@ -49,10 +49,15 @@ class ApiSettings(BaseSettings):
     max_lag: int = Field(default=200, ge=1)
     #: How often the lag is looked at.
     lag_interval: float = Field(default=1.0, gt=0)
-    #: How long the state of a live session, and its audio, are kept.
-    session_ttl: float = Field(default=86_400.0, gt=0)
     #: How long a socket waits for the last results after `end`.
     end_timeout: float = Field(default=120.0, ge=0)
+
+    # ── what is kept ──────────────────────────────────────────────────────────────────────────────────────────
+
+    #: Audio, after it has come: as long as a worker may be away.
+    audio_ttl: float = Field(default=86_400.0, gt=0)
+    #: Sessions and their transcripts, after the last that is heard of them.
+    session_ttl: float = Field(default=7 * 86_400.0, gt=0)
 
     # ── results ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -42,6 +42,7 @@ class Accepted(BaseModel):
 
 @router.post("/api/audio/upload", status_code=202)
 async def upload(
+    *,
     service: Serving,
     user: User,
     file: Annotated[UploadFile, File(description="Audio, or a video with sound.")],
@@ -72,7 +73,9 @@ async def accept(
     except NotAudioError as error:
         raise HTTPException(415, str(error)) from error
     if (media.duration or 0) > service.settings.max_session:
-        raise HTTPException(413, f"the audio lasts {media.duration:.0f} s; the limit is {service.settings.max_session:g} s")
+        raise HTTPException(
+            413, f"the audio lasts {media.duration:.0f} s; the limit is {service.settings.max_session:g} s"
+        )
     records = service.events.records
     key = UPLOAD + hashlib.sha256(json.dumps([user, digest, wishes.model_dump(), session_id]).encode()).hexdigest()
     ttl = service.settings.upload_ttl
@@ -80,7 +83,7 @@ async def accept(
     if done := (await records.read(key)).get(_CHUNKS):
         return Accepted(session_id=claimed, chunk_ids=json.loads(done), repeated=True)
     register = service.register(claimed)
-    await register.begin(user, key)
+    await register.begin(user, key, targets=wishes.translate)
     work = _Upload(service, register, user, wishes)
     chunk_ids = await work.cut(file.file, media) if work.is_long(media) else await work.whole(file, media)
     await records.write(key, {_CHUNKS: json.dumps(chunk_ids).encode()}, ttl=ttl)
@@ -115,7 +118,9 @@ class _Upload:
             speaker=self._wishes.speaker,
         )
         await file.seek(0)
-        return [await self._send(chunk, _pieces(file), Seam(at=media.duration or 0.0, audio_from=media.duration or 0.0))]
+        return [
+            await self._send(chunk, _pieces(file), Seam(at=media.duration or 0.0, audio_from=media.duration or 0.0))
+        ]
 
     async def cut(self, file: BinaryIO, media: Media) -> list[str]:
         """Send it in pieces, each published as soon as it is cut."""
@@ -150,7 +155,7 @@ class _Upload:
         yield cutter.finish(), True
 
     async def _send(self, chunk: AudioChunkReceived, audio: bytes | AsyncIterator[bytes], seam: Seam) -> str:
-        stored = await store(self._app, chunk, audio, ttl=self._settings.session_ttl)
+        stored = await store(self._app, chunk, audio, ttl=self._settings.audio_ttl)
         entry = Entry(chunk=stored, seam=seam)
         stands = await self._register.write(entry)
         if stands is not entry:

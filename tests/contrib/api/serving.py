@@ -17,11 +17,6 @@ from typing import Any
 
 import httpx
 import uvicorn
-from websockets.asyncio.client import ClientConnection, connect
-
-from websockets.exceptions import ConnectionClosed
-
-from streamtask import App, Context
 from streamtask_contrib.api import ApiSettings, create_app
 from streamtask_contrib.events import (
     AudioChunkReceived,
@@ -31,6 +26,10 @@ from streamtask_contrib.events import (
     TranslationCompleted,
     Word,
 )
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from streamtask import App, Context
 
 RATE = 16_000
 #: Seconds that anything may take.
@@ -125,9 +124,7 @@ def answers(chunk: AudioChunkReceived) -> Iterator[TranscriptionCompleted | Tran
             source_language="en",
             target_language=target,
             text=f"mot{chunk.sequence}",
-            segments=[
-                TranslatedSegment(start=chunk.start, end=end, source_text=text, text=f"mot{chunk.sequence}")
-            ],
+            segments=[TranslatedSegment(start=chunk.start, end=end, source_text=text, text=f"mot{chunk.sequence}")],
         )
 
 
@@ -158,8 +155,10 @@ def _pcm(values: Iterator[float]) -> bytes:
 
 def wav(pcm: bytes, *, rate: int = RATE) -> bytes:
     """The same as a file."""
-    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(pcm), b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", len(pcm))  # fmt: skip
-    return head + pcm
+    form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
+    parts = [(b"fmt ", form), (b"data", pcm)]
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(part)) + part for name, part in parts)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 # ── talking ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -208,3 +207,8 @@ async def until(condition: Callable[[], object], within: float = PATIENCE) -> No
     while not condition():
         assert time.monotonic() < deadline, "did not come true in time"
         await asyncio.sleep(0.01)
+
+
+def measured(**figures: object) -> None:
+    """Say what a test measured."""
+    print("MEASURED", *(f"{name}={value}" for name, value in figures.items()))  # noqa: T201 - what it is for

@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+from streamtask_contrib.events import AudioChunkReceived, TranscriptionCompleted
 from websockets.exceptions import ConnectionClosed
 
 from streamtask import App
-from streamtask_contrib.events import AudioChunkReceived, TranscriptionCompleted
-from tests.contrib.api.serving import Served, answers, hear, hear_all, served, until
+from tests.contrib.api.serving import Served, answers, hear, hear_all, measured, served, until
 
 pytest.importorskip("fastapi", reason="the extra `api` is not installed")
 
@@ -134,7 +134,8 @@ async def test_one_client_that_reads_nothing_holds_nobody_up(broker: str) -> Non
                 async with asyncio.timeout(20):
                     await asyncio.gather(*readers)
             waits = sorted(came - left for mine in arrivals for came, left in zip(mine, emitted, strict=True))
-            print(f"MEASURED clients={clients} finals={finals} slowest={waits[-1]:.3f} s median={waits[len(waits) // 2]:.3f} s")
+            median = round(waits[len(waits) // 2], 3)
+            measured(clients=clients, finals=finals, slowest=round(waits[-1], 3), median=median)
             assert waits[-1] < 1
             # What the buffers of the operating system hold is as good as sent. Beyond that the deaf one is given up.
             await until(lambda: api.service.connections.taken == 1)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import random
 from typing import Any
 
 import pytest
+from streamtask_contrib.events import AudioChunkReceived
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from streamtask_contrib.events import AudioChunkReceived
 from tests.contrib.api.serving import (
     RATE,
     begin,
     control,
     hear,
     hear_all,
+    measured,
     quiet,
     say,
     served,
@@ -89,14 +90,13 @@ async def test_a_flush_ends_the_utterance_at_once(broker: str) -> None:
 async def test_who_speaks_on_is_cut_with_an_overlap(broker: str) -> None:
     seen: list[AudioChunkReceived] = []
     settings = {"utterance": 3.0, "partial": 0}
-    async with served(broker, **settings) as api, worker_app(broker, seen=seen).worker():
-        async with api.live() as socket:
-            await begin(socket)
-            await say(socket, tone(8))
-            await control(socket, "end")
-            await hear_all(socket)
+    async with served(broker, **settings) as api, worker_app(broker, seen=seen).worker(), api.live() as socket:
+        await begin(socket)
+        await say(socket, tone(8))
+        await control(socket, "end")
+        await hear_all(socket)
     assert len(seen) > 2
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in itertools.pairwise(seen):
         end = before.start + (before.duration or 0)
         assert end - after.start == pytest.approx(1.0, abs=0.03)
         assert before.audio_config.overlap == after.audio_config.overlap == 1.0
@@ -109,26 +109,25 @@ async def test_a_client_that_comes_back_goes_on_where_it_was(broker: str) -> Non
     chance = random.Random(seed)
     audio = b"".join(quiet(chance.uniform(0.2, 1.2)) + tone(chance.uniform(0.3, 4)) for _ in range(6))
     seen: list[AudioChunkReceived] = []
-    cuts = 0
-    async with served(broker, utterance=3.0, partial=0.3) as api:
-        async with worker_app(broker, seen=seen).worker():
-            position, finished = 0.0, False
-            while not finished:
-                async with api.live("?session_id=talk") as socket:
-                    ready = await begin(socket)
-                    position = ready["received_until"]
-                    rest = audio[round(position * RATE) * 2 :]
-                    if chance.random() < 0.7 and cuts < 8:
-                        await say(socket, rest[: round(chance.uniform(0, 5) * RATE) * 2])
-                        socket.transport.abort()
-                        cuts += 1
-                    else:
-                        await say(socket, rest)
-                        await control(socket, "end")
-                        messages = await hear_all(socket)
-                        finished = True
+    cuts, interruptions = 0, 8
+    async with served(broker, utterance=3.0, partial=0.3) as api, worker_app(broker, seen=seen).worker():
+        position, finished = 0.0, False
+        while not finished:
+            async with api.live("?session_id=talk") as socket:
+                ready = await begin(socket)
+                position = ready["received_until"]
+                rest = audio[round(position * RATE) * 2 :]
+                if chance.random() < 0.7 and cuts < 8:
+                    await say(socket, rest[: round(chance.uniform(0, 5) * RATE) * 2])
+                    socket.transport.abort()
+                    cuts += 1
+                else:
+                    await say(socket, rest)
+                    await control(socket, "end")
+                    messages = await hear_all(socket)
+                    finished = True
     whole = sorted({c.sequence: c for c in seen if not c.is_partial}.values(), key=lambda chunk: chunk.sequence)
-    print(f"MEASURED seed={seed} interruptions={cuts} chunks={len(whole)}")
+    measured(seed=seed, interruptions=cuts, chunks=len(whole))
     assert [chunk.sequence for chunk in whole] == list(range(len(whole)))
     assert len([c for c in seen if not c.is_partial]) == len(whole), "a chunk was published twice"
     assert {final["sequence"] for final in of_type(messages, "final")} == {chunk.sequence for chunk in whole}
@@ -198,7 +197,8 @@ async def test_clients_pause_while_too_much_waits(broker: str) -> None:
         await begin(socket)
         sending = asyncio.create_task(say(socket, (tone(0.5) + quiet(0.8)) * 20))
         told = await hear(socket, "backpressure")
-        assert told["paused"] and told["lag"] > told["limit"] == 2
+        assert told["paused"]
+        assert told["lag"] > told["limit"] == 2
         async with worker_app(broker).worker():
             assert not (await hear(socket, "backpressure"))["paused"]
             await sending
@@ -236,18 +236,17 @@ async def test_nonsense_never_breaks_the_server_and_never_costs_what_was_said(br
     rounds = 60
     seen: list[AudioChunkReceived] = []
     codes: dict[int | None, int] = {}
-    async with served(broker, max_frame_bytes=4096, partial=0.2) as api:
-        async with worker_app(broker, seen=seen).worker():
-            for _ in range(rounds):
-                async with api.live() as socket:
-                    await _talk_nonsense(socket, chance)
-                codes[socket.close_code] = codes.get(socket.close_code, 0) + 1
+    async with served(broker, max_frame_bytes=4096, partial=0.2) as api, worker_app(broker, seen=seen).worker():
+        for _ in range(rounds):
             async with api.live() as socket:
-                await begin(socket)
-                await say(socket, tone(1), piece=0.05)
-                await control(socket, "end")
-                assert of_type(await hear_all(socket), "final")
-    print(f"MEASURED seed={seed} rounds={rounds} closed with {codes}")
+                await _talk_nonsense(socket, chance)
+            codes[socket.close_code] = codes.get(socket.close_code, 0) + 1
+        async with api.live() as socket:
+            await begin(socket)
+            await say(socket, tone(1), piece=0.05)
+            await control(socket, "end")
+            assert of_type(await hear_all(socket), "final")
+    measured(seed=seed, rounds=rounds, closed_with=codes)
     assert set(codes) <= {1000, 1008, 1009}
 
 
@@ -294,5 +293,3 @@ async def test_quiet_need_not_be_kept_by_the_client(broker: str) -> None:
         async with api.live("?session_id=talk") as socket:
             ready = await begin(socket, resume_from=ack["received_until"])
             assert ready["received_until"] == ack["received_until"]
-
-

@@ -6,8 +6,7 @@ import asyncio
 
 import pytest
 
-from streamtask_contrib.events import AudioChunkReceived
-from tests.contrib.api.serving import quiet, served, tone, until, wav, worker_app
+from tests.contrib.api.serving import served, tone, wav, worker_app
 
 pytest.importorskip("fastapi", reason="the extra `api` is not installed")
 
@@ -24,9 +23,7 @@ async def test_a_file_is_accepted_and_its_words_can_be_read(broker: str) -> None
         async def text(query: str) -> str:
             return (await api.client.get(f"/api/sessions/{session_id}/transcript?{query}")).text
 
-        async with asyncio.timeout(10):
-            while await text("format=txt&language=fr") != "mot0\n":
-                await asyncio.sleep(0.02)
+        await until_async(lambda: text("format=txt&language=fr"), "mot0\n")
         assert await text("format=txt") == "word0\n"
         assert (await text("format=vtt")).startswith("WEBVTT")
         assert "-->" in await text("format=srt")
