@@ -29,8 +29,6 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-#: Bytes of an upload's form beside the file.
-_FORM = 64 << 10
 _DESCRIPTION = "Audio in, words and translations out, live. See the how-to on the speech API."
 
 
@@ -54,7 +52,7 @@ def create_app(settings: ApiSettings | None = None, *, broker: str | None = None
 
     api = FastAPI(title="Speech", description=_DESCRIPTION, lifespan=lifespan)
     api.state.service = service
-    api.add_middleware(Guard, keys=service.keys, max_body=settings.max_upload_bytes + _FORM)
+    api.add_middleware(Guard, keys=service.keys, max_upload=settings.max_upload_bytes)
     for module in (uploads, live, events, sessions, health):
         api.include_router(module.router)
     _answer_errors(api)
@@ -66,12 +64,19 @@ def create_app(settings: ApiSettings | None = None, *, broker: str | None = None
 async def _running(*duties: Coroutine[object, object, None]) -> AsyncIterator[None]:
     """Duties that run for as long as the application does."""
     tasks = [asyncio.create_task(duty) for duty in duties]
+    for task in tasks:
+        task.add_done_callback(_tell_end)
     try:
         yield
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _tell_end(task: asyncio.Task[object]) -> None:
+    if not task.cancelled():
+        log.critical("api.duty_ended", exc_info=task.exception(), extra={"meaning": "this process has to be restarted"})
 
 
 def _answer_errors(api: FastAPI) -> None:

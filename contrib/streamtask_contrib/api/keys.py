@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 NOBODY = "local"
 #: What a key is asked for.
 _GUARDED = ("/api/", "/v1/", "/metrics")
+#: Bytes of an upload's form beside the file.
+_FORM = 64 << 10
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 
@@ -95,10 +97,10 @@ class Guard:
     It sees HTTP only: sockets ask `Keys` themselves, because a key may come in their first frame.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, max_body: int) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keys, max_upload: int) -> None:
         self._app = app
         self._keys = keys
-        self._max_body = max_body
+        self._max_upload = max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -111,7 +113,7 @@ class Guard:
             await answer(scope, receive, send)
             return
         scope.setdefault("state", {})["user"] = user
-        await self._app(scope, _bounded(receive, self._max_body), send)
+        await self._app(scope, _bounded(receive, self._max_upload), send)
 
 
 def _bounded(receive: Receive, limit: int) -> Receive:
@@ -122,7 +124,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        if taken > limit:
+        if taken > limit + _FORM:
             raise HTTPException(413, f"the upload has more than {limit} bytes, the limit of this server")
         return message
 

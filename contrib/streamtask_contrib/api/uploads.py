@@ -48,7 +48,7 @@ async def upload(
     file: Annotated[UploadFile, File(description="Audio, or a video with sound.")],
     session_id: Annotated[str | None, Form(pattern=SESSION_ID, description="A name for a new session.")] = None,
     language: Annotated[str | None, Form(description="What is spoken; left out, the model finds out.")] = None,
-    diarize: Annotated[bool, Form(description="Tell speakers apart.")] = False,  # noqa: FBT002 - a form's field
+    diarize: Annotated[bool, Form(description="Tell speakers apart.")] = False,
     translate: Annotated[str, Form(description="Languages to translate to: `fr,de`.")] = "",
     speaker: Annotated[str | None, Form(description="Who speaks, where it is one person.")] = None,
 ) -> Accepted:

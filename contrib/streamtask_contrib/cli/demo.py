@@ -1,7 +1,7 @@
 """`streamtask demo`: all of speech on this machine, at once.
 
-It starts a Redis, the workers for audio and translation, and the API; it speaks a recording into the API's socket, shows
-the words and their French as they come, and then leaves the page open for whoever wants to speak. No network is needed.
+It starts a Redis, the workers for audio and translation, and the API; it speaks a recording into the API's socket,
+shows the words and their French as they come, and leaves the page open for whoever wants to speak. It needs no network.
 """
 
 from __future__ import annotations

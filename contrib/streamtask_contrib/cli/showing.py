@@ -207,7 +207,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 async def _all_ready(events: App) -> bool:
-    return _GROUPS <= {group for worker in await Inspector(events).workers() for group in worker.groups}
+    return {group for worker in await Inspector(events).workers() for group in worker.groups} >= _GROUPS
 
 
 async def _send(client: ClientConnection, file: wave.Wave_read, heard: Heard) -> None:

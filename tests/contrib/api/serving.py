@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 import json
 import math
 import random
@@ -202,9 +203,14 @@ async def control(socket: ClientConnection, kind: str) -> None:
 
 
 async def until(condition: Callable[[], object], within: float = PATIENCE) -> None:
-    """Wait until the condition holds."""
+    """Wait until the condition, which may be async, holds."""
     deadline = time.monotonic() + within
-    while not condition():
+    while True:
+        answer = condition()
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if answer:
+            return
         assert time.monotonic() < deadline, "did not come true in time"
         await asyncio.sleep(0.01)
 
