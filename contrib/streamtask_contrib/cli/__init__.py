@@ -1,1 +1,1 @@
-"""Commands that `streamtask` has where this package is installed; entry points of the group `streamtask.commands`."""
+"""Commands that this package adds to `streamtask`, each found by an entry point of the group `streamtask.commands`."""

@@ -1,0 +1,56 @@
+"""`streamtask demo`: all of speech on this machine, at once.
+
+It starts a Redis, the workers for audio and translation, and the API; it speaks a recording into the API's socket,
+shows the words and their French as they come, and leaves the page open for whoever wants to speak. It needs no network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from pathlib import Path
+
+import click
+
+from streamtask_contrib.cli.processes import Workers
+from streamtask_contrib.extras import require
+
+_RECORDING = Path(__file__).parent.parent / "demo" / "meeting.wav"
+_APPS = ("streamtask_contrib.audio:app", "streamtask_contrib.translation:app")
+_NEEDED = (
+    "ctranslate2",
+    "fastapi",
+    "faster_whisper",
+    "multipart",
+    "pydantic_settings",
+    "sentencepiece",
+    "uvicorn",
+    "websockets",
+)
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the page and the API; 0: any free one.")
+@click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page.")
+@click.option("--once", is_flag=True, help="End after the recording, which is spoken faster; no page is opened.")
+@click.option("--speak", "recording", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=_RECORDING,
+              help="Another recording: WAV, 16 bits.")  # fmt: skip
+def demo(*, port: int, browser: bool, once: bool, recording: Path) -> None:
+    """Watch spoken words come as text, and as French; then speak yourself.
+
+    Everything runs on this machine and ends with this command.
+    """
+    require("speech", *_NEEDED)
+    with tempfile.TemporaryDirectory(prefix="streamtask-demo-") as folder:
+        # What the server and the API have to say would stand between the words.
+        logging.basicConfig(filename=f"{folder}/api.log", level=logging.INFO)
+        broker = f"embedded://{folder}/redis"
+        with Workers(broker, Path(folder)) as workers:
+            for app in _APPS:
+                workers.start(app)
+            # Loaded while the workers load their models: together they are there sooner.
+            from streamtask_contrib.cli.showing import Show  # noqa: PLC0415
+
+            show = Show(broker=broker, port=port, is_short=once, opens_browser=browser and not once)
+            asyncio.run(show.run(recording, workers))
