@@ -1,14 +1,33 @@
-"""Settings that all apps of this package share, from the environment."""
+"""Settings from the environment: how they are read, and those that all apps of this package share."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import field_validator
+from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from streamtask import BlobStores
+from streamtask import BlobStores, ConfigurationError
+
+_S = TypeVar("_S", bound=BaseSettings)
+
+
+def from_environment(kind: type[_S]) -> _S:
+    """Settings as the environment has them.
+
+    Raises:
+        ConfigurationError: some are wrong; the message has the names of their variables, never their values.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "")
+        wrong = [
+            f"{prefix}{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
+            for each in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+        raise ConfigurationError(f"wrong settings in the environment: {'; '.join(wrong)}") from None
 
 
 class _BlobSettings(BaseSettings):
@@ -36,4 +55,4 @@ class _BlobSettings(BaseSettings):
 
 def blob_stores() -> BlobStores:
     """Where audio is kept, as the environment says."""
-    return BlobStores(**_BlobSettings().model_dump())
+    return BlobStores(**from_environment(_BlobSettings).model_dump())

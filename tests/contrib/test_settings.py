@@ -1,4 +1,4 @@
-"""Where blobs are, from the environment."""
+"""What is read from the environment, and where blobs are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from streamtask import BlobStores, ConfigurationError
 
+pydantic_settings = pytest.importorskip("pydantic_settings", reason="it comes with the extras")
 settings = pytest.importorskip("streamtask_contrib.settings", reason="pydantic-settings comes with the extras")
 
 
@@ -52,7 +53,7 @@ def test_what_cannot_be_read_is_refused_or_left_out(monkeypatch: pytest.MonkeyPa
     if not text:
         assert settings.blob_stores() == BlobStores()
         return
-    with pytest.raises(ValueError, match=name.lower()):
+    with pytest.raises(ConfigurationError, match=f"STREAMTASK_BLOBS_{name}: "):
         settings.blob_stores()
 
 
@@ -60,3 +61,16 @@ def test_what_the_core_refuses_is_refused_as_it_says(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("STREAMTASK_BLOBS_DEFAULT", "file")
     with pytest.raises(ConfigurationError, match="no `folder` is given"):
         settings.blob_stores()
+
+
+def test_wrong_variables_are_named_without_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hearing(pydantic_settings.BaseSettings):
+        model_config = pydantic_settings.SettingsConfigDict(env_prefix="STREAMTASK_HEARING_")
+        beam: int = 1
+
+    assert settings.from_environment(Hearing).beam == 1
+
+    monkeypatch.setenv("STREAMTASK_HEARING_BEAM", "wide-1234")
+    with pytest.raises(ConfigurationError, match=r"STREAMTASK_HEARING_BEAM: .* valid integer") as caught:
+        settings.from_environment(Hearing)
+    assert "1234" not in str(caught.value)

@@ -18,7 +18,7 @@ from streamtask_contrib.api.keys import Guard, SeatsTakenError
 from streamtask_contrib.api.register import SessionTakenError
 from streamtask_contrib.api.service import Service
 from streamtask_contrib.api.settings import ApiSettings
-from streamtask_contrib.settings import blob_stores
+from streamtask_contrib.settings import blob_stores, from_environment
 from streamtask_contrib.transcript import router as transcripts
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _DESCRIPTION = "Audio in, words and translations out, live. See the how-to on th
 
 def create_app(settings: ApiSettings | None = None, *, broker: str | None = None) -> FastAPI:
     """The API. `settings`: by default from the environment. `broker`: a URL; by default as every app's."""
-    settings = settings or ApiSettings()
+    settings = settings or from_environment(ApiSettings)
     app = App("orchestration-api", broker=broker, blobs=blob_stores())
     if settings.keep_transcripts:
         app.include(transcripts(ttl=settings.session_ttl))

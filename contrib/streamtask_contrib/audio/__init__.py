@@ -14,7 +14,7 @@ require("audio", "faster_whisper", "numpy", "pydantic_settings")
 from streamtask import App  # noqa: E402 - what is missing is said before it is missed
 from streamtask_contrib.audio.settings import AudioSettings  # noqa: E402
 from streamtask_contrib.audio.worker import router  # noqa: E402
-from streamtask_contrib.settings import blob_stores  # noqa: E402
+from streamtask_contrib.settings import blob_stores, from_environment  # noqa: E402
 from streamtask_contrib.transcript import worker as transcripts  # noqa: E402
 
 __all__ = ["AudioSettings", "app", "router"]
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> App:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     app = App("audio-pipeline", blobs=blob_stores())
-    app.include(router(AudioSettings()))
+    app.include(router(from_environment(AudioSettings)))
     # Whoever transcribes keeps the transcripts, too: it costs nothing beside a model.
     app.include(transcripts.router())
     globals()["app"] = app

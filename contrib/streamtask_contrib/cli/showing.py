@@ -26,7 +26,7 @@ from rich.text import Text
 from websockets.asyncio.client import ClientConnection, connect
 
 from streamtask import App, Inspector
-from streamtask_contrib.api import ApiSettings, create_app
+from streamtask_contrib.api import create_app
 from streamtask_contrib.cli.processes import Workers
 
 #: Seconds that the workers may take to load.
@@ -112,7 +112,7 @@ class Show:
     @asynccontextmanager
     async def _serving(self, workers: Workers) -> AsyncIterator[str]:
         """The API on loopback, and workers that are ready; gives the address, "127.0.0.1:8000"."""
-        api = create_app(ApiSettings(), broker=self._broker)
+        api = create_app(broker=self._broker)
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", self._port))
             server = _Server(uvicorn.Config(api, log_config=None, ws_ping_interval=None, timeout_graceful_shutdown=1))

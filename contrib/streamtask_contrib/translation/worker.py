@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from streamtask import App, ConfigurationError, Context, DeadEvent, Router
 from streamtask_contrib.events import ProcessingFailed, TranslationCompleted, TranslationRequested
-from streamtask_contrib.settings import blob_stores
+from streamtask_contrib.settings import blob_stores, from_environment
 from streamtask_contrib.translation.engine import TranslationEngine
 from streamtask_contrib.translation.metrics import TranslationMetrics
 from streamtask_contrib.translation.pipeline import Pipeline
@@ -29,7 +29,7 @@ GROUP = "translation"
 def make_app() -> App:
     """The app of `streamtask worker -A streamtask_contrib.translation:app`; its settings are environment variables."""
     app = App("translation", blobs=blob_stores())
-    app.include(router(TranslationSettings()))
+    app.include(router(from_environment(TranslationSettings)))
     return app
 
 
