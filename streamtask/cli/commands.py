@@ -12,24 +12,31 @@ import click
 class CommandGroup(click.Group):
     """A group of commands.
 
-    `commands_in`: name → the module that has a command of that name. It is imported late, because `streamtask worker`
-    is to start without what draws tables and bars.
+    `commands_in`: name → the module that has a command of that name. `others_in`: the module that knows commands of
+    other packages, by `names()` and `load(name)`; ours come first. Both are imported late, because `streamtask worker`
+    is to start without what draws tables and bars, and without what reads which packages are installed.
     """
 
-    def __init__(self, *args: Any, commands_in: Mapping[str, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, commands_in: Mapping[str, str] | None = None, others_in: str | None = None, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self._modules = dict(commands_in or {})
+        self._others = others_in
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every name, in the order of the help."""
-        return [*self._modules, *super().list_commands(ctx)]
+        own = [*self._modules, *super().list_commands(ctx)]
+        others = import_module(self._others).names() if self._others else ()
+        return [*own, *(name for name in others if name not in own)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name, or None."""
-        module = self._modules.get(cmd_name)
-        if module is None:
-            return super().get_command(ctx, cmd_name)
-        command: click.Command = getattr(import_module(module), cmd_name)
+        command = super().get_command(ctx, cmd_name)
+        if module := self._modules.get(cmd_name):
+            command = getattr(import_module(module), cmd_name)
+        elif command is None and self._others:
+            command = import_module(self._others).load(cmd_name)
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from importlib import import_module
 from typing import Any
 
 import click
@@ -17,20 +16,7 @@ from streamtask.redact import mask_text
 
 
 class CommandLine(CommandGroup):
-    """The outermost group, with the commands of other packages behind our own.
-
-    What went wrong becomes one line on standard error and an exit code, never a traceback.
-    """
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every name, our own first."""
-        own = super().list_commands(ctx)
-        return [*own, *(name for name in _plugins().names() if name not in own)]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name, or None."""
-        command: click.Command | None = super().get_command(ctx, cmd_name) or _plugins().load(cmd_name)
-        return command
+    """The outermost group: what went wrong becomes one line on standard error and an exit code, never a traceback."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the command line. Exit codes: 0 done, 1 failed, 2 usage."""
@@ -56,11 +42,6 @@ class CommandLine(CommandGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _plugins() -> Any:
-    # Late: what reads which packages are installed would be half of the start of `streamtask worker`.
-    return import_module("streamtask.cli.plugins")
-
-
 def _path(error: click.UsageError) -> str:
     return error.ctx.command_path if error.ctx else "streamtask"
 
@@ -81,6 +62,7 @@ def _fail(message: str, code: int) -> int:
         "replay": "streamtask.cli.replay",
         "doctor": "streamtask.cli.doctor",
     },
+    others_in="streamtask.cli.plugins",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(package_name="streamtask")
