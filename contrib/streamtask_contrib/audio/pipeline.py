@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import BinaryIO, TypeVar
 
 from streamtask import Context, Reject
-from streamtask_contrib.audio import core, guards
+from streamtask_contrib.audio import guards
 from streamtask_contrib.audio.activity import Turn, TurnOptions
 from streamtask_contrib.audio.decoding import SAMPLE_RATE, AudioFile, Limits
 from streamtask_contrib.audio.diarization import Speakers
@@ -65,7 +65,7 @@ class Pipeline:
         """
         self._check_language(chunk)
         watch = _Watch(chunk)
-        progress = await Progress.of(chunk.chunk_id, ctx.app.records, core.state(ctx))
+        progress = await Progress.of(chunk.chunk_id, ctx.app.records, ctx.state)
         async with _audio_of(chunk, ctx) as file:
             with await self._in_thread(lambda: AudioFile(file, chunk.audio_config, self._limits)) as audio:
                 reading = Reading(audio, self._turns, at=progress.at.position)
@@ -147,10 +147,10 @@ class Pipeline:
         """Keep what was done, once that is worth it. A partial is done again sooner than it is found again."""
         if chunk.is_partial or progress.turns < self._settings.checkpoint_every:
             return
-        await core.checkpoint(ctx, await progress.checkpoint())
+        await ctx.checkpoint(await progress.checkpoint())
         seconds = chunk.duration or audio.duration
         if seconds:
-            core.progress(ctx, min(1.0, progress.at.position / SAMPLE_RATE / seconds))
+            ctx.progress(min(1.0, progress.at.position / SAMPLE_RATE / seconds))
 
     def _result(
         self, chunk: AudioChunkReceived, progress: Progress, segments: list[Segment], notes: list[str]

@@ -38,7 +38,10 @@ async def test_a_worker_killed_in_the_middle_of_200_chunks_has_each_transcribed_
 ):
     expected = {f"c{n}": chance.choice(SENTENCES) for n in range(200)}
     async with App("test", broker=private_redis.url) as app:
-        chunks = [await stored(app, wav([silence(0.3), say(text), silence(0.5)]), n) for n, text in enumerate(expected.values())]
+        chunks = [
+            await stored(app, wav([silence(0.3), say(text), silence(0.5)]), n)
+            for n, text in enumerate(expected.values())
+        ]
         await app.publish_many(chunks)
     worker = await start_worker(private_redis.url, SOURCE)
     async with Emitted(private_redis.url, "audio-results") as results:
