@@ -52,9 +52,9 @@ class AudioSettings(BaseSettings):
     #: Probability from which a moment is speech, 0 to 1.
     speech_threshold: float = Field(default=0.5, gt=0.0, lt=1.0)
     #: Seconds of silence that end a turn.
-    min_silence: float = Field(default=0.35, ge=0.1, le=10.0)
-    #: Seconds kept before and after each turn; at most half of `min_silence`.
-    padding: float = Field(default=0.12, ge=0.0, le=5.0)
+    min_silence: float = Field(default=0.4, ge=0.1, le=10.0)
+    #: Seconds kept before and after each turn, at most half of `min_silence`. Speech is noticed 0.1 s after it began.
+    padding: float = Field(default=0.2, ge=0.0, le=5.0)
 
     # ── chunks ────────────────────────────────────────────────────────────────────────────────────────────────────
     #: Chunks at once in one process.
