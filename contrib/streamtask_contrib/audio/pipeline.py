@@ -20,12 +20,15 @@ from streamtask_contrib.audio.engine import HeardTurn, Utterance, WhisperEngine
 from streamtask_contrib.audio.metrics import AudioMetrics
 from streamtask_contrib.audio.progress import SEGMENTS, Progress
 from streamtask_contrib.audio.reading import ReadAhead, Reading
-from streamtask_contrib.audio.segments import as_segment, joined, own
-from streamtask_contrib.audio.settings import AudioSettings
+from streamtask_contrib.audio.segments import as_segments, joined, own
+from streamtask_contrib.audio.settings import LONG_SILENCE, SHORT_SILENCE, AudioSettings
 from streamtask_contrib.batching import Batcher
 from streamtask_contrib.events import AudioChunkReceived, Latency, Segment, TranscriptionCompleted
 
 T = TypeVar("T")
+
+#: Seconds that Whisper hears at once.
+_WHISPER = 30.0
 
 
 class Pipeline:
@@ -38,7 +41,7 @@ class Pipeline:
         self._limits = Limits(seconds=settings.max_seconds, decoded_bytes=settings.max_decoded_bytes)
         self._turns = TurnOptions(
             threshold=settings.speech_threshold,
-            min_silence=settings.min_silence,
+            min_silence=settings.min_silence or (LONG_SILENCE if engine.window >= _WHISPER else SHORT_SILENCE),
             padding=settings.padding,
             longest=engine.window,
         )
@@ -98,7 +101,7 @@ class Pipeline:
             if reason := guards.why_dropped(heard):
                 self._metrics.dropped.labels(reason).inc()
             else:
-                at.segments.append(as_segment(heard, turn, chunk))
+                at.segments += as_segments(heard, turn, chunk)
 
     async def _transcribed(
         self, turns: Sequence[Turn], chunk: AudioChunkReceived, progress: Progress
