@@ -7,12 +7,12 @@ import io
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import BinaryIO, TypeVar
 
 from streamtask import Context, Reject
-from streamtask_contrib.audio import core, guards
+from streamtask_contrib.audio import guards
 from streamtask_contrib.audio.activity import Turn, TurnOptions
 from streamtask_contrib.audio.decoding import SAMPLE_RATE, AudioFile, Limits
 from streamtask_contrib.audio.diarization import Speakers
@@ -20,12 +20,16 @@ from streamtask_contrib.audio.engine import HeardTurn, Utterance, WhisperEngine
 from streamtask_contrib.audio.metrics import AudioMetrics
 from streamtask_contrib.audio.progress import SEGMENTS, Progress
 from streamtask_contrib.audio.reading import ReadAhead, Reading
-from streamtask_contrib.audio.segments import as_segment, joined, own
-from streamtask_contrib.audio.settings import AudioSettings
+from streamtask_contrib.audio.segments import as_segments, joined, own
+from streamtask_contrib.audio.settings import LONG_SILENCE, SHORT_SILENCE, AudioSettings
 from streamtask_contrib.batching import Batcher
 from streamtask_contrib.events import AudioChunkReceived, Latency, Segment, TranscriptionCompleted
+from streamtask_contrib.languages import known
 
 T = TypeVar("T")
+
+#: Seconds that Whisper hears at once.
+_WHISPER = 30.0
 
 
 class Pipeline:
@@ -38,7 +42,7 @@ class Pipeline:
         self._limits = Limits(seconds=settings.max_seconds, decoded_bytes=settings.max_decoded_bytes)
         self._turns = TurnOptions(
             threshold=settings.speech_threshold,
-            min_silence=settings.min_silence,
+            min_silence=settings.min_silence or (LONG_SILENCE if engine.window >= _WHISPER else SHORT_SILENCE),
             padding=settings.padding,
             longest=engine.window,
         )
@@ -63,9 +67,11 @@ class Pipeline:
         Raises:
             Reject: it can never be transcribed.
         """
-        self._check_language(chunk)
+        language = self._given_language(chunk)
         watch = _Watch(chunk)
-        progress = await Progress.of(chunk.chunk_id, ctx.app.records, core.state(ctx))
+        progress = await Progress.of(chunk.chunk_id, ctx.app.records, ctx.state)
+        if language:
+            progress.at.language, progress.at.language_probability = language, 1.0
         async with _audio_of(chunk, ctx) as file:
             with await self._in_thread(lambda: AudioFile(file, chunk.audio_config, self._limits)) as audio:
                 reading = Reading(audio, self._turns, at=progress.at.position)
@@ -93,22 +99,20 @@ class Pipeline:
         # A block of silence counts, too: it need not be looked through again.
         progress.turns += max(1, len(turns))
         at = progress.at
-        for turn, heard in zip(audible, await self._transcribed(audible, chunk, progress), strict=True):
+        for turn, heard in zip(audible, await self._transcribed(audible, progress), strict=True):
             at.batch_size = max(at.batch_size, heard.batch_size)
             if reason := guards.why_dropped(heard):
                 self._metrics.dropped.labels(reason).inc()
             else:
-                at.segments.append(as_segment(heard, turn, chunk))
+                at.segments += as_segments(heard, turn, chunk)
 
-    async def _transcribed(
-        self, turns: Sequence[Turn], chunk: AudioChunkReceived, progress: Progress
-    ) -> list[HeardTurn]:
+    async def _transcribed(self, turns: Sequence[Turn], progress: Progress) -> list[HeardTurn]:
         """What is said in each turn. All turns of a chunk are in one language."""
         if not turns:
             return []
         at = progress.at
         if not at.language:
-            at.language, at.language_probability = await self._language(turns, chunk)
+            at.language, at.language_probability = await self._found_language(turns)
         jobs = [self._inference.submit(Utterance(turn.samples, at.language)) for turn in turns]
         # All of them end before an error is raised: none is left behind.
         answers = await asyncio.gather(*jobs, return_exceptions=True)
@@ -117,10 +121,8 @@ class Pipeline:
                 raise answer
         return [answer for answer in answers if isinstance(answer, HeardTurn)]
 
-    async def _language(self, turns: Sequence[Turn], chunk: AudioChunkReceived) -> tuple[str, float]:
-        """What is spoken, and how sure that is: as given, or what the longest of the first turns sounds like."""
-        if chunk.language:
-            return chunk.language, 1.0
+    async def _found_language(self, turns: Sequence[Turn]) -> tuple[str, float]:
+        """What the longest of the first turns sounds like, and how sure that is."""
         if len(self._engine.languages) == 1:
             return next(iter(self._engine.languages)), 1.0
         longest = max(turns, key=lambda turn: len(turn.samples))
@@ -134,12 +136,21 @@ class Pipeline:
         self._metrics.model_loaded.set(1)
         return heard
 
-    def _check_language(self, chunk: AudioChunkReceived) -> None:
-        if chunk.language and chunk.language not in self._engine.languages:
-            raise Reject(
-                f"the language {chunk.language!r} is none that the speech model {self._engine.name} knows; "
-                "leave it out, or set STREAMTASK_AUDIO_MODEL to a model that does"
-            )
+    def _given_language(self, chunk: AudioChunkReceived) -> str | None:
+        """The code that the model has for the language that a chunk is said to be in.
+
+        Raises:
+            Reject: it knows no such language.
+        """
+        if chunk.language is None or chunk.language in self._engine.languages:
+            return chunk.language
+        with suppress(ValueError):
+            if (code := known(chunk.language)) in self._engine.languages:
+                return code
+        raise Reject(
+            f"the language {chunk.language!r} is none that the speech model {self._engine.name} knows; "
+            "leave it out, or set STREAMTASK_AUDIO_MODEL to a model that does"
+        )
 
     # ── keeping ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,10 +158,10 @@ class Pipeline:
         """Keep what was done, once that is worth it. A partial is done again sooner than it is found again."""
         if chunk.is_partial or progress.turns < self._settings.checkpoint_every:
             return
-        await core.checkpoint(ctx, await progress.checkpoint())
+        await ctx.checkpoint(await progress.checkpoint())
         seconds = chunk.duration or audio.duration
         if seconds:
-            core.progress(ctx, min(1.0, progress.at.position / SAMPLE_RATE / seconds))
+            ctx.progress(min(1.0, progress.at.position / SAMPLE_RATE / seconds))
 
     def _result(
         self, chunk: AudioChunkReceived, progress: Progress, segments: list[Segment], notes: list[str]

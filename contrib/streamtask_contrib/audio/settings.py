@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streamtask_contrib.models import SPEECH
 
+#: Seconds of silence that end a turn, for a model with a short window and for one with Whisper's own.
+SHORT_SILENCE, LONG_SILENCE = 0.4, 2.0
+
 
 class AudioSettings(BaseSettings):
     """How audio becomes words."""
@@ -51,10 +54,11 @@ class AudioSettings(BaseSettings):
     # ── finding speech ────────────────────────────────────────────────────────────────────────────────────────────
     #: Probability from which a moment is speech, 0 to 1.
     speech_threshold: float = Field(default=0.5, gt=0.0, lt=1.0)
-    #: Seconds of silence that end a turn.
-    min_silence: float = Field(default=0.35, ge=0.1, le=10.0)
-    #: Seconds kept before and after each turn; at most half of `min_silence`.
-    padding: float = Field(default=0.12, ge=0.0, le=5.0)
+    #: Seconds of silence that end a turn. None: 2 where the model hears 30 s at once, 0.4 where it hears less. A turn
+    #: is an inference, which costs the same however much of what the model could hear is filled.
+    min_silence: float | None = Field(default=None, ge=0.1, le=10.0)
+    #: Seconds kept before and after each turn, at most half of `min_silence`. Speech is noticed 0.1 s after it began.
+    padding: float = Field(default=0.2, ge=0.0, le=5.0)
 
     # ── chunks ────────────────────────────────────────────────────────────────────────────────────────────────────
     #: Chunks at once in one process.
@@ -86,8 +90,9 @@ class AudioSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _padding_fits(self) -> Self:
-        if 2 * self.padding > self.min_silence:
-            raise ValueError(f"padding ({self.padding:g} s) is at most half of min_silence ({self.min_silence:g} s)")
+        silence = self.min_silence or SHORT_SILENCE
+        if 2 * self.padding > silence:
+            raise ValueError(f"padding ({self.padding:g} s) is at most half of min_silence ({silence:g} s)")
         if not self.temperatures:
             raise ValueError("temperatures has at least one number")
         return self

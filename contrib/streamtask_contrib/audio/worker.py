@@ -19,6 +19,7 @@ from streamtask_contrib.events import (
     TranscriptionCompleted,
     TranslationRequested,
 )
+from streamtask_contrib.languages import known
 
 #: The consumer group of all audio workers.
 GROUP = "audio-pipeline"
@@ -150,6 +151,14 @@ def _translations(chunk: AudioChunkReceived, result: TranscriptionCompleted) -> 
             segments=segments,
             segments_uri=result.segments_uri,
         )
-        for target in dict.fromkeys(chunk.processing_flags.target_languages)
+        for target in dict.fromkeys(map(_plain, chunk.processing_flags.target_languages))
         if target != result.language
     ]
+
+
+def _plain(language: str) -> str:
+    """The catalog's code of a language. One that is in no table is passed on: who translates says what is wrong."""
+    try:
+        return known(language)
+    except ValueError:
+        return language

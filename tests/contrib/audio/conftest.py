@@ -1,5 +1,5 @@
-"""Fixtures of the audio worker's tests."""
+"""Fixtures of the audio worker's tests: those of the chaos tests."""
 
-from tests.chaos.conftest import measured
+from tests.chaos.conftest import chance, ledger, measured, start_worker
 
-__all__ = ["measured"]
+__all__ = ["chance", "ledger", "measured", "start_worker"]

@@ -10,7 +10,7 @@ from streamtask_contrib.audio.activity import SpeechProbability, Turn, TurnFinde
 
 from tests.contrib.audio.sounds import RATE, say, silence, speaks
 
-OPTIONS = TurnOptions(threshold=0.5, min_silence=0.35, padding=0.12, longest=8.0)
+OPTIONS = TurnOptions(threshold=0.5, min_silence=0.4, padding=0.2, longest=8.0)
 SENTENCES = ("start the meeting", "hello team", "no thank you", "yes", "next slide please")
 
 
@@ -98,6 +98,17 @@ def test_a_turn_that_is_too_long_is_cut_where_it_is_quiet():
     assert all(before.end == after.start for before, after in itertools.pairwise(found))
     for turn in found[:-1]:
         assert np.abs(sound[turn.end - 160 : turn.end + 160]).max() < 0.05
+
+
+@speaks
+@pytest.mark.parametrize("seconds", [1, 30, 200])
+def test_a_long_silence_makes_nobody_deaf(seconds: int):
+    for sentence in SENTENCES:
+        sound = np.concatenate([silence(seconds), say(sentence), silence(1)])
+
+        [turn] = turns(sound, [480_000])
+
+        assert turn.start / RATE == pytest.approx(seconds, abs=0.24)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,14 @@ async def test_on_a_real_server(redis_server: RedisServer):
     assert result.text == WORDS
 
 
+@speaks
+@pytest.mark.parametrize("language", ["en", "EN", "en-US", "eng"])
+async def test_a_language_may_be_given_in_any_of_its_codes(language: str):
+    [result] = await results_of(chunk(wav([say(WORDS)]), language=language))
+
+    assert (result.text, result.language, result.language_probability) == (WORDS, "en", 1.0)
+
+
 # ── nothing to hear ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -205,11 +213,11 @@ async def test_the_words_of_the_neighbours_are_left_to_them():
 
 @speaks
 async def test_translations_are_asked_for_in_each_other_language():
-    flags = ProcessingFlags(translate=True, target_languages=["fr", "en", "de", "fr"])
+    flags = ProcessingFlags(translate=True, target_languages=["fr", "en-GB", "deu", "fr", "tlh"])
 
     result, *requests = await results_of(chunk(wav([say(WORDS)]), processing_flags=flags))
 
-    assert [request.target_language for request in requests] == ["fr", "de"]
+    assert [request.target_language for request in requests] == ["fr", "de", "tlh"]
     for request in requests:
         assert isinstance(request, TranslationRequested)
         assert request.source_language == "en"

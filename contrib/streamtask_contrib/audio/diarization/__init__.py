@@ -21,8 +21,9 @@ from streamtask import ConfigurationError, Context
 from streamtask_contrib.audio.decoding import SAMPLE_RATE, AudioFile, Limits, Samples
 from streamtask_contrib.audio.diarization import channels
 from streamtask_contrib.audio.diarization.voices import SessionVoices, Span, Voice, speaker_at
+from streamtask_contrib.audio.segments import with_words
 from streamtask_contrib.audio.settings import AudioSettings
-from streamtask_contrib.events import AudioChunkReceived, Segment, SpeakerMap, Word
+from streamtask_contrib.events import AudioChunkReceived, Segment, SpeakerMap
 
 T = TypeVar("T")
 
@@ -120,14 +121,8 @@ def labelled(segments: Sequence[Segment], labels: Sequence[str | None]) -> list[
         if len(runs) == 1:
             parts.append(segment.model_copy(update={"words": words, "speaker": runs[0][0]}))
             continue
-        parts += [_part(segment, speaker, run) for speaker, run in runs]
+        parts += [with_words(segment, run, speaker=speaker) for speaker, run in runs]
     return parts
-
-
-def _part(segment: Segment, speaker: str | None, words: list[Word]) -> Segment:
-    text = "".join(word.text for word in words).strip()
-    span = {"start": words[0].start, "end": words[-1].end}
-    return segment.model_copy(update={"words": words, "speaker": speaker, "text": text} | span)
 
 
 def _count(segments: Sequence[Segment]) -> int:
