@@ -27,6 +27,7 @@ from streamtask.transport.port import (
     Mark,
     Outcome,
     Outgoing,
+    Progress,
     Release,
     Skip,
     Subscription,
@@ -48,6 +49,10 @@ class Made(Event, stream="made"):
     n: int
 
 
+class Died(Event, stream="died"):
+    n: int
+
+
 def test_the_page_has_a_line_for_a_worker_a_publisher_and_an_operator() -> None:
     assert list(rights()) == ["worker", "publisher", "operator"]
 
@@ -62,11 +67,14 @@ async def test_publishing_and_working_and_operating_need_no_more_than_the_lines_
     app = App("shop", broker=users.url("worker"), retention=Retention(max_age=0.0, max_entries=1))
     ran: Counter[str] = Counter()
 
-    @app.on(Job, retry=Retry(2, backoff=lambda _: 0.01))
+    @app.on(Job, retry=Retry(2, backoff=lambda _: 0.01), on_dead=lambda job, _: Died(n=job.n))
     async def handle(job: Job, ctx: Context) -> Made | None:
         ran[job.kind] += 1
         if job.kind == "fails once" and ctx.attempt == 1:
+            await ctx.checkpoint("half")
+            ctx.progress(0.5)
             raise ValueError("fails")
+        assert ctx.state == ("half" if job.kind == "fails once" else None)
         if job.kind == "dies" and ran["dies"] == 1:
             raise Reject("given up")
         if job.kind == "emits later":
@@ -118,7 +126,7 @@ async def operate(users: Users, app: App) -> None:
         return (await ask(users.url("operator"), *words, "--json")).document
 
     assert {row["group"] for row in await answer("inspect", "groups")} == {"shop"}
-    assert {row["stream"] for row in await answer("inspect", "streams")} == {"jobs", "made"}
+    assert {row["stream"] for row in await answer("inspect", "streams")} == {"died", "jobs", "made"}
     assert len(await answer("inspect", "workers")) == 1
     for what in ("pending", "consumers", "scheduled"):
         await answer("inspect", what)
@@ -131,6 +139,19 @@ async def operate(users: Users, app: App) -> None:
     assert len(await answer("groups", "list")) == 3
     assert (await answer("groups", "drop", "jobs", "late"))["group"] == "late"
     assert "permissions" not in {finding["check"] for finding in await answer("doctor")}
+
+
+async def test_an_operator_sees_how_far_a_handler_is(users: Users) -> None:
+    async with App("door", broker=users.url("publisher")) as door:
+        await door.publish(Job(n=1))
+    async with App("shop", broker=users.url("worker")) as app:
+        await app.transport.register(Subscription(stream="jobs", group="shop"))
+        [delivery] = await app.transport.fetch("shop", "a", ["jobs"], count=1, wait=0)
+        await app.transport.checkpoints.report([(delivery, Progress(0.5))])
+
+    [row] = (await ask(users.url("operator"), "inspect", "pending", "--json")).document
+
+    assert row["progress"] == {"fraction": 0.5, "message": ""}
 
 
 async def test_blobs_and_records_need_no_more_than_the_lines_of_a_worker_and_of_a_publisher_give(users: Users) -> None:

@@ -58,6 +58,8 @@ class Oracle:
     begun: Counter[tuple[int, str]] = field(default_factory=Counter)
     handled: Counter[tuple[int, str]] = field(default_factory=Counter)
     raised: Counter[tuple[int, str]] = field(default_factory=Counter)
+    #: When the server had kept which step of an event.
+    checkpoints: dict[int, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     taken: dict[Place, list[Taken]] = field(default_factory=lambda: defaultdict(list))
     #: Outcomes that came too late.
     refused: int = 0
@@ -99,6 +101,18 @@ class Oracle:
         (self.handled if returned else self.raised)[n, place] += 1
         self.trace(f"{worker} {place} ran {n}: {'returned' if returned else 'raised'}")
 
+    def checkpointed(self, n: int, step: int) -> None:
+        """The server has kept how far a handler is."""
+        self.trace(f"checkpoint {n} {step}")
+        self.checkpoints[n].append((self.moment, step))
+
+    def resumed(self, n: int, step: int) -> None:
+        """A handler goes on: not before what the server had kept by then."""
+        self.trace(f"resume {n} {step}")
+        kept = max((step for _, step in self.checkpoints[n]), default=0)
+        if step < kept:
+            self.wrong.append(f"went back: {n} was checkpointed at {kept} and goes on at {step}")
+
     def settled(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> None:
         """The server answered to an outcome."""
         place = Place(delivery.stream, delivery.group, delivery.entry_id)
@@ -118,5 +132,7 @@ class Oracle:
         self.trace("rolled back")
         for sent in self.sent.values():
             sent.is_excused |= sent.returned is not None and sent.returned > to
+        for n, kept in self.checkpoints.items():
+            self.checkpoints[n] = [(moment, step) for moment, step in kept if moment <= to]
         for place, taken in self.taken.items():
             self.taken[place] = [each for each in taken if each.moment <= to]
