@@ -44,6 +44,7 @@ SAID = {
     "thank you": "merci",
 }
 CHROMIUM = Path("/usr/bin/chromium")
+DOCS = Path(__file__).parents[2] / "docs"
 ESPEAK = shutil.which("espeak-ng") or ""
 if not ESPEAK:
     pytest.skip("espeak-ng is not installed", allow_module_level=True)
@@ -233,6 +234,25 @@ async def _everything(socket: Any) -> list[dict[str, Any]]:
 def _texts(messages: list[dict[str, Any]], kind: str) -> list[str]:
     found = [one for one in messages if one["type"] == kind and not one["is_partial"]]
     return [one["text"].strip() for one in sorted(found, key=lambda one: one["sequence"])]
+
+
+async def test_the_client_of_the_documentation_works(system: Api, tmp_path: Path) -> None:
+    page = await asyncio.to_thread((DOCS / "how-to" / "speech-api.md").read_text)
+    client, recording = tmp_path / "client.py", tmp_path / "talk.wav"
+    code = page.partition("<!-- client -->\n```python\n")[2].partition("```")[0]
+    await asyncio.to_thread(client.write_text, code)
+    await asyncio.to_thread(recording.write_bytes, as_wav(spoken(*SAID)))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, client, f"ws://127.0.0.1:{system.port}", recording, stdout=subprocess.PIPE
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+    assert process.returncode == 0
+    lines = said.decode().splitlines()
+    assert [line.removeprefix("final ") for line in lines if line.startswith("final ") and line != "final "] == list(
+        SAID
+    )
+    french = {line.removeprefix("translation ") for line in lines if line.startswith("translation ")}
+    assert french == set(SAID.values())
 
 
 # ── in a browser ──────────────────────────────────────────────────────────────────────────────────────────────────
