@@ -81,6 +81,8 @@ async def over_socket(websocket: WebSocket, service: Serving, session_id: Sessio
         except HTTPException as error:
             raise ClosedError(NOT_FOUND, error.detail) from error
         with service.connections.take(user), service.hub.listen(session_id, after=after) as mailbox:
+            # From here on nothing is missed.
+            await websocket.send_text(tell("ready", session_id=session_id).text)
             await first_to_end(
                 _send(websocket, mailbox),
                 _ignore(websocket, service.settings.max_frame_bytes),

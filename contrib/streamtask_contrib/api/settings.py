@@ -49,7 +49,7 @@ class ApiSettings(BaseSettings):
     max_lag: int = Field(default=200, ge=1)
     #: How often the lag is looked at.
     lag_interval: float = Field(default=1.0, gt=0)
-    #: How long a socket waits for the last results after `end`.
+    #: How long a socket waits for the last results after `end`, and `/v1/audio/transcriptions` for all of them.
     end_timeout: float = Field(default=120.0, ge=0)
 
     # ── what is kept ──────────────────────────────────────────────────────────────────────────────────────────

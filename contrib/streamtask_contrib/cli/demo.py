@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -42,7 +45,7 @@ def demo(*, port: int, browser: bool, once: bool, recording: Path) -> None:
     Everything runs on this machine and ends with this command.
     """
     require("speech", *_NEEDED)
-    with tempfile.TemporaryDirectory(prefix="streamtask-demo-") as folder:
+    with _ended_in_order(), tempfile.TemporaryDirectory(prefix="streamtask-demo-") as folder:
         # What the server and the API have to say would stand between the words.
         logging.basicConfig(filename=f"{folder}/api.log", level=logging.INFO)
         broker = f"embedded://{folder}/redis"
@@ -54,3 +57,17 @@ def demo(*, port: int, browser: bool, once: bool, recording: Path) -> None:
 
             show = Show(broker=broker, port=port, is_short=once, opens_browser=browser and not once)
             asyncio.run(show.run(recording, workers))
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """SIGTERM ends as Ctrl-C does: by leaving what is inside, so that nothing stays behind."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

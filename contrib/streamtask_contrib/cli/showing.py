@@ -36,8 +36,8 @@ _FRAME = 0.1
 _SHORT_SPEED = 4.0
 _LANGUAGE, _TARGET = "en", "fr"
 _GROUPS = frozenset({"audio-pipeline", "translation", "transcripts"})
-#: Characters that words and their translation get at least.
-_WIDTH = 22
+#: Characters of the columns: the time, the delays, and what words and their translation get at least.
+_TIME, _DELAYS, _NARROWEST = 7, 16, 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -163,7 +163,7 @@ class Show:
                     live.update("")
                 elif message["type"] == "translation":
                     if (line := heard.take_translation(message)) is not None:
-                        live.console.print(_row(line))
+                        live.console.print(_row(line, self._console.width))
                 elif message["type"] in ("failed", "error"):
                     raise click.ClickException(message["message"])
 
@@ -220,13 +220,14 @@ async def _send(client: ClientConnection, file: wave.Wave_read, heard: Heard) ->
     await client.send(json.dumps({"type": "end"}))
 
 
-def _row(line: Line) -> Table:
+def _row(line: Line, width: int) -> Table:
     """When it was said, the words, the French, and how long after the end of the speech each was there."""
     row = Table.grid(padding=(0, 2))
-    row.add_column(width=7, justify="right", style="dim")
-    row.add_column(ratio=1, min_width=_WIDTH)
-    row.add_column(ratio=1, min_width=_WIDTH, style="cyan")
-    row.add_column(width=16, style="dim", no_wrap=True)
+    text = max(_NARROWEST, (width - _TIME - _DELAYS - 6) // 2)
+    row.add_column(width=_TIME, justify="right", style="dim")
+    row.add_column(width=text)
+    row.add_column(width=text, style="cyan")
+    row.add_column(width=_DELAYS, style="dim", no_wrap=True)
     minutes, seconds = divmod(line.start, 60)
     who = f"{line.speaker}: " if line.speaker else ""
     delays = f"+{line.text_after:.2f} s +{line.translation_after or 0.0:.2f} s"

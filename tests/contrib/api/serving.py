@@ -143,10 +143,10 @@ def tone(seconds: float, *, rate: int = RATE, loudness: float = 0.2) -> bytes:
 
 
 @functools.cache
-def quiet(seconds: float, *, rate: int = RATE, seed: int = 0) -> bytes:
-    """The noise of a quiet room."""
-    noise = random.Random(seed)
-    return _pcm(noise.gauss(0, 0.0003) for _ in range(round(seconds * rate)))
+def quiet(seconds: float, *, rate: int = RATE, loudness: float = 0.0003) -> bytes:
+    """The noise of a room."""
+    noise = random.Random(0)
+    return _pcm(noise.gauss(0, loudness) for _ in range(round(seconds * rate)))
 
 
 def _pcm(values: Iterator[float]) -> bytes:

@@ -7,12 +7,13 @@ import json
 import socket as sockets
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
 from streamtask_contrib.events import AudioChunkReceived, TranscriptionCompleted
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from streamtask import App
@@ -30,6 +31,14 @@ def result(sequence: int, *, is_last: bool = False, is_partial: bool = False, te
 
 async def own(api: Served, session_id: str = "talk") -> None:
     await api.service.register(session_id).begin("local", "test")
+
+
+@asynccontextmanager
+async def listening(api: Served, after: str = "0") -> AsyncIterator[ClientConnection]:
+    """A socket of the session's events, once nothing can be missed any more."""
+    async with api.socket(f"/api/sessions/talk/events?after={after}") as socket:
+        assert (await hear(socket))["type"] == "ready"
+        yield socket
 
 
 async def lines(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
@@ -67,11 +76,11 @@ async def test_a_socket_of_events_goes_on_behind_the_last_id(broker: str) -> Non
     async with served(broker) as api, App("test", broker=broker) as app:
         await own(api)
         await app.publish_many([result(n) for n in range(4)])
-        async with api.socket("/api/sessions/talk/events") as socket:
+        async with listening(api) as socket:
             seen = [await hear(socket) for _ in range(2)]
-        async with api.socket(f"/api/sessions/talk/events?after={seen[-1]['id']}") as socket:
+        async with listening(api, seen[-1]["id"]) as socket:
             assert [(await hear(socket))["text"] for _ in range(2)] == ["word2", "word3"]
-        async with api.socket("/api/sessions/talk/events?after=$") as socket:
+        async with listening(api, "$") as socket:
             await app.publish(result(9))
             assert (await hear(socket))["text"] == "word9"
 
@@ -81,7 +90,7 @@ async def test_a_process_that_is_new_replays_what_came_before_it(broker: str) ->
         await app.publish_many([result(n) for n in range(3)])
     async with served(broker) as api:
         await own(api)
-        async with api.socket("/api/sessions/talk/events") as socket:
+        async with listening(api) as socket:
             assert [(await hear(socket))["text"] for _ in range(3)] == ["word0", "word1", "word2"]
 
 
@@ -89,13 +98,13 @@ async def test_who_comes_back_too_late_is_told_what_is_missing(broker: str) -> N
     async with served(broker, replay_bytes=2000) as api, App("test", broker=broker) as app:
         await own(api)
         await app.publish(result(0))
-        async with api.socket("/api/sessions/talk/events") as socket:
+        async with listening(api) as socket:
             last = (await hear(socket))["id"]
         await app.publish_many([result(n) for n in range(1, 40)])
-        async with api.socket("/api/sessions/talk/events?after=$") as socket:
+        async with listening(api, "$") as socket:
             await app.publish(result(40))
             await hear(socket)
-        async with api.socket(f"/api/sessions/talk/events?after={last}") as socket:
+        async with listening(api, last) as socket:
             told = await hear(socket)
             assert told["type"] == "gap"
             assert told["transcript"] == "/api/sessions/talk/transcript"

@@ -260,7 +260,9 @@ function follow(sessionId, after = "0") {
 let speaking = null;
 
 async function speak() {
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, echoCancellation: true } });
+  // What makes calls pleasant to hear takes away what models listen for.
+  const audio = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: true };
+  const stream = await navigator.mediaDevices.getUserMedia({ audio });
   begin("Listening …");
   const source = listenTo(stream);
   const sound = source.context;

@@ -1,0 +1,85 @@
+"""Health: what is said of a system that is well, of one that is not, and of one that is away."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra `api` is not installed")
+
+from streamtask_contrib.events import AudioChunkReceived, TranscriptionCompleted
+
+from streamtask import App
+from tests.contrib.api.serving import Served, hear, served, until, worker_app
+from tests.servers import RedisServer, available_servers
+
+
+async def status(api: Served) -> tuple[int, str]:
+    answer = await api.client.get("/api/system/health")
+    return answer.status_code, answer.json()["status"]
+
+
+async def test_a_system_with_its_workers_is_ok(broker: str) -> None:
+    async with served(broker) as api, worker_app(broker).worker():
+
+        async def is_ok() -> bool:
+            return await status(api) == (200, "ok")
+
+        await until(is_ok)
+        health = (await api.client.get("/api/system/health")).json()
+        assert health["redis_ping_ms"] > 0
+        assert {group["group"] for group in health["groups"]} >= {"audio-pipeline", "transcripts"}
+        assert {stream["stream"] for stream in health["streams"]} >= {"audio-ingest", "audio-results"}
+        assert all(worker["last_beat"] < 10 for worker in health["workers"])
+
+
+async def test_a_system_without_a_worker_says_what_waits(broker: str) -> None:
+    async with served(broker, max_lag=1) as api, App("test", broker=broker) as app:
+        chunks = [AudioChunkReceived(session_id="talk", chunk_id=f"talk-{n}", sequence=n) for n in range(3)]
+        await app.publish_many(chunks)
+        answer = await api.client.get("/api/system/health")
+        assert answer.status_code == 200
+        assert answer.json()["status"] == "degraded"
+        assert any("audio-pipeline" in problem for problem in answer.json()["problems"])
+
+
+async def test_a_broker_that_is_away_is_told_and_forgotten_when_it_is_back() -> None:
+    server = RedisServer(available_servers()[0], tcp=True, appendfsync="always")
+    server.start()
+    try:
+        async with served(server.url) as api, App("test", broker=server.url) as app:
+            await api.service.register("talk").begin("local", "test")
+
+            async def is_ready() -> bool:
+                return (await api.client.get("/ready")).status_code == 200
+
+            await until(is_ready)
+            server.kill()
+
+            async def is_down() -> bool:
+                return await status(api) == (503, "down") and (await api.client.get("/ready")).status_code == 503
+
+            await until(is_down)
+            assert (await api.client.get("/live")).status_code == 200
+            answer = await api.client.post("/api/audio/upload", files={"file": b"RIFF0000WAVE"})
+            assert answer.status_code in (415, 503)
+            server.start()
+            await until(is_ready)
+            # The reader of results has gone on where it was.
+            async with api.socket("/api/sessions/talk/events") as socket:
+                await app.publish(TranscriptionCompleted(session_id="talk", chunk_id="talk-0", text="back"))
+                assert (await hear(socket, "final"))["text"] == "back"
+    finally:
+        server.close()
+
+
+async def test_what_is_counted_can_be_scraped(broker: str) -> None:
+    async with served(broker) as api:
+        page = (await api.client.get("/metrics")).text
+    assert "streamtask_api_connections 0.0" in page
+    assert "streamtask_api_lag" in page
+
+
+async def test_the_documentation_of_the_api_has_every_path(broker: str) -> None:
+    async with served(broker) as api:
+        paths = (await api.client.get("/openapi.json")).json()["paths"]
+    assert set(paths) >= {"/api/audio/upload", "/api/sessions/{session_id}/transcript", "/api/system/health", "/live"}
