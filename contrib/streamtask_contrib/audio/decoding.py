@@ -6,7 +6,6 @@ empty and what grows beyond its limits is refused with words that its sender und
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,10 +26,16 @@ BLOCK = 30
 #: Samples in the range -1 to 1, a row for each channel.
 Samples = NDArray[np.float32]
 
-#: Lower than what any telephone sends; it would be blown up a thousandfold.
-_LOWEST_RATE = 4_000
+#: Sample rates that are taken: from less than what any telephone sends, which would be blown up a thousandfold, to more
+#: than what any recorder writes. A damaged header says anything.
+_LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000
 #: Damaged pieces without one that is sound, after which it is no audio.
 _MOST_DAMAGED = 100
+#: What is opened: containers that hold their sound themselves. Others of FFmpeg's formats (playlists, "ffconcat", SDP)
+#: are texts that have it read further files of this machine, or listen to the network.
+_CONTAINERS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,gsm,matroska,mov,mp3,mpeg,mpegts,ogg,s16le,tta,voc,w64,wav,wv"
+)
 #: Names that FFmpeg has for so many channels of raw samples.
 _LAYOUTS = ("mono", "stereo", "2.1", "quad", "5.0", "5.1", "6.1", "7.1")
 
@@ -116,19 +121,37 @@ class AudioFile:
 
     def _parts(self) -> Iterator[NDArray[np.int16]]:
         """Small pieces of samples, until the end or the limit."""
-        layout = "mono" if self.channels == 1 else "stereo"
-        resampler = av.AudioResampler(format="s16p", layout=layout, rate=SAMPLE_RATE)
         left = int(self._limits.seconds * SAMPLE_RATE)
-        # None lets the resampler give what it still holds.
-        for frame in itertools.chain(self._frames(), (None,)):
-            for resampled in resampler.resample(frame):
-                part = resampled.to_ndarray()
-                if part.shape[1] > left:
-                    self._is_cut = True
-                    yield part[:, :left]
-                    return
-                left -= part.shape[1]
-                yield part
+        for frame in self._resampled():
+            part = frame.to_ndarray()
+            if part.shape[1] > left:
+                self._is_cut = True
+                yield part[:, :left]
+                return
+            left -= part.shape[1]
+            yield part
+
+    def _resampled(self) -> Iterator[Any]:
+        """Frames of 16 kHz, from frames whose rate and channels may change on the way."""
+        layout = "mono" if self.channels == 1 else "stereo"
+        resampler: Any = None
+        setup = None
+        for frame in self._frames():
+            shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if shape != setup:
+                if resampler is not None:
+                    yield from resampler.resample(None)
+                resampler, setup = av.AudioResampler(format="s16p", layout=layout, rate=SAMPLE_RATE), shape
+            try:
+                yield from resampler.resample(frame)
+            except av.FFmpegError as error:
+                raise AudioRefusedError(
+                    f"this audio says that it has {frame.layout.nb_channels} channels ({frame.layout.name}) at "
+                    f"{frame.sample_rate} Hz, which cannot be converted ({error.strerror}); it may be damaged"
+                ) from error
+        if resampler is not None:
+            # What it still holds.
+            yield from resampler.resample(None)
 
     def _frames(self) -> Iterator[Any]:
         packets = self._container.demux(self._stream)
@@ -146,14 +169,13 @@ class AudioFile:
                 continue
             for frame in frames:
                 self._check(frame)
-                # The samples follow each other, whatever a damaged file says of their times.
-                frame.pts = None
                 yield frame
 
     def _check(self, frame: Any) -> None:
-        if frame.sample_rate < _LOWEST_RATE:
+        if not _LOWEST_RATE <= frame.sample_rate <= _HIGHEST_RATE:
             raise AudioRefusedError(
-                f"a sample rate of {frame.sample_rate} Hz is too low for speech: from {_LOWEST_RATE} Hz it is taken"
+                f"a sample rate of {frame.sample_rate} Hz is none of a recording of speech: "
+                f"it is taken from {_LOWEST_RATE} to {_HIGHEST_RATE} Hz"
             )
         self._decoded_bytes += frame.samples * frame.layout.nb_channels * frame.format.bytes
         if self._decoded_bytes > self._limits.decoded_bytes:
@@ -168,10 +190,10 @@ def _open(file: BinaryIO, config: AudioConfig) -> Any:
         raise AudioRefusedError("the audio is empty: it has 0 bytes")
     file.seek(0)
     form: str | None = None
-    options: dict[str, str] = {}
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
     if config.encoding == "pcm_s16le":
         form = "s16le"
-        options = {"sample_rate": str(config.sample_rate), "ch_layout": _LAYOUTS[config.channels - 1]}
+        options |= {"sample_rate": str(config.sample_rate), "ch_layout": _LAYOUTS[config.channels - 1]}
     try:
         return av.open(file, mode="r", format=form, options=options, metadata_errors="ignore")
     except av.FFmpegError as error:

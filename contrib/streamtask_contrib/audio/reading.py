@@ -42,7 +42,10 @@ class Reading:
         """One for each block; the last one has the turn that ends with the sound, too. Blocking."""
         blocks = self.file.blocks(skip=self._at)
         while (block := self._timed("decode", lambda: next(blocks, None))) is not None:
-            yield self._step(block[0], is_last=block.shape[1] < BLOCK * SAMPLE_RATE)
+            is_last = block.shape[1] < BLOCK * SAMPLE_RATE
+            yield self._step(block[0], is_last=is_last)
+            if is_last:
+                return
         yield self._step(np.zeros(0, np.float32), is_last=True)
 
     def _step(self, samples: NDArray[np.float32], *, is_last: bool) -> Step:

@@ -71,17 +71,17 @@ def wav(*channels: np.ndarray | list[np.ndarray], rate: int = RATE) -> bytes:
 CODECS = {"mp3": ("libmp3lame", RATE), "ogg": ("libopus", 48_000), "webm": ("libopus", 48_000), "flac": ("flac", RATE)}
 
 
-def encoded(container: str, samples: np.ndarray) -> bytes:
-    """A file of one channel in a container."""
-    codec, rate = CODECS[container]
+def encoded(container: str, samples: np.ndarray, *, rate: int = 0, layout: str = "mono") -> bytes:
+    """A file in a container, at the codec's own sample rate or another one."""
+    codec, usual = CODECS[container]
     file = io.BytesIO()
     with av.open(file, "w", format=container) as written:
-        stream = written.add_stream(codec, rate=rate, layout="mono")
+        stream = written.add_stream(codec, rate=rate or usual, layout=layout)
         stream.bit_rate = 96_000
         stream.codec_context.open()
         frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16).reshape(1, -1), "s16", "mono")
         frame.sample_rate = RATE
-        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate)
+        resampler = av.AudioResampler(stream.codec_context.format, layout, rate or usual)
         pieces = av.AudioFifo()
         for each in (*resampler.resample(frame), *resampler.resample(None)):
             pieces.write(each)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import random
 import resource
 import wave
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -14,6 +16,7 @@ from streamtask_contrib.audio.decoding import BLOCK, AudioFile, AudioRefusedErro
 from streamtask_contrib.events import AudioConfig
 
 from tests.chaos.conftest import Measured
+from tests.chaos.workers import LONG
 from tests.contrib.audio.sounds import CODECS, RATE, encoded, film, pcm, silence, tone, wav
 
 LIMITS = Limits(seconds=4 * 3600, decoded_bytes=1 << 32)
@@ -103,6 +106,16 @@ def test_a_damaged_piece_costs_itself_only():
     assert "damaged" in notes[0]
 
 
+def test_a_recording_may_change_its_rate_and_channels_on_the_way():
+    joined = encoded("mp3", tone(4.0)) + encoded("mp3", tone(4.0, 880), rate=44_100, layout="stereo")
+
+    samples, _ = decoded(joined)
+
+    assert samples.shape == (1, pytest.approx(8 * RATE, abs=RATE // 2))
+    assert pitch(samples[0, : 3 * RATE]) == pytest.approx(440, abs=2)
+    assert pitch(samples[0, -3 * RATE :]) == pytest.approx(880, abs=2)
+
+
 REFUSED = {
     "nothing": (b"", "it has 0 bytes"),
     "a text": (b"dear transcriber, this is a letter\n" * 100, "no audio file"),
@@ -125,6 +138,33 @@ def test_what_is_no_audio_is_refused_with_the_reason(what: str):
 def test_a_film_without_sound_is_refused_with_what_it_holds():
     with pytest.raises(AudioRefusedError, match="no sound: it holds video"):
         decoded(film())
+
+
+OPENERS = {
+    "ffconcat": b"ffconcat version 1.0\nfile 'secret.wav'\n",
+    "HLS": b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1.0,\nsecret.wav\n#EXT-X-ENDLIST\n",
+    "SDP": b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 5004 RTP/AVP 0\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", OPENERS)
+def test_a_text_that_names_other_files_opens_none(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "secret.wav").write_bytes(wav(tone(1.0)))
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(AudioRefusedError, match="no audio file"):
+        decoded(OPENERS[kind])
+
+
+def test_whatever_is_sent_it_is_decoded_or_refused(chance: random.Random):
+    sound = {"wav": wav(tone(1.0))} | {container: encoded(container, tone(1.0)) for container in CODECS}
+    for _ in range(20_000 if LONG else 400):
+        data = bytearray(chance.choice(list(sound.values())))
+        for _ in range(chance.choice([1, 3, 20, 200])):
+            at = chance.randrange(min(len(data), chance.choice([300, 1 << 30])))
+            data[at : at + chance.choice([0, 1, 1, 200])] = chance.randbytes(chance.choice([1, 1, 1, 0, 50])) or b"x"
+        with suppress(AudioRefusedError):
+            decoded(bytes(data), limits=Limits(seconds=60, decoded_bytes=1 << 24))
 
 
 def test_what_grows_beyond_its_limit_is_refused():

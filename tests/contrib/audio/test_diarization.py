@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from difflib import SequenceMatcher
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import streamtask_contrib
 from streamtask_contrib.audio import AudioSettings
 from streamtask_contrib.audio.diarization import channels, labelled
 from streamtask_contrib.audio.diarization.voices import SessionVoices, Span, speaker_at
 from streamtask_contrib.events import ProcessingFlags, Segment, SpeakerMap, Word
 
-from streamtask import App, ConfigurationError
+from streamtask import App, BlobStores, ConfigurationError
+from tests.chaos.conftest import Measured
 from tests.contrib.audio.sounds import RATE, say, silence, speaks, wav
 from tests.contrib.audio.test_worker import WORDS, chunk, results_of
 
+DEMO = Path(streamtask_contrib.__file__).parent / "demo"
 DIARIZE = ProcessingFlags(diarize=True)
 
 
@@ -301,3 +307,34 @@ async def test_a_pipeline_without_pyannote_stops_the_worker_with_what_to_do():
 
     with pytest.raises(ConfigurationError, match=r"pip install pyannote\.audio"):
         await results_of(settings=AudioSettings(threads=1, diarization_model="owner/pipeline"))
+
+
+# ── the meeting that ships ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("recording", ["meeting.wav", "meeting-stereo.wav"])
+async def test_the_meeting_that_ships_is_understood_and_its_channels_told_apart(recording: str, measured: Measured):
+    [result] = await results_of(
+        chunk(None, storage_uri=f"file://{DEMO / recording}", processing_flags=DIARIZE), blobs=BlobStores(folder=DEMO)
+    )
+
+    # The one with two channels is the first half.
+    script = [line for line in json.loads((DEMO / "meeting.json").read_text()) if line["end"] <= result.end]
+    said = " ".join(line["text"] for line in script).split()
+    words = [word for segment in result.segments for word in segment.words]
+    right = sum(block.size for block in SequenceMatcher(None, said, result.text.split()).get_matching_blocks())
+    measured("words right", right / len(said))
+    assert right / len(said) > 0.85
+    if recording == "meeting.wav":
+        assert result.speaker_map.method == "none"
+        return
+    assert result.speaker_map.method == "channel"
+    channel = {"Ada": "channel-1", "Ben": "channel-2"}
+    who = [channel[speaker_at((w.start + w.end) / 2, (w.start + w.end) / 2 + 0.01, spans(script))] for w in words]
+    agree = sum(word.speaker == speaker for word, speaker in zip(words, who, strict=True))
+    measured("words with the right speaker", agree / len(words))
+    assert agree / len(words) > 0.95
+
+
+def spans(script: list[dict[str, Any]]) -> list[Span]:
+    return [Span(line["start"], line["end"], line["speaker"]) for line in script]
