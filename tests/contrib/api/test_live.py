@@ -59,7 +59,7 @@ async def test_words_come_as_they_are_spoken_and_the_socket_closes_after_the_las
     whole = [chunk for chunk in seen if not chunk.is_partial]
     assert [chunk.is_last for chunk in whole] == [False, True]
     # Cut in the silence: what was quiet belongs to neither, and nothing to both.
-    assert 0 < whole[0].start < 0.5
+    assert whole[0].start < 0.5 < whole[0].start + (whole[0].duration or 0)
     assert whole[0].start + (whole[0].duration or 0) <= whole[1].start + 1e-6
 
 
@@ -128,6 +128,30 @@ async def test_a_client_that_comes_back_goes_on_where_it_was(broker: str) -> Non
     assert len([c for c in seen if not c.is_partial]) == len(whole), "a chunk was published twice"
     assert {final["sequence"] for final in of_type(messages, "final")} == {chunk.sequence for chunk in whole}
     _check_covers(audio, whole)
+
+
+async def test_who_is_interrupted_in_the_middle_of_a_sentence_keeps_the_overlap(broker: str) -> None:
+    seen: list[AudioChunkReceived] = []
+    settings = {"utterance": 3.0, "partial": 0}
+    async with served(broker, **settings) as api, worker_app(broker, seen=seen).worker():
+        async with api.live("?session_id=talk") as socket:
+            await begin(socket)
+            # As much as one chunk and what it shares with the next: nothing is left to be flushed.
+            sending = asyncio.create_task(say(socket, tone(8)))
+            first = await hear(socket, "ack")
+            socket.transport.abort()
+            await asyncio.gather(sending, return_exceptions=True)
+        async with api.live("?session_id=talk") as socket:
+            ready = await begin(socket)
+            await say(socket, tone(8)[round(ready["received_until"] * RATE) * 2 :])
+            await control(socket, "end")
+            await hear_all(socket)
+    chunks = sorted(seen, key=lambda chunk: chunk.sequence)
+    assert first["received_until"] == pytest.approx(chunks[1].start)
+    for before, after in itertools.pairwise(chunks):
+        shared = before.start + (before.duration or 0) - after.start
+        # Where the socket died, the utterance was ended: silence stands for what would have been shared.
+        assert shared == pytest.approx(before.audio_config.overlap / 2 + after.audio_config.overlap / 2, abs=0.03)
 
 
 def _check_covers(audio: bytes, chunks: list[AudioChunkReceived]) -> None:
