@@ -212,6 +212,27 @@ async def test_a_session_that_has_ended_gives_its_results_again(broker: str) -> 
             assert socket.close_code == 1000
 
 
+async def test_a_session_longer_than_the_replay_is_done_all_the_same(broker: str) -> None:
+    """What the hub has forgotten is in the session's record."""
+    async with served(broker, replay_bytes=0) as api, worker_app(broker).worker():
+        async with api.live("?session_id=talk") as socket:
+            await begin(socket, translate=["fr"])
+            await say(socket, tone(1) + quiet(1))
+            await hear(socket, "translation")
+
+        async def is_recorded() -> bool:
+            answer = await api.client.get("/api/sessions/talk/transcript?format=txt&language=fr")
+            return answer.text == "mot0\n"
+
+        await until(is_recorded)
+        async with api.live("?session_id=talk") as socket:
+            ready = await begin(socket, translate=["fr"])
+            assert ready["sequence"] == 0
+            await say(socket, quiet(1))
+            await control(socket, "end")
+            assert (await hear_all(socket))[-1] == {"type": "status", "state": "complete"}
+
+
 async def test_clients_pause_while_too_much_waits(broker: str) -> None:
     async with served(broker, max_lag=2, lag_interval=0.05, partial=0) as api, api.live() as socket:
         await begin(socket)
