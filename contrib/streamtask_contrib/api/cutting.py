@@ -196,7 +196,10 @@ class Cutter:
         if self._loudness.in_a_row >= _ONSET:
             self._is_open = True
             return
-        self._own = max(self._own, self._end - self._form.bytes(_LEAD))
+        begin = self._end - self._form.bytes(_LEAD)
+        # The very first piece begins at the beginning, or late enough to have something before it to share.
+        if self._own or begin > self._half:
+            self._own = max(self._own, begin)
         self._forget()
 
     def _quietest(self) -> int:

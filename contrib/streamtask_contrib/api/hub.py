@@ -160,15 +160,15 @@ class Hub:
             if not listening:
                 del self._mailboxes[session_id]
 
-    def known(self, session_id: str) -> list[Message]:
+    def known(self, session_id: str) -> list[Result]:
         """The final results of a session that are kept."""
-        return list(self._by_session.get(session_id, ()))
+        return [message.result for message in self._by_session.get(session_id, ()) if message.result is not None]
 
     def _earlier(self, session_id: str, after: str) -> list[Message]:
         if after == "$":
             return []
         since = order(after)
-        found = [message for message in self.known(session_id) if order(message.id) > since]
+        found = [message for message in self._by_session.get(session_id, ()) if order(message.id) > since]
         if since > (0, 0) and self._forgotten and since < order(self._forgotten):
             where = f"/api/sessions/{session_id}/transcript"
             found.insert(0, tell("gap", session_id=session_id, after=after, transcript=where))

@@ -20,12 +20,13 @@ from pydantic import ValidationError
 from streamtask import StreamtaskError
 from streamtask_contrib.api.chunks import new_session_id
 from streamtask_contrib.api.completion import Completion
-from streamtask_contrib.api.delivery import BehindError, Mailbox, tell
+from streamtask_contrib.api.delivery import BehindError, Mailbox, Result, tell
 from streamtask_contrib.api.recording import OvertakenError, Recording, StreamConfig
 from streamtask_contrib.api.register import SESSION_ID, SessionTakenError
 from streamtask_contrib.api.service import Service, Serving
 from streamtask_contrib.api.sockets import AGAIN, CONFLICT, POLICY, UNAUTHORIZED, ClosedError, closing, content
 from streamtask_contrib.events import AudioChunkReceived
+from streamtask_contrib.transcript import Sessions
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,9 @@ async def _serve(
         async with service.handover.hold(session_id) as wanted:
             await recording.open()
             completion = Completion(config.translate, chunks=recording.sequence if recording.is_ended else None)
-            for message in service.hub.known(session_id):
-                if message.result is not None:
-                    completion.take(message.result)
+            # What is long ago stands in the record alone, what is new in the hub alone.
+            for result in [*await _recorded(service, session_id), *service.hub.known(session_id)]:
+                completion.take(result)
             with service.hub.listen(session_id, after=after) as mailbox:
                 last, until = recording.sequence - 1, recording.received_until
                 ready = tell("ready", session_id=session_id, sequence=last, received_until=until)
@@ -95,6 +96,15 @@ async def _serve(
     except StreamtaskError as error:
         log.warning("live.broker_away", extra={"session_id": session_id, "error": str(error)})
         raise ClosedError(AGAIN, "the broker cannot be reached; come back with this session_id and go on") from error
+
+
+async def _recorded(service: Service, session_id: str) -> list[Result]:
+    """The results that a session's record has."""
+    state = await Sessions(service.events).load(session_id)
+    if state is None:
+        return []
+    translations = [result for results in state.translations.values() for result in results]
+    return [*state.results, *translations, *state.failures]
 
 
 class _Conversation:

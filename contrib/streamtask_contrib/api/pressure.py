@@ -56,9 +56,10 @@ class Pressure:
 async def waiting(app: App) -> int:
     """Chunks that no audio worker has taken yet."""
     inspector = Inspector(app)
-    streams = {info.stream: info for info in await inspector.stream_infos()}
-    if STREAM not in streams:
+    if STREAM not in await inspector.streams():
         return 0
-    group = next((group for group in await inspector.groups(STREAM) if group.group == GROUP), None)
+    for group in await inspector.groups(STREAM):
+        if group.group == GROUP:
+            return group.lag or 0
     # No worker has ever been there: everything waits.
-    return streams[STREAM].length if group is None else group.lag or 0
+    return sum(info.length for info in await inspector.stream_infos(STREAM))

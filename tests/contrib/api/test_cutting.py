@@ -100,6 +100,9 @@ def test_a_cutter_that_begins_at_a_seam_goes_on_as_the_first_would_have(
     seam = pieces[-1].seam
     second = Cutter(FORM, cuts, after=seam)
     rest = [*second.feed(audio[round(seam.audio_from * RATE) * 2 :]), second.finish()]
+    if seam.audio_from < seam.at:
+        assert rest[0].overlap / 2 == pytest.approx(seam.at - seam.audio_from)
+        assert rest[0].start == pytest.approx(seam.audio_from)
     spans = owned([*pieces, *rest])
     for (_, end), (start, _) in itertools.pairwise(spans):
         assert start >= end - 1e-6

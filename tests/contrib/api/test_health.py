@@ -48,6 +48,7 @@ async def test_a_broker_that_is_away_is_told_and_forgotten_when_it_is_back() -> 
     try:
         async with served(server.url) as api, App("test", broker=server.url) as app:
             await api.service.register("talk").begin("local", "test")
+            await app.publish(TranscriptionCompleted(session_id="talk", chunk_id="talk-0", text="before"))
 
             async def is_ready() -> bool:
                 return (await api.client.get("/ready")).status_code == 200
@@ -66,8 +67,8 @@ async def test_a_broker_that_is_away_is_told_and_forgotten_when_it_is_back() -> 
             await until(is_ready)
             # The reader of results has gone on where it was.
             async with api.socket("/api/sessions/talk/events") as socket:
-                await app.publish(TranscriptionCompleted(session_id="talk", chunk_id="talk-0", text="back"))
-                assert (await hear(socket, "final"))["text"] == "back"
+                await app.publish(TranscriptionCompleted(session_id="talk", chunk_id="talk-1", text="back"))
+                assert [(await hear(socket, "final"))["text"] for _ in range(2)] == ["before", "back"]
     finally:
         server.close()
 

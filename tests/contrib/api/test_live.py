@@ -59,7 +59,7 @@ async def test_words_come_as_they_are_spoken_and_the_socket_closes_after_the_las
     whole = [chunk for chunk in seen if not chunk.is_partial]
     assert [chunk.is_last for chunk in whole] == [False, True]
     # Cut in the silence: what was quiet belongs to neither, and nothing to both.
-    assert 0 < whole[0].start < 0.5
+    assert whole[0].start < 0.5 < whole[0].start + (whole[0].duration or 0)
     assert whole[0].start + (whole[0].duration or 0) <= whole[1].start + 1e-6
 
 
@@ -130,6 +130,30 @@ async def test_a_client_that_comes_back_goes_on_where_it_was(broker: str) -> Non
     _check_covers(audio, whole)
 
 
+async def test_who_is_interrupted_in_the_middle_of_a_sentence_keeps_the_overlap(broker: str) -> None:
+    seen: list[AudioChunkReceived] = []
+    settings = {"utterance": 3.0, "partial": 0}
+    async with served(broker, **settings) as api, worker_app(broker, seen=seen).worker():
+        async with api.live("?session_id=talk") as socket:
+            await begin(socket)
+            # As much as one chunk and what it shares with the next: nothing is left to be flushed.
+            sending = asyncio.create_task(say(socket, tone(8)))
+            first = await hear(socket, "ack")
+            socket.transport.abort()
+            await asyncio.gather(sending, return_exceptions=True)
+        async with api.live("?session_id=talk") as socket:
+            ready = await begin(socket)
+            await say(socket, tone(8)[round(ready["received_until"] * RATE) * 2 :])
+            await control(socket, "end")
+            await hear_all(socket)
+    chunks = sorted(seen, key=lambda chunk: chunk.sequence)
+    assert first["received_until"] == pytest.approx(chunks[1].start)
+    for before, after in itertools.pairwise(chunks):
+        shared = before.start + (before.duration or 0) - after.start
+        # Where the socket died, the utterance was ended: silence stands for what would have been shared.
+        assert shared == pytest.approx(before.audio_config.overlap / 2 + after.audio_config.overlap / 2, abs=0.03)
+
+
 def _check_covers(audio: bytes, chunks: list[AudioChunkReceived]) -> None:
     """What is loud is in the own part of exactly one chunk."""
     owned = [0] * (len(audio) // 2 // (RATE // 50))
@@ -186,6 +210,27 @@ async def test_a_session_that_has_ended_gives_its_results_again(broker: str) -> 
                 messages = await hear_all(socket)
             assert [final["text"] for final in of_type(messages, "final")] == ["word0"], messages
             assert socket.close_code == 1000
+
+
+async def test_a_session_longer_than_the_replay_is_done_all_the_same(broker: str) -> None:
+    """What the hub has forgotten is in the session's record."""
+    async with served(broker, replay_bytes=0) as api, worker_app(broker).worker():
+        async with api.live("?session_id=talk") as socket:
+            await begin(socket, translate=["fr"])
+            await say(socket, tone(1) + quiet(1))
+            await hear(socket, "translation")
+
+        async def is_recorded() -> bool:
+            answer = await api.client.get("/api/sessions/talk/transcript?format=txt&language=fr")
+            return answer.text == "mot0\n"
+
+        await until(is_recorded)
+        async with api.live("?session_id=talk") as socket:
+            ready = await begin(socket, translate=["fr"])
+            assert ready["sequence"] == 0
+            await say(socket, quiet(1))
+            await control(socket, "end")
+            assert (await hear_all(socket))[-1] == {"type": "status", "state": "complete"}
 
 
 async def test_clients_pause_while_too_much_waits(broker: str) -> None:
