@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from streamtask_contrib.api.cutting import Format
+from streamtask_contrib.containers import CONTAINERS_ONLY
 
 try:
     import av
@@ -60,7 +61,7 @@ def probe(file: BinaryIO) -> Media:
         _check_magic(file.read(_HEAD))
         return Media()
     try:
-        with av.open(file, mode="r") as container:
+        with av.open(file, mode="r", options=CONTAINERS_ONLY) as container:
             if not container.streams.audio:
                 raise NotAudioError("the file has no audio track")
             first = next(container.decode(audio=0), None)
@@ -77,7 +78,7 @@ def samples(file: BinaryIO, form: Format) -> Iterator[bytes]:
     file.seek(0)
     layout = "mono" if form.channels == 1 else "stereo"
     resampler = av.AudioResampler(format="s16", layout=layout, rate=form.rate)
-    with av.open(file, mode="r") as container:
+    with av.open(file, mode="r", options=CONTAINERS_ONLY) as container:
         for packet in container.demux(audio=0):
             try:
                 frames = packet.decode()

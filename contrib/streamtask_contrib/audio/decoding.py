@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamtask import Reject
+from streamtask_contrib.containers import CONTAINERS_ONLY
 from streamtask_contrib.events import AudioConfig
 
 #: Samples a second, of everything behind this module.
@@ -31,11 +32,6 @@ Samples = NDArray[np.float32]
 _LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000
 #: Damaged pieces without one that is sound, after which it is no audio.
 _MOST_DAMAGED = 100
-#: What is opened: containers that hold their sound themselves. Others of FFmpeg's formats (playlists, "ffconcat", SDP)
-#: are texts that have it read further files of this machine, or listen to the network.
-_CONTAINERS = (
-    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,gsm,matroska,mov,mp3,mpeg,mpegts,ogg,s16le,tta,voc,w64,wav,wv"
-)
 #: Names that FFmpeg has for so many channels of raw samples.
 _LAYOUTS = ("mono", "stereo", "2.1", "quad", "5.0", "5.1", "6.1", "7.1")
 
@@ -190,7 +186,7 @@ def _open(file: BinaryIO, config: AudioConfig) -> Any:
         raise AudioRefusedError("the audio is empty: it has 0 bytes")
     file.seek(0)
     form: str | None = None
-    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
+    options = dict(CONTAINERS_ONLY)
     if config.encoding == "pcm_s16le":
         form = "s16le"
         options |= {"sample_rate": str(config.sample_rate), "ch_layout": _LAYOUTS[config.channels - 1]}

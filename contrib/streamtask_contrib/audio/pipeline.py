@@ -52,6 +52,9 @@ class Pipeline:
             self._infer, limit=settings.batch_size, wait=settings.batch_wait
         )
 
+        #: Chunks that are being transcribed.
+        self._at_work = 0
+
     async def load(self) -> None:
         """Load what is used beside the speech model. Raises ConfigurationError where that is not possible."""
         await self._speakers.load()
@@ -67,6 +70,13 @@ class Pipeline:
         Raises:
             Reject: it can never be transcribed.
         """
+        self._at_work += 1
+        try:
+            return await self._transcribe(chunk, ctx)
+        finally:
+            self._at_work -= 1
+
+    async def _transcribe(self, chunk: AudioChunkReceived, ctx: Context) -> TranscriptionCompleted:
         language = self._given_language(chunk)
         watch = _Watch(chunk)
         progress = await Progress.of(chunk.chunk_id, ctx.app.records, ctx.state)
@@ -113,13 +123,20 @@ class Pipeline:
         at = progress.at
         if not at.language:
             at.language, at.language_probability = await self._found_language(turns)
-        jobs = [self._inference.submit(Utterance(turn.samples, at.language)) for turn in turns]
-        # All of them end before an error is raised: none is left behind.
-        answers = await asyncio.gather(*jobs, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        return [answer for answer in answers if isinstance(answer, HeardTurn)]
+        heard: list[HeardTurn] = []
+        while len(heard) < len(turns):
+            # A share of a batch: the turns of a long file do not stand before those of everybody else.
+            share = -(-self._settings.batch_size // self._at_work)
+            jobs = [
+                self._inference.submit(Utterance(turn.samples, at.language))
+                for turn in turns[len(heard) : len(heard) + share]
+            ]
+            # All of them end before an error is raised: none is left behind.
+            for answer in await asyncio.gather(*jobs, return_exceptions=True):
+                if isinstance(answer, BaseException):
+                    raise answer
+                heard.append(answer)
+        return heard
 
     async def _found_language(self, turns: Sequence[Turn]) -> tuple[str, float]:
         """What the longest of the first turns sounds like, and how sure that is."""
