@@ -32,7 +32,7 @@ _BREATH = 0.5
 _LONGEST_SEGMENT = 30.0
 #: A chunk may be longer than its neighbour thinks by so many seconds: codecs fill up their last frame.
 _SLACK = 0.25
-#: Seconds around the border between two chunks in which they are compared.
+#: Seconds around the border between two chunks: segments that are further away are not compared.
 _ZONE = 2.0
 _SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "؟", "।")  # noqa: RUF001 - other scripts' marks
 
@@ -221,32 +221,34 @@ def _by_lane(segments: Iterable[_S], *, by_source: bool) -> dict[str | None, lis
 def _lane(results: Sequence[TranscriptionCompleted], space: str) -> list[Segment]:
     """The segments of chunks that follow each other."""
     joined: list[Segment] = []
-    reach = -math.inf
-    for number, result in enumerate(results):
-        overlaps = _is_seam(reach, result)
-        reach = max(reach, result.end)
-        goes_on = number + 1 < len(results) and _is_seam(reach, results[number + 1])
+    last: list[Segment] = []
+    for before, result, behind in zip((None, *results), results, (*results[1:], None), strict=False):
+        overlaps = before is not None and _is_seam(before, result)
+        goes_on = behind is not None and _is_seam(result, behind)
         segments = _heard(result, with_head=overlaps, with_tail=goes_on, space=space)
         if overlaps:
             shared = (result.start, result.start + result.overlap)
-            _fit(joined, segments, shared, by_speaker=result.speaker_map.method == "channel")
-            joined = _in_one(joined, segments, space)
-        else:
-            joined += segments
-    return joined
+            _fit(last, segments, shared, by_speaker=result.speaker_map.method == "channel")
+            _rejoin(last, segments, space)
+        joined += last
+        last = segments
+    return joined + last
 
 
-def _is_seam(reach: float, result: TranscriptionCompleted) -> bool:
-    """Whether a chunk shares the sound that it says it does. Nothing is dropped because of positions that are wrong."""
-    return 0 < reach - result.start <= result.overlap + _SLACK and result.overlap > 0
+def _is_seam(left: TranscriptionCompleted, right: TranscriptionCompleted) -> bool:
+    """Whether two chunks share the sound that they say they do. Nothing is dropped because a position is wrong."""
+    return right.overlap > 0 and 0 < left.end - right.start <= right.overlap + _SLACK
 
 
 def _heard(result: TranscriptionCompleted, *, with_head: bool, with_tail: bool, space: str) -> list[Segment]:
     """The segments of a chunk, and what it has heard beyond them where there is something to compare it with."""
     inside = (result.start + result.end) / 2
-    head = [word for word in result.edges if with_head and middle(word) < inside]
-    tail = [word for word in result.edges if with_tail and middle(word) >= inside]
-    return _in_one(_in_one(_of_edge(head), list(result.segments), space), _of_edge(tail), space)
+    head = _of_edge([word for word in result.edges if with_head and middle(word) < inside])
+    tail = _of_edge([word for word in result.edges if with_tail and middle(word) >= inside])
+    own = list(result.segments)
+    _rejoin(head, own, space)
+    _rejoin(own, tail, space)
+    return head + own + tail
 
 
 def _of_edge(words: Sequence[Word]) -> list[Segment]:
@@ -254,11 +256,10 @@ def _of_edge(words: Sequence[Word]) -> list[Segment]:
     return [_of_words(Segment(start=0.0, end=0.0, text="", speaker=run[0].speaker), run) for run in runs]
 
 
-def _in_one(left: list[Segment], right: list[Segment], space: str) -> list[Segment]:
-    """Segments one after the other; what only a border has cut in two is one again."""
+def _rejoin(left: list[Segment], right: list[Segment], space: str) -> None:
+    """Put together what only a border has cut in two: the last on the left becomes part of the first on the right."""
     if left and right and _is_one_sentence(left[-1], right[0]):
-        return [*left[:-1], _as_one(left[-1], right[0], space), *right[1:]]
-    return [*left, *right]
+        right[0] = _as_one(left.pop(), right[0], space)
 
 
 def _is_one_sentence(left: Segment, right: Segment) -> bool:
@@ -321,8 +322,7 @@ class _Spot:
 
 def _spots(segments: Sequence[Segment], *, since: float = -math.inf, until: float = math.inf) -> list[_Spot]:
     near = [(n, segment) for n, segment in enumerate(segments) if segment.end >= since and segment.start <= until]
-    spots = [_Spot((n, m), word) for n, segment in near for m, word in enumerate(segment.words)]
-    return [spot for spot in spots if since <= middle(spot.word) <= until]
+    return [_Spot((n, m), word) for n, segment in near for m, word in enumerate(segment.words)]
 
 
 def _drop(segments: list[Segment], places: set[_Place]) -> None:

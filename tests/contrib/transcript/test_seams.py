@@ -114,7 +114,9 @@ def moved(*moving: Word, by: float) -> list[Word]:
         ([A, B, C], [*words((9.8, 9.9, " x")), C, D], "a b c d"),  # x is a piece of b
         ([A, B, *words((9.8, 9.9, " x"))], [B, C, D], "a b c d"),  # heard too early, on the left side of the border
         ([A, B, *words((10.1, 10.2, " x"))], [C, D], "a b c d"),  # nothing in common: the border decides
-        ([A, C, D], [*words((9.0, 9.2, " c")), C, D], "a c d"),  # the first c is a piece of what comes before
+        (words((9.25, 9.45, " x")), [*words((9.0, 9.2, " x"), (9.65, 9.85, " x")), D], "x d"),  # the first x is cut
+        ([A, B], [C, *moved(B, by=1.2)], "a b c b"),  # not the same word
+        (words((10.0, 10.2, " x"), (10.4, 10.6, " x")), words((10.4, 10.6, " x")), "x x"),  # its second is the same
         ([A, B], [*words((9.0, 9.3, " b")), C, D], "a b c d"),  # a piece, but no other word is heard by both
         ([A, *moved(B, by=-0.2)], [*moved(B, by=0.2), C], "a b c"),
         ([A, *moved(C, by=0.1)], [*moved(C, by=-0.3), D], "a c d"),
@@ -137,7 +139,9 @@ def test_a_word_that_is_said_twice_quickly_is_there_twice(off_left: float, off_r
 
 
 def test_words_near_the_borders_are_kept_apart() -> None:
-    heard = words((7.0, 7.6, "before"), (7.8, 8.4, "own"), (14.6, 15.0, "own"), (15.3, 16.0, "behind"))
+    heard = words(
+        (2.0, 2.4, "far"), (7.0, 7.6, "before"), (7.8, 8.4, "own"), (14.6, 15.0, "own"), (15.3, 16.0, "behind")
+    )
 
     part = {"start": 7.0, "end": 16.0, "overlap": 1.0}
     assert texts(edge_words(heard, is_first=False, is_last=False, **part)) == ["before", "behind"]

@@ -257,7 +257,8 @@ def test_several_segments_that_were_only_doubles_are_gone() -> None:
 
 
 def test_where_a_chunk_was_cut_in_a_silence_nothing_is_compared_and_nothing_joined() -> None:
-    left, right = chunk(0, [said("no", at=7.6)], end=8.0), chunk(1, [said("no", at=8.0)], start=8.0, end=16.0)
+    # The first is a little longer than it should be, as codecs fill up their last frame.
+    left, right = chunk(0, [said("no", at=7.6)], end=8.1), chunk(1, [said("no", at=8.0)], start=8.0, end=16.0)
 
     assert [segment.text for segment in stitch([left, right]).segments] == ["no", "no"]
 
@@ -333,12 +334,10 @@ def test_what_was_heard_beyond_a_chunk_is_not_shown_where_its_neighbour_is_missi
 
 
 def test_what_was_heard_beyond_a_chunk_has_the_speaker_of_its_sentence() -> None:
-    left = chunk(0, [said("we", at=6.9, speaker="A")], end=8.0, overlap=1.0, edges=said("are", at=7.35).words)
-    right = chunk(1, [said("done", at=7.7, speaker="A")], start=7.0, overlap=1.0, edges=said("are", at=7.2).words)
+    left = chunk(0, [said("now.", at=6.9, speaker="A")], end=8.0, overlap=1.0, edges=said("we", at=7.35).words)
+    right = chunk(1, [said("start", at=7.7, speaker="A")], start=7.0, overlap=1.0, edges=said("we", at=7.2).words)
 
-    [whole] = stitch([left, right]).segments
-
-    assert (whole.text, whole.speaker) == ("we are done", "A")
+    assert [(each.text, each.speaker) for each in stitch([left, right]).segments] == [("now.", "A"), ("we start", "A")]
 
 
 @pytest.mark.parametrize(
@@ -439,7 +438,7 @@ def test_two_channels_that_say_the_same_at_a_seam_have_both_said_it() -> None:
 def test_a_guess_about_the_speaker_does_not_double_a_word() -> None:
     guessed = SpeakerMap(method="pyannote", confidence="estimated", speakers={"1": "1", "2": "2"})
     results = [
-        chunk(0, [said("so yes", at=6.9, speaker="1")], end=8, overlap=1.0, speaker_map=guessed),
+        chunk(0, [said("so yes", at=6.8, speaker="1")], end=8, overlap=1.0, speaker_map=guessed),
         chunk(1, [said("yes well", at=7.35, speaker="2")], start=7, end=15, overlap=1.0, speaker_map=guessed),
     ]
 
