@@ -326,6 +326,13 @@ def test_a_word_that_each_side_places_at_the_other_is_there() -> None:
     assert whole.words[2].start == 7.35
 
 
+def test_words_that_only_the_next_chunk_has_heard_well_are_its_to_tell() -> None:
+    left = chunk(0, [said("now", at=6.8)], end=8.0, overlap=1.0)
+    right = chunk(1, [said("start", at=7.6)], start=7.0, end=15.0, overlap=1.0, edges=said("now we", at=6.8).words)
+
+    assert [segment.text for segment in stitch([left, right]).segments] == ["now we start"]
+
+
 def test_what_was_heard_beyond_a_chunk_is_not_shown_where_its_neighbour_is_missing() -> None:
     left = chunk(0, [said("start the", at=6.6)], end=8.0, overlap=1.0, edges=said("meeting", at=7.5).words)
     right = chunk(2, [said("now", at=14.7)], start=14.0, end=22.0, overlap=1.0, edges=said("well", at=14.1).words)
