@@ -171,6 +171,8 @@ class TranscriptionCompleted(Event, stream="audio-results", key="chunk_id"):
     segments: list[Segment] = Field(default_factory=list)
     #: Where the segments are, as a JSON array, when they are too many for an event; empty otherwise.
     segments_uri: str = ""
+    #: Words of the neighbours' parts of the overlap, as they were heard here: they show where two chunks fit together.
+    edges: list[Word] = Field(default_factory=list)
     speaker_map: SpeakerMap = Field(default_factory=SpeakerMap)
     latency: Latency = Field(default_factory=Latency)
     #: Name of the model.

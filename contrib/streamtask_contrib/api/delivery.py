@@ -62,7 +62,7 @@ def tell(kind: Kind, **facts: object) -> Message:
 
 def message_of(result: Result, *, entry_id: str) -> Message:
     """A result as a message."""
-    facts = result.model_dump(mode="json", exclude={"user_id", "segments_uri"})
+    facts = result.model_dump(mode="json", exclude={"user_id", "segments_uri", "edges"})
     if getattr(result, "segments_uri", ""):
         # They are too many for an event, and so for a message.
         facts["segments_left_out"] = True

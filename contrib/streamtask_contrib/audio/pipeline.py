@@ -20,7 +20,7 @@ from streamtask_contrib.audio.engine import HeardTurn, Utterance, WhisperEngine
 from streamtask_contrib.audio.metrics import AudioMetrics
 from streamtask_contrib.audio.progress import SEGMENTS, Progress
 from streamtask_contrib.audio.reading import ReadAhead, Reading
-from streamtask_contrib.audio.segments import as_segments, joined, own
+from streamtask_contrib.audio.segments import as_segments, edges, joined, own
 from streamtask_contrib.audio.settings import LONG_SILENCE, SHORT_SILENCE, AudioSettings
 from streamtask_contrib.batching import Batcher
 from streamtask_contrib.events import AudioChunkReceived, Latency, Segment, TranscriptionCompleted
@@ -92,13 +92,12 @@ class Pipeline:
                         progress.at.position = step.resume_at
                         await self._keep(progress, audio, chunk, ctx)
             end = chunk.start + audio.samples / SAMPLE_RATE
-            segments, speakers = await self._speakers.tell(own(progress.segments(), chunk, end), chunk, file, ctx)
+            heard, speakers = await self._speakers.tell(progress.segments(), chunk, file, ctx)
         latency = watch.latency(reading, progress.at.batch_size)
         self._metrics.finished(latency)
-        result = self._result(chunk, progress, segments, audio.notes)
-        return await self._bounded(
-            result.model_copy(update={"end": end, "speaker_map": speakers, "latency": latency}), ctx
-        )
+        result = self._result(chunk, progress, own(heard, chunk, end), audio.notes)
+        found = {"end": end, "edges": edges(heard, chunk, end), "speaker_map": speakers, "latency": latency}
+        return await self._bounded(result.model_copy(update=found), ctx)
 
     # ── hearing ───────────────────────────────────────────────────────────────────────────────────────────────────
 

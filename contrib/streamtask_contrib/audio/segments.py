@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 from streamtask_contrib.audio import guards
 from streamtask_contrib.audio.activity import Turn
 from streamtask_contrib.audio.decoding import SAMPLE_RATE
 from streamtask_contrib.audio.engine import HeardTurn
 from streamtask_contrib.events import AudioChunkReceived, Segment, Word
-from streamtask_contrib.transcript import keep_own_words
+from streamtask_contrib.transcript import edge_words, keep_own_words
 
 #: Seconds without a word after which another segment begins.
 PAUSE = 0.8
@@ -49,19 +50,27 @@ def own(segments: Iterable[Segment], chunk: AudioChunkReceived, end: float) -> l
     """The segments of a chunk that ends there, without the words of its neighbours' parts."""
     kept = []
     for segment in segments:
-        words = keep_own_words(
-            segment.words,
-            start=chunk.start,
-            end=end,
-            overlap=chunk.audio_config.overlap,
-            is_first=chunk.sequence == 0,
-            is_last=chunk.is_last,
-        )
+        words = keep_own_words(segment.words, **_part(chunk, end))
         if len(words) == len(segment.words):
             kept.append(segment)
         elif words:
             kept.append(with_words(segment, words))
     return kept
+
+
+def edges(segments: Iterable[Segment], chunk: AudioChunkReceived, end: float) -> list[Word]:
+    """The words of the neighbours' parts, by which the chunks are joined."""
+    return edge_words([word for segment in segments for word in segment.words], **_part(chunk, end))
+
+
+def _part(chunk: AudioChunkReceived, end: float) -> dict[str, Any]:
+    return {
+        "start": chunk.start,
+        "end": end,
+        "overlap": chunk.audio_config.overlap,
+        "is_first": chunk.sequence == 0,
+        "is_last": chunk.is_last,
+    }
 
 
 def with_words(segment: Segment, words: list[Word], **changes: object) -> Segment:

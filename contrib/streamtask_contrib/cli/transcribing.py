@@ -198,6 +198,10 @@ def _done(state: SessionState, job: Job) -> Done | None:
     if not transcript.is_complete:
         return None
     notes = tuple(result.note for result in state.results if result.note)
+    if job.speakers and transcript.spoken and transcript.speaker_map.method == "none":
+        notes += (
+            "nobody can tell the speakers apart: it is one channel, and STREAMTASK_AUDIO_DIARIZATION_MODEL is not set",
+        )
     if job.target is None or not transcript.spoken:
         return Done(document=transcript, notes=notes)
     if job.target == transcript.language:

@@ -2,7 +2,7 @@
 
 from streamtask_contrib.transcript import formats
 from streamtask_contrib.transcript.agreement import Agreement
-from streamtask_contrib.transcript.seams import keep_own_words
+from streamtask_contrib.transcript.seams import edge_words, keep_own_words
 from streamtask_contrib.transcript.sessions import SessionFacts, Sessions, SessionState
 from streamtask_contrib.transcript.stitching import Transcript, Translation, stitch, translated
 from streamtask_contrib.transcript.worker import router
@@ -14,6 +14,7 @@ __all__ = [
     "Sessions",
     "Transcript",
     "Translation",
+    "edge_words",
     "formats",
     "keep_own_words",
     "router",

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamtask_contrib.events import Word
-from streamtask_contrib.transcript.seams import JITTER, doubled, middle, normalised
+from streamtask_contrib.transcript.seams import doubled, middle, normalised
 
+#: A hypothesis puts a word up to so many seconds earlier than the one before.
+_JITTER = 0.1
 #: A loop comes round at least so often, ...
 _ROUNDS = 3
 #: ... has at most so many words a round, ...
@@ -53,7 +55,7 @@ class Agreement:
         """The words behind those that are stable: by time, and, close to the last of them, by their text."""
         if not self._stable:
             return list(words)
-        since = self._stable[-1].end - JITTER
+        since = self._stable[-1].end - _JITTER
         new = [word for word in words if middle(word) >= since]
         return new[doubled(self._stable[-_TAIL:], new) :]
 

@@ -1,7 +1,7 @@
 """Seams: neighbouring chunks share some sound, and both have heard the words in it.
 
-Each chunk alone keeps the words of its own part (`keep_own_words`); what both have kept all the same is found by text
-and time (`doubled`), as is a word of which one of them heard a piece only (`is_beginning_of`, `is_end_of`). Pure, and
+Each chunk alone says which words are its own (`keep_own_words`) and which it has heard beyond that (`edge_words`).
+Where it is joined to the next one, `fit` says how far the one is to be believed and from where on the other. Pure, and
 without knowledge of sessions.
 """
 
@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from streamtask_contrib.events import Word
 
-#: A model hears a word up to so many seconds too early or too late; two chunks need not err in the same direction.
-JITTER = 0.1
-#: Seconds between the middles of two readings of one word, at most. Two words that follow each other are further apart.
+#: Seconds between the middles of two readings of one word, at most.
 SAME_WORD = 0.3
-#: A word that comes so close to the edge of its chunk, in seconds, may have been cut by it.
-_EDGE = 0.1
+#: The same where a word may be looked for among others: a small model is off by more, but not by so much that another
+#: word of the same text would be nearer.
+_NEAR = 0.5
+#: What begins or ends so close to the edge of its chunk, in seconds, is a piece of a word.
+_CUT = 0.05
+#: Seconds beyond the border between two chunks for which words are kept to compare them.
+_REACH = 2.0
 
 
 class Timed(Protocol):
@@ -46,16 +49,51 @@ def keep_own_words(
 ) -> list[Word]:
     """The words that are a chunk's own: their middle lies in it, less half of the overlap at either side.
 
-    `start` and `end` are those of the chunk. The first and the last chunk of a session are open at their outer side. A
-    word closer to the border than the clocks of two models agree is kept by both chunks: kept twice it is found by
-    `doubled`, but what neither keeps is lost.
+    `start` and `end` are those of the chunk. The first and the last chunk of a session are open at their outer side,
+    and one that was cut in a silence is so at both, wherever the model puts its words.
     """
-    if not overlap:
-        return list(words)
-    inset = max(overlap / 2 - JITTER, 0.0)
-    first = -math.inf if is_first else start + inset
-    last = math.inf if is_last else end - inset
-    return [word for word in words if first <= middle(word) <= last]
+    first, last = _borders(start=start, end=end, overlap=overlap, is_first=is_first, is_last=is_last)
+    return [word for word in words if first <= middle(word) < last]
+
+
+def edge_words(
+    words: Sequence[Word], *, start: float, end: float, overlap: float, is_first: bool, is_last: bool
+) -> list[Word]:
+    """The words near a chunk's borders that are its neighbours' own."""
+    first, last = _borders(start=start, end=end, overlap=overlap, is_first=is_first, is_last=is_last)
+    return [word for word in words if first - _REACH <= middle(word) < first or last <= middle(word) <= last + _REACH]
+
+
+def _borders(*, start: float, end: float, overlap: float, is_first: bool, is_last: bool) -> tuple[float, float]:
+    first = -math.inf if is_first or not overlap else start + overlap / 2
+    last = math.inf if is_last or not overlap else end - overlap / 2
+    return first, last
+
+
+def fit(left: Sequence[Timed], right: Sequence[Timed], *, start: float, end: float) -> tuple[int, int]:
+    """How many of the first of `left` and from which on of `right` make one sequence of words.
+
+    The chunks share the sound from `start`, where the right one begins, to `end`, where the left one does. It goes from
+    one to the other at a word that both have heard, the one nearest to the middle. So a piece of a word at the end of a
+    chunk is not taken for one, nor is a word lost or doubled that each of them places at the other's side. Where there
+    is no such word, the middle decides.
+    """
+    whole_left = [n for n, word in enumerate(left) if word.end < end - _CUT]
+    whole_right = [n for n, word in enumerate(right) if word.start > start + _CUT]
+    common = [(n, _nearest(word, right, whole_right)) for n, word in enumerate(left)]
+    mutual = [(n, m) for n, m in common if m is not None and _nearest(right[m], left, whole_left) == n]
+    if mutual:
+        n, m = min(mutual, key=lambda pair: abs(middle(left[pair[0]]) + middle(right[pair[1]]) - start - end))
+        return n + 1, m + 1
+    border = (start + end) / 2
+    return sum(middle(word) < border for word in left), sum(middle(word) < border for word in right)
+
+
+def _nearest(word: Timed, others: Sequence[Timed], whole: Collection[int]) -> int | None:
+    """Which of the others is the same word, heard at about the same time; a whole one rather than a piece."""
+    text = normalised(word.text)
+    near = [n for n, other in enumerate(others) if _distance(word, other) <= _NEAR and normalised(other.text) == text]
+    return min(near, key=lambda n: (n not in whole, _distance(word, others[n])), default=None)
 
 
 def doubled(left: Sequence[Timed], right: Sequence[Timed]) -> int:
@@ -69,24 +107,10 @@ def doubled(left: Sequence[Timed], right: Sequence[Timed]) -> int:
         if middle(right[0]) - middle(tail[0]) > SAME_WORD:
             break
         pairs = list(zip(tail, right, strict=False))
-        distance = sum(abs(middle(one) - middle(other)) for one, other in pairs) / count
+        distance = sum(_distance(one, other) for one, other in pairs) / count
         if distance < least and all(_is_same(one, other) for one, other in pairs):
             best, least = count, distance
     return best
-
-
-def is_beginning_of(piece: Timed, whole: Timed, *, edge: float) -> bool:
-    """Whether `piece` is the beginning of `whole`, cut off where its chunk ends, at `edge`."""
-    heard, said = normalised(piece.text), normalised(whole.text)
-    cut = 0 < len(heard) < len(said) and said.startswith(heard) and piece.end >= edge - _EDGE
-    return cut and abs(piece.start - whole.start) <= SAME_WORD
-
-
-def is_end_of(piece: Timed, whole: Timed, *, edge: float) -> bool:
-    """Whether `piece` is the end of `whole`, cut off where its chunk begins, at `edge`."""
-    heard, said = normalised(piece.text), normalised(whole.text)
-    cut = 0 < len(heard) < len(said) and said.endswith(heard) and piece.start <= edge + _EDGE
-    return cut and abs(piece.end - whole.end) <= SAME_WORD
 
 
 def middle(timed: Timed) -> float:
@@ -104,5 +128,9 @@ def normalised(text: str) -> str:
     return letters or folded.strip()
 
 
+def _distance(one: Timed, other: Timed) -> float:
+    return abs(middle(one) - middle(other))
+
+
 def _is_same(one: Timed, other: Timed) -> bool:
-    return abs(middle(one) - middle(other)) <= SAME_WORD and normalised(one.text) == normalised(other.text)
+    return _distance(one, other) <= SAME_WORD and normalised(one.text) == normalised(other.text)

@@ -24,14 +24,16 @@ from streamtask_contrib.events import (
     Word,
 )
 from streamtask_contrib.languages import UNSPACED
-from streamtask_contrib.transcript.seams import doubled, is_beginning_of, is_end_of
+from streamtask_contrib.transcript.seams import doubled, fit, middle
 
 #: A sentence that a seam cuts is joined again if no longer silence than this lies in between, in seconds.
 _BREATH = 0.5
 #: But a segment does not grow beyond this, in seconds.
 _LONGEST_SEGMENT = 30.0
-#: Seconds of what is stitched that are compared with the next chunk: more than any word lasts.
-_TAIL = 5.0
+#: A chunk may be longer than its neighbour thinks by so many seconds: codecs fill up their last frame.
+_SLACK = 0.25
+#: Seconds around the border between two chunks: segments that are further away are not compared.
+_ZONE = 2.0
 _SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "؟", "।")  # noqa: RUF001 - other scripts' marks
 
 
@@ -219,24 +221,51 @@ def _by_lane(segments: Iterable[_S], *, by_source: bool) -> dict[str | None, lis
 def _lane(results: Sequence[TranscriptionCompleted], space: str) -> list[Segment]:
     """The segments of chunks that follow each other."""
     joined: list[Segment] = []
-    reach = -math.inf
-    for result in results:
-        segments = list(result.segments)
-        if joined and (result.overlap or reach > result.start):
-            _Seam(joined, segments, left_end=reach, right_start=result.start).heal(
-                one_voice=result.speaker_map.confidence != "exact"
-            )
-            if joined and segments and _is_one_sentence(joined[-1], segments[0]):
-                segments[0] = _as_one(joined.pop(), segments[0], space)
-        joined += segments
-        reach = max(reach, result.end)
-    return joined
+    last: list[Segment] = []
+    for before, result, behind in zip((None, *results), results, (*results[1:], None), strict=False):
+        overlaps = before is not None and _is_seam(before, result)
+        goes_on = behind is not None and _is_seam(result, behind)
+        segments = _heard(result, with_head=overlaps, with_tail=goes_on, space=space)
+        if overlaps:
+            shared = (result.start, result.start + result.overlap)
+            _fit(last, segments, shared, by_speaker=result.speaker_map.method == "channel")
+            _rejoin(last, segments, space)
+        joined += last
+        last = segments
+    return joined + last
+
+
+def _is_seam(left: TranscriptionCompleted, right: TranscriptionCompleted) -> bool:
+    """Whether two chunks share the sound that they say they do. Nothing is dropped because a position is wrong."""
+    return right.overlap > 0 and 0 < left.end - right.start <= right.overlap + _SLACK
+
+
+def _heard(result: TranscriptionCompleted, *, with_head: bool, with_tail: bool, space: str) -> list[Segment]:
+    """The segments of a chunk, and what it has heard beyond them where there is something to compare it with."""
+    inside = (result.start + result.end) / 2
+    head = _of_edge([word for word in result.edges if with_head and middle(word) < inside])
+    tail = _of_edge([word for word in result.edges if with_tail and middle(word) >= inside])
+    own = list(result.segments)
+    _rejoin(head, own, space)
+    _rejoin(own, tail, space)
+    return head + own + tail
+
+
+def _of_edge(words: Sequence[Word]) -> list[Segment]:
+    runs = [list(run) for _, run in itertools.groupby(words, key=lambda word: word.speaker)]
+    return [_of_words(Segment(start=0.0, end=0.0, text="", speaker=run[0].speaker), run) for run in runs]
+
+
+def _rejoin(left: list[Segment], right: list[Segment], space: str) -> None:
+    """Put together what only a border has cut in two: the last on the left becomes part of the first on the right."""
+    if left and right and _is_one_sentence(left[-1], right[0]):
+        right[0] = _as_one(left.pop(), right[0], space)
 
 
 def _is_one_sentence(left: Segment, right: Segment) -> bool:
     """Whether it was the seam only that cut a segment in two."""
     return (
-        left.speaker == right.speaker
+        (left.speaker == right.speaker or None in (left.speaker, right.speaker))
         and right.start - left.end <= _BREATH
         and right.end - left.start <= _LONGEST_SEGMENT
         and not left.text.rstrip().endswith(_SENTENCE_ENDS)
@@ -255,44 +284,30 @@ def _as_one(left: Segment, right: Segment, space: str) -> Segment:
             "end": max(left.end, right.end),
             "text": f"{left.text.rstrip()}{space}{right.text.lstrip()}",
             "words": [*left.words, *right.words],
+            "speaker": left.speaker or right.speaker,
             "average_log_probability": sum(mean * count for mean, count in probabilities) / weight if weight else None,
         }
     )
 
 
-class _Seam:
-    """The last segments of what is stitched and the first of the next chunk; `heal` drops from both what is doubled."""
+def _fit(left: list[Segment], right: list[Segment], shared: tuple[float, float], *, by_speaker: bool) -> None:
+    """Drop from two lists of segments what one of them has to leave to the other, in the sound that they share.
 
-    def __init__(self, left: list[Segment], right: list[Segment], *, left_end: float, right_start: float) -> None:
-        self._left, self._right = left, right
-        self._left_end, self._right_start = left_end, right_start
-
-    def heal(self, *, one_voice: bool) -> None:
-        """Drop pieces of words first, then what is there twice. Known speakers' words are compared with their own."""
-        left = _spots(self._left, since=self._right_start - _TAIL)
-        right = _spots(self._right, until=self._left_end + _TAIL)
-        voices = {None} if one_voice else {spot.word.speaker for spot in right}
-        from_left, from_right = set[_Place](), set[_Place]()
-        for voice in voices:
-            heard_left = [spot for spot in left if one_voice or spot.word.speaker == voice]
-            heard_right = [spot for spot in right if one_voice or spot.word.speaker == voice]
-            pieces_left = self._beginnings(heard_left, heard_right)
-            pieces_right = self._ends(heard_left, heard_right)
-            words_left = [spot.word for spot in heard_left[: len(heard_left) - pieces_left]]
-            words_right = [spot.word for spot in heard_right[pieces_right:]]
-            count = pieces_right + doubled(words_left, words_right)
-            from_left |= {spot.place for spot in heard_left[len(heard_left) - pieces_left :]}
-            from_right |= {spot.place for spot in heard_right[:count]}
-        _drop(self._left, from_left)
-        _drop(self._right, from_right)
-
-    def _beginnings(self, left: Sequence[_Spot], right: Sequence[_Spot]) -> int:
-        """1 if the last word on the left is the beginning of one that is whole on the right."""
-        return int(any(is_beginning_of(left[-1].word, spot.word, edge=self._left_end) for spot in right if left))
-
-    def _ends(self, left: Sequence[_Spot], right: Sequence[_Spot]) -> int:
-        """1 if the first word on the right is the end of one that is whole on the left."""
-        return int(any(is_end_of(right[0].word, spot.word, edge=self._right_start) for spot in left if right))
+    `by_speaker`: each speaker's words are compared alone.
+    """
+    start, end = shared
+    border = (start + end) / 2
+    heard_left, heard_right = _spots(left, since=border - _ZONE), _spots(right, until=border + _ZONE)
+    voices = {spot.word.speaker if by_speaker else None for spot in (*heard_left, *heard_right)}
+    gone_left, gone_right = set[_Place](), set[_Place]()
+    for voice in voices:
+        before = [spot for spot in heard_left if not by_speaker or spot.word.speaker == voice]
+        after = [spot for spot in heard_right if not by_speaker or spot.word.speaker == voice]
+        until, since = fit([spot.word for spot in before], [spot.word for spot in after], start=start, end=end)
+        gone_left |= {spot.place for spot in before[until:]}
+        gone_right |= {spot.place for spot in after[:since]}
+    _drop(left, gone_left)
+    _drop(right, gone_right)
 
 
 #: Number of the segment, number of the word in it.

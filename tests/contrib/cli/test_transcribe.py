@@ -18,7 +18,7 @@ pytest.importorskip("sentencepiece", reason="needs the extra: pip install '.[tra
 
 from tests.chaos.workers import until
 from tests.command_line import Said, run, run_on_terminal, started
-from tests.contrib.audio.sounds import say, silence, speaks, wav
+from tests.contrib.audio.sounds import RATE, say, silence, speaks, wav
 
 pytestmark = [
     speaks,
@@ -82,7 +82,7 @@ def test_subtitles_in_another_language(folder: Path) -> None:
 
 
 def test_the_format_can_be_named(folder: Path) -> None:
-    document = transcribe(NAME, "--language", "EN", "--speakers", "--format", "json", folder=folder).document
+    document = transcribe(NAME, "--language", "EN", "--format", "json", folder=folder).document
 
     assert (document["language"], document["is_complete"], document["text"]) == (
         "en",
@@ -112,6 +112,21 @@ def test_what_is_spoken_is_not_translated(folder: Path) -> None:
 
     assert said.out.startswith(WORDS)
     assert said.err == "Note: en is what is spoken: there is nothing to translate.\n"
+
+
+def test_who_speaks_is_told_where_it_is_known(folder: Path) -> None:
+    alone = transcribe(NAME, "--speakers", folder=folder)
+    assert alone.out.startswith(WORDS)
+    assert alone.err.startswith("Note: nobody can tell the speakers apart")
+
+    left, right = say(WORDS), say("next slide please")
+    channels = [left, silence(3.0)], [np.zeros_like(left), silence(0.8), right, silence(2.2 - len(right) / RATE)]
+    (folder / "call.wav").write_bytes(wav(*channels))
+    said = transcribe("call.wav", "--speakers", folder=folder)
+    assert said.err == ""
+    first, second = (line.partition(": ") for line in said.out.splitlines())
+    assert (first[2], second[2]) == (WORDS, "next slide please")
+    assert first[0] != second[0]
 
 
 def test_another_broker_can_be_named(folder: Path) -> None:

@@ -4,8 +4,8 @@ import pytest
 from streamtask_contrib.events import Word
 from streamtask_contrib.transcript.seams import (
     doubled,
-    is_beginning_of,
-    is_end_of,
+    edge_words,
+    fit,
     keep_own_words,
     normalised,
 )
@@ -17,6 +17,15 @@ def words(*said: tuple[float, float, str]) -> list[Word]:
 
 def texts(kept: list[Word]) -> list[str]:
     return [word.text for word in kept]
+
+
+def test_a_word_whose_middle_is_the_border_belongs_to_one_of_the_two() -> None:
+    [word] = words((7.3, 7.7, "word"))
+
+    left = keep_own_words([word], start=0.0, end=8.0, overlap=1.0, is_first=True, is_last=False)
+    right = keep_own_words([word], start=7.0, end=15.0, overlap=1.0, is_first=False, is_last=False)
+
+    assert len(left) + len(right) == 1
 
 
 def test_a_word_belongs_to_the_chunk_that_its_middle_lies_in() -> None:
@@ -43,19 +52,6 @@ def test_what_was_cut_in_a_silence_keeps_all_of_its_words_wherever_the_model_put
     heard = words((6.9, 7.0, "early"), (15.9, 16.3, "late"))
 
     assert keep_own_words(heard, start=7.0, end=16.0, overlap=0.0, is_first=False, is_last=False) == heard
-
-
-@pytest.mark.parametrize("off_left", [-0.1, 0.0, 0.1])
-@pytest.mark.parametrize("off_right", [-0.1, 0.0, 0.1])
-def test_a_word_on_the_border_is_kept_by_one_of_the_two_at_least(off_left: float, off_right: float) -> None:
-    left = keep_own_words(
-        words((7.3 + off_left, 7.7 + off_left, "word")), start=0, end=8, overlap=1, is_first=True, is_last=False
-    )
-    right = keep_own_words(
-        words((7.3 + off_right, 7.7 + off_right, "word")), start=7, end=15, overlap=1, is_first=False, is_last=False
-    )
-
-    assert left or right
 
 
 NO_NO = words((9.4, 9.6, " no"), (9.8, 10.0, " no"))
@@ -95,39 +91,65 @@ def test_nothing_is_doubled_where_one_side_is_silent() -> None:
     assert doubled(NO_NO, []) == 0
 
 
-@pytest.mark.parametrize(
-    ("piece", "whole", "is_piece"),
-    [
-        ((9.7, 10.0, " meet"), (9.7, 10.2, " meeting"), True),
-        ((9.7, 9.8, " meet"), (9.7, 10.2, " meeting"), False),  # it ends before its chunk does: nothing cut it
-        ((9.9, 10.0, " meet"), (10.4, 10.9, " meeting"), False),  # at another time
-        ((9.7, 10.0, " meeting"), (9.7, 10.2, " meeting"), False),  # not a piece, but all of it
-        ((9.7, 10.0, " mat"), (9.7, 10.2, " meeting"), False),
-    ],
-)
-def test_a_word_that_the_end_of_its_chunk_has_cut(
-    piece: tuple[float, float, str], whole: tuple[float, float, str], is_piece: bool
-) -> None:
-    [cut, said] = words(piece, whole)
+def fitted(left: list[Word], right: list[Word]) -> str:
+    """Of chunks that share the sound from 9 to 11."""
+    until, since = fit(left, right, start=9.0, end=11.0)
+    return "".join(word.text for word in left[:until] + right[since:]).strip()
 
-    assert is_beginning_of(cut, said, edge=10.0) is is_piece
+
+A, B, C, D = words((9.0, 9.2, " a"), (9.5, 9.7, " b"), (10.2, 10.4, " c"), (10.8, 11.0, " d"))
+
+
+def moved(*moving: Word, by: float) -> list[Word]:
+    return [word.model_copy(update={"start": word.start + by, "end": word.end + by}) for word in moving]
 
 
 @pytest.mark.parametrize(
-    ("piece", "whole", "is_piece"),
+    ("left", "right", "whole"),
     [
-        ((9.5, 9.8, " ting"), (9.2, 9.8, " meeting"), True),
-        ((9.7, 9.8, " ting"), (9.2, 9.8, " meeting"), False),
-        ((9.5, 10.2, " ting"), (9.2, 9.8, " meeting"), False),
-        ((9.5, 9.8, " meet"), (9.2, 9.8, " meeting"), False),
+        ([A, B, C, D], [A, B, C, D], "a b c d"),
+        ([A, B], [C, D], "a b c d"),
+        ([A, B, C], [B, C, D], "a b c d"),
+        ([A, B, *words((10.1, 10.2, " x"))], [B, C, D], "a b c d"),  # x is a piece of c
+        ([A, B, C], [*words((9.8, 9.9, " x")), C, D], "a b c d"),  # x is a piece of b
+        ([A, B, *words((9.8, 9.9, " x"))], [B, C, D], "a b c d"),  # heard too early, on the left side of the border
+        ([A, B, *words((10.1, 10.2, " x"))], [C, D], "a b c d"),  # nothing in common: the border decides
+        (words((9.25, 9.45, " x")), [*words((9.0, 9.2, " x"), (9.65, 9.85, " x")), D], "x d"),  # the first x is cut
+        ([A, B], [C, *moved(B, by=1.2)], "a b c b"),  # not the same word
+        (words((10.0, 10.2, " x"), (10.4, 10.6, " x")), words((10.4, 10.6, " x")), "x x"),  # its second is the same
+        ([A, B], [*words((9.0, 9.3, " b")), C, D], "a b c d"),  # a piece, but no other word is heard by both
+        ([A, *moved(B, by=-0.2)], [*moved(B, by=0.2), C], "a b c"),
+        ([A, *moved(C, by=0.1)], [*moved(C, by=-0.3), D], "a c d"),
+        ([], [B, C], "c"),
+        ([B, C], [], "b"),
+        ([], [], ""),
     ],
 )
-def test_a_word_that_the_beginning_of_its_chunk_has_cut(
-    piece: tuple[float, float, str], whole: tuple[float, float, str], is_piece: bool
-) -> None:
-    [cut, said] = words(piece, whole)
+def test_two_readings_fit_at_a_word_that_both_have(left: list[Word], right: list[Word], whole: str) -> None:
+    assert fitted(left, right) == whole
 
-    assert is_end_of(cut, said, edge=9.5) is is_piece
+
+@pytest.mark.parametrize("off_left", [-0.1, 0.1])
+@pytest.mark.parametrize("off_right", [-0.1, 0.1])
+@pytest.mark.parametrize("at", [9.6, 9.8, 10.0])
+def test_a_word_that_is_said_twice_quickly_is_there_twice(off_left: float, off_right: float, at: float) -> None:
+    said = words((at - 0.1, at + 0.1, " no"), (at + 0.32, at + 0.52, " no"))
+
+    assert fitted(moved(*said, by=off_left), moved(*said, by=off_right)) == "no no"
+
+
+def test_words_near_the_borders_are_kept_apart() -> None:
+    heard = words(
+        (2.0, 2.4, "far"), (7.0, 7.6, "before"), (7.8, 8.4, "own"), (14.6, 15.0, "own"), (15.3, 16.0, "behind")
+    )
+
+    part = {"start": 7.0, "end": 16.0, "overlap": 1.0}
+    assert texts(edge_words(heard, is_first=False, is_last=False, **part)) == ["before", "behind"]
+    assert texts(edge_words(heard, is_first=True, is_last=True, **part)) == []
+    assert edge_words(heard, start=7.0, end=16.0, overlap=0.0, is_first=False, is_last=False) == []
+    # Not all of a long overlap.
+    long = {"start": 0.0, "end": 30.0, "overlap": 18.0}
+    assert texts(edge_words(heard, is_first=False, is_last=False, **long)) == ["before", "own"]
 
 
 @pytest.mark.parametrize(

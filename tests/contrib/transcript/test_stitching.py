@@ -16,19 +16,19 @@ from streamtask_contrib.events import (
     TranslationCompleted,
     Word,
 )
-from streamtask_contrib.transcript import keep_own_words, stitch, translated
+from streamtask_contrib.transcript import edge_words, keep_own_words, stitch, translated
 
 # ── the promise ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 #: The conditions under which the stitched text must be the truth. A model places the bounds of a word up to JITTER away
 #: from where they are, and hears no word wrong that lies in its chunk whole.
 JITTER = 0.1
-#: An overlap is longer than a word and the doubt about where it is at both sides: o >= LONGEST + 4 * JITTER. A word
-#: that is cut by a chunk's edge (and may be heard as anything) is then never one of its own.
+#: An overlap is longer than a word and the doubt about where it is: o >= LONGEST + 2 * JITTER. A word that is cut by a
+#: chunk's edge, and may be heard as anything, is then beyond the border, where the other chunk is believed.
 LONGEST = 0.6
-OVERLAPS = st.floats(LONGEST + 4 * JITTER, 3.0)
-#: Two equal words are further apart, middle to middle, than two readings of one can be: 0.3 s and the jitter of both.
-REPEATED_AFTER = 0.3 + 2 * JITTER
+OVERLAPS = st.floats(LONGEST + 2 * JITTER, 6.0)
+#: Two equal words are further apart, middle to middle, than two readings of one and two more can be.
+REPEATED_AFTER = 4 * JITTER
 VOCABULARY = ["no", "go", "Yes", "seven", "six", "start", "meeting", "the", "team"]
 
 
@@ -71,15 +71,11 @@ def chunks(said: list[Word], overlap: float, length: float, chance: random.Rando
     for sequence, start in enumerate(starts):
         last = sequence == len(starts) - 1
         end = total if last else start + length
-        own = keep_own_words(
-            heard(said, start, end, chance),
-            start=start,
-            end=end,
-            overlap=overlap,
-            is_first=sequence == 0,
-            is_last=last,
-        )
-        results.append(chunk(sequence, in_segments(own, chance), start=start, end=end, overlap=overlap, is_last=last))
+        words = heard(said, start, end, chance)
+        part = {"start": start, "end": end, "overlap": overlap, "is_first": sequence == 0, "is_last": last}
+        own, edges = keep_own_words(words, **part), edge_words(words, **part)
+        more = {"start": start, "end": end, "overlap": overlap, "is_last": last, "edges": edges}
+        results.append(chunk(sequence, in_segments(own, chance), **more))
     return results
 
 
@@ -261,29 +257,94 @@ def test_several_segments_that_were_only_doubles_are_gone() -> None:
 
 
 def test_where_a_chunk_was_cut_in_a_silence_nothing_is_compared_and_nothing_joined() -> None:
-    left, right = chunk(0, [said("no", at=7.6)], end=8.0), chunk(1, [said("no", at=8.0)], start=8.0, end=16.0)
+    # The first is a little longer than it should be, as codecs fill up their last frame.
+    left, right = chunk(0, [said("no", at=7.6)], end=8.1), chunk(1, [said("no", at=8.0)], start=8.0, end=16.0)
 
     assert [segment.text for segment in stitch([left, right]).segments] == ["no", "no"]
 
 
-def test_chunks_that_overlap_without_saying_so_are_compared() -> None:
-    left, right = chunk(0, [said("no", at=7.4)], end=8.0), chunk(1, [said("no go", at=7.5)], start=7.0, end=15.0)
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"start": 7.0, "end": 15.0, "overlap": 0.0},  # cut in a silence, it says
+        {"start": 0.0, "end": 8.0, "overlap": 1.0},  # its producer did not count
+        {"start": 9.0, "end": 17.0, "overlap": 1.0},  # it shares nothing
+    ],
+)
+def test_nothing_is_dropped_because_a_chunk_says_wrongly_where_it_is(where: dict) -> None:
+    results = [chunk(0, [said("no go", at=7.2)], end=8.0), chunk(1, [said("no go", at=7.3)], **where)]
 
-    assert stitch([left, right]).text == "no go"
-
-    short = chunk(1, [], start=6.0, end=6.9)
-    right.sequence = 2
-    assert stitch([left, short, right]).text == "no go"
+    assert stitch(results).text == "no go no go"
 
 
-def test_a_word_that_one_chunk_has_half_is_the_whole_one_of_the_other() -> None:
-    left = chunk(0, [said("the meet", at=7.2)], end=8.0, overlap=0.4)
-    right = chunk(1, [said("meeting now", at=7.6)], start=7.6, end=15.0, overlap=0.4)
-    assert stitch([left, right]).text == "the meeting now"
+def heard_as(*words: tuple[float, float, str], speaker: str | None = None) -> Segment:
+    return segment(*[Word(start=start, end=end, text=f" {text}", speaker=speaker) for start, end, text in words])
 
-    left = chunk(0, [said("the meeting", at=7.2)], end=8.0, overlap=0.4)
-    right = chunk(1, [said("ting now", at=7.6)], start=7.6, end=15.0, overlap=0.4)
-    assert stitch([left, right]).text == "the meeting now"
+
+def test_a_piece_of_a_word_at_the_end_of_a_chunk_is_not_taken_for_one() -> None:
+    """Heard so by a small model, which is early: "yes" is the beginning of "next"."""
+    left = chunk(0, [heard_as((6.1, 6.9, "two"), (6.9, 7.4, "goodbye"), (7.4, 7.5, "yes"))], end=8.0, overlap=1.0)
+    right = chunk(
+        1,
+        [heard_as((7.5, 8.3, "next"), (8.3, 8.8, "thank"))],
+        start=7.0,
+        end=15.0,
+        overlap=1.0,
+        edges=heard_as((7.0, 7.5, "goodbye")).words,
+    )
+
+    assert [segment.text for segment in stitch([left, right]).segments] == ["two goodbye next thank"]
+
+
+def test_a_piece_of_a_word_at_the_beginning_of_a_chunk_is_not_taken_for_one() -> None:
+    left = chunk(
+        0,
+        [heard_as((6.6, 7.2, "three"), (7.2, 7.4, "team"))],
+        end=8.0,
+        overlap=1.0,
+        edges=heard_as((7.5, 7.6, "now")).words,
+    )
+    right = chunk(
+        1,
+        [heard_as((7.3, 7.8, "team"), (7.8, 8.1, "nine"))],
+        start=7.0,
+        end=15.0,
+        overlap=1.0,
+        edges=heard_as((7.0, 7.3, "seem")).words,
+    )
+
+    assert [segment.text for segment in stitch([left, right]).segments] == ["three team nine"]
+
+
+def test_a_word_that_each_side_places_at_the_other_is_there() -> None:
+    left = chunk(0, [said("start the", at=6.6)], end=8.0, overlap=1.0, edges=said("meeting", at=7.35).words)
+    right = chunk(1, [said("now", at=7.7)], start=7.0, end=15.0, overlap=1.0, edges=said("meeting", at=7.25).words)
+
+    [whole] = stitch([left, right]).segments
+
+    assert whole.text == "start the meeting now"
+    assert whole.words[2].start == 7.35
+
+
+def test_words_that_only_the_next_chunk_has_heard_well_are_its_to_tell() -> None:
+    left = chunk(0, [said("now", at=6.8)], end=8.0, overlap=1.0)
+    right = chunk(1, [said("start", at=7.6)], start=7.0, end=15.0, overlap=1.0, edges=said("now we", at=6.8).words)
+
+    assert [segment.text for segment in stitch([left, right]).segments] == ["now we start"]
+
+
+def test_what_was_heard_beyond_a_chunk_is_not_shown_where_its_neighbour_is_missing() -> None:
+    left = chunk(0, [said("start the", at=6.6)], end=8.0, overlap=1.0, edges=said("meeting", at=7.5).words)
+    right = chunk(2, [said("now", at=14.7)], start=14.0, end=22.0, overlap=1.0, edges=said("well", at=14.1).words)
+
+    assert stitch([left, right]).text == "start the now"
+
+
+def test_what_was_heard_beyond_a_chunk_has_the_speaker_of_its_sentence() -> None:
+    left = chunk(0, [said("now.", at=6.9, speaker="A")], end=8.0, overlap=1.0, edges=said("we", at=7.35).words)
+    right = chunk(1, [said("start", at=7.7, speaker="A")], start=7.0, overlap=1.0, edges=said("we", at=7.2).words)
+
+    assert [(each.text, each.speaker) for each in stitch([left, right]).segments] == [("now.", "A"), ("we start", "A")]
 
 
 @pytest.mark.parametrize(
@@ -353,8 +414,8 @@ def test_speakers_with_a_source_each_are_stitched_alone_and_take_turns() -> None
     results = [
         chunk(0, [said("no", at=0.5, speaker="a")], start=0, end=8, overlap=1.0, speaker_map=alice),
         chunk(1, [said("no", at=0.6, speaker="b")], start=0, end=8, overlap=1.0, speaker_map=bob),
-        chunk(2, [said("no but", at=7.4, speaker="a")], start=7, end=15, overlap=1.0, speaker_map=alice),
-        chunk(3, [said("yes", at=6.0, speaker="b")], start=6, end=15, overlap=1.0, speaker_map=bob),
+        chunk(2, [said("no but", at=8.4, speaker="a")], start=7, end=15, overlap=1.0, speaker_map=alice),
+        chunk(3, [said("yes", at=7.4, speaker="b")], start=7, end=15, overlap=1.0, speaker_map=bob),
     ]
 
     transcript = stitch(results)
@@ -384,7 +445,7 @@ def test_two_channels_that_say_the_same_at_a_seam_have_both_said_it() -> None:
 def test_a_guess_about_the_speaker_does_not_double_a_word() -> None:
     guessed = SpeakerMap(method="pyannote", confidence="estimated", speakers={"1": "1", "2": "2"})
     results = [
-        chunk(0, [said("so yes", at=6.9, speaker="1")], end=8, overlap=1.0, speaker_map=guessed),
+        chunk(0, [said("so yes", at=6.8, speaker="1")], end=8, overlap=1.0, speaker_map=guessed),
         chunk(1, [said("yes well", at=7.35, speaker="2")], start=7, end=15, overlap=1.0, speaker_map=guessed),
     ]
 
