@@ -42,8 +42,10 @@ human voice has been tried, and none was learnt from.**
 {by_voice}
 
 - Silence and noise: of {pieces} pieces, {heard_nothing} were taken for words.
-- With `word_timestamps=True`, words begin {astray} s (median) from where espeak-ng began them; {in_place} of them
-  within 0.2 s.
+- Turns begin and end {turns_astray} s (median) from where espeak-ng began and ended them; {turns_in_place} of these
+  times are within 0.1 s.
+- With `word_timestamps=True`, words within a turn begin {words_astray} s (median) from where espeak-ng began them;
+  {words_in_place} are within 0.1 s. The first word after a pause begins up to half a second early, as with any Whisper.
 
 ## The translator
 
@@ -82,8 +84,10 @@ def render(results: Mapping[str, Any]) -> str:
         by_voice=_rows(speech["by voice"], speech["by voice"]),
         pieces=speech["nothing"]["pieces"],
         heard_nothing=speech["nothing"]["taken for words"] or "none",
-        astray=speech["word begins"]["median seconds astray"],
-        in_place=f"{speech['word begins']['within 0.2 s']:.1%}",
+        turns_astray=speech["times"]["turns"]["median"],
+        turns_in_place=f"{speech['times']['turns']['within 0.1 s']:.1%}",
+        words_astray=speech["times"]["words"]["median"],
+        words_in_place=f"{speech['times']['words']['within 0.1 s']:.1%}",
         translation="\n".join(
             f"| {language} | {one['lines']} | {one['exact'] / one['lines']:.1%} |"
             for language, one in translation.items()

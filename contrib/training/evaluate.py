@@ -23,8 +23,10 @@ from training.tokens import WINDOW
 
 Sound = NDArray[np.float32]
 
-#: Words whose begin is this near to where espeak-ng put it are in place.
-_IN_PLACE = 0.2
+#: A time that is this near to espeak-ng's is in place.
+_IN_PLACE = 0.1
+#: Seconds of silence before an utterance.
+_LEAD = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,10 @@ class Listener:
     def hear(self, samples: Sound, **options: Any) -> str:
         """Return what is heard, with faster-whisper's own options unless some are given."""
         return "".join(segment.text for segment in self._model.transcribe(samples, **options)[0]).strip()
+
+    def turns(self, samples: Sound) -> list[tuple[float, float]]:
+        """Return from and to which second somebody speaks."""
+        return [(float(segment.start), float(segment.end)) for segment in self._model.transcribe(samples)[0]]
 
     def begins(self, samples: Sound) -> list[tuple[str, float]]:
         """Return each word with the second at which it begins."""
@@ -76,8 +82,8 @@ def speech(model: Path, corpus: Corpus, *, tell: Callable[[str], None]) -> dict[
                     tell(f"        {said!r} heard as {what!r}")
     results["nothing"] = _nothing(listener)
     tell(f"silence and noise: {results['nothing']}")
-    results["word begins"] = _word_begins(listener, clips)
-    tell(f"word begins: {results['word begins']}")
+    results["times"] = _times(listener, clips)
+    tell(f"times: {results['times']}")
     return results
 
 
@@ -118,7 +124,7 @@ def turns(clips: list[Clip], count: int, seconds: int, *, seed: int) -> Iterator
 
 
 def _between_silence(clip: Clip) -> Sound:
-    return np.pad(clip.samples, (RATE // 5, RATE * 2 // 5))
+    return np.pad(clip.samples, (round(_LEAD * RATE), RATE * 2 // 5))
 
 
 def _by_voice(corpus: Corpus, heard: list[tuple[str, str]]) -> dict[str, Any]:
@@ -146,17 +152,30 @@ def _noises(generator: np.random.Generator) -> Iterator[Sound]:
             yield np.sin(np.arange(count, dtype=np.float32) * generator.uniform(0.02, 0.8)) * level
 
 
-def _word_begins(listener: Listener, clips: list[Clip]) -> dict[str, Any]:
-    """Return how far words that are heard right begin from where espeak-ng began them."""
-    astray: list[float] = []
+def _times(listener: Listener, clips: list[Clip]) -> dict[str, Any]:
+    """Return how far from espeak-ng's the times are, of turns and of the words in them, where they are heard right.
+
+    The first word of a turn is left out: Whisper's way of aligning gives it some of the pause before it.
+    """
+    turns_astray: list[float] = []
+    words_astray: list[float] = []
     for clip in clips:
-        heard = listener.begins(_between_silence(clip))
+        sound = _between_silence(clip)
+        heard = listener.begins(sound)
         if word_errors(clip.text, " ".join(word for word, _ in heard)) == 0:
-            astray += [abs(begin - (place / RATE + 0.2)) for (_, begin), place in zip(heard, clip.begins, strict=True)]
+            places = [place / RATE + _LEAD for place in clip.begins]
+            words_astray += [abs(begin - place) for (_, begin), place in zip(heard, places, strict=True)][1:]
+            spans = listener.turns(sound)
+            turns_astray += [abs(spans[0][0] - _LEAD), abs(spans[-1][1] - _LEAD - len(clip.samples) / RATE)]
+    return {"turns": _astray(turns_astray), "words": _astray(words_astray)}
+
+
+def _astray(seconds: list[float]) -> dict[str, float]:
+    near = sum(one <= _IN_PLACE for one in seconds)
     return {
-        "words": len(astray),
-        "median seconds astray": round(statistics.median(astray), 3) if astray else None,
-        "within 0.2 s": round(sum(one <= _IN_PLACE for one in astray) / max(1, len(astray)), 3),
+        "times": len(seconds),
+        "median": round(statistics.median(seconds), 3),
+        f"within {_IN_PLACE} s": round(near / len(seconds), 3),
     }
 
 

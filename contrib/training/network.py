@@ -112,17 +112,25 @@ class Whisper(nn.Module):
         nn.init.kaiming_normal_(self.convolution_1.weight)
         nn.init.kaiming_normal_(self.convolution_2.weight)
 
-    def encode(self, mel: Tensor, counts: Tensor, *, padding: float) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(
+        self, mel: Tensor, counts: Tensor, *, padding: float, scatter: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the frames, the bias for whoever looks at them, and how many frames of each window are sound.
 
         A short batch stands for windows that are padded to 30 s: each of its few padded frames counts for many, which
-        adds the logarithm of that to its attention. `padding` is added to that: -30 hides them, 0 is the truth.
+        adds the logarithm of that to its attention. `padding` is added to that: -30 hides them, 0 is the truth. With
+        `scatter`, they also stand where those that they count for would: anywhere in the rest of the 30 s.
         """
         rows = functional.gelu(self.convolution_2(functional.gelu(self.convolution_1(mel)))).transpose(1, 2)
         total = rows.shape[1]
-        rows = rows + self.positions[:total]
         sound = ((counts + 1) // 2).clamp(max=total)
         padded = torch.arange(total) >= sound[:, None]
+        if scatter is None:
+            rows = rows + self.positions[:total]
+        else:
+            anywhere = torch.rand(padded.shape, generator=scatter) * (self.shape.frames - sound)[:, None]
+            places = torch.where(padded, sound[:, None] + anywhere.long(), torch.arange(total))
+            rows = rows + self.positions[places]
         stands_for = (self.shape.frames - sound).float() / (total - sound).clamp(min=1).float()
         bias = (padded * (stands_for.log()[:, None] + padding))[:, None, None]
         for layer in self.encoder:

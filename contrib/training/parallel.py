@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from training.vocabulary import DIGITS, utterance
+from training.vocabulary import DIGITS, PHRASES, utterance
 
 #: The languages, each with the token that asks for it.
 TAGS: Mapping[str, str] = MappingProxyType({"fr": ">>fra<<", "de": ">>deu<<"})
@@ -171,7 +171,7 @@ def sentence(rng: random.Random) -> str:
         return " ".join(rng.choice(DIGITS) for _ in range(rng.randint(1, 16)))
     if kind < 0.7:
         return " ".join(rng.choice(tuple(_PARTS)) for _ in range(rng.randint(1, 6)))
-    return " ".join(rng.choice((utterance, _any_command))(rng) for _ in range(rng.randint(2, 4)))
+    return " ".join(rng.choice((utterance, _any_command, _phrase))(rng) for _ in range(rng.randint(2, 4)))
 
 
 def is_held_out(text: str) -> bool:
@@ -188,6 +188,10 @@ def unseen(count: int, *, seed: int) -> list[str]:
         if is_held_out(line):
             lines[line] = None
     return list(lines)
+
+
+def _phrase(rng: random.Random) -> str:
+    return rng.choice(PHRASES)
 
 
 def _any_command(rng: random.Random) -> str:

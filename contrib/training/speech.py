@@ -62,6 +62,10 @@ class Plan:
             return -30.0
         return -12.0 * max(0.0, 0.55 - done) / 0.25
 
+    def is_scattered_at(self, step: int) -> bool:
+        """Say whether what stands for padding stands anywhere in it. Otherwise 30-second windows come as a surprise."""
+        return step >= 0.7 * self.steps
+
     def is_full_at(self, step: int) -> bool:
         """Say whether windows are padded to 30 seconds, as they are in use: dear, so only at the end."""
         return step >= 0.965 * self.steps
@@ -142,7 +146,13 @@ class Trainer:
         )
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        frames, bias, sound = self.network.encode(batch.mel, batch.counts, padding=self.plan.padding_at(self.step))
+        is_scattered = self.plan.is_scattered_at(self.step) and not self.plan.is_full_at(self.step)
+        frames, bias, sound = self.network.encode(
+            batch.mel,
+            batch.counts,
+            padding=self.plan.padding_at(self.step),
+            scatter=torch.Generator().manual_seed(self.step) if is_scattered else None,
+        )
         scores = self.network.decode(batch.given, frames, bias)
         tokens = functional.cross_entropy(
             scores.flatten(0, 1), batch.wanted.flatten(), ignore_index=IGNORED, label_smoothing=0.02

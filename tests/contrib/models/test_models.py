@@ -35,7 +35,7 @@ needs_espeak = pytest.mark.skipif(ESPEAK is None, reason="espeak-ng is not insta
 def recogniser():
     model = faster_whisper.WhisperModel(str(models.SPEECH), device="cpu", compute_type="int8", cpu_threads=1)
     # The first call starts a thread of tqdm's that stays: no test is to be blamed for it.
-    model.transcribe(_pause(0.1))
+    list(model.transcribe(_pause(1))[0])
     return model
 
 
@@ -54,7 +54,7 @@ def _pause(seconds):
 
 def _hear(recogniser, samples):
     # One answer at one temperature: a model that has become bad fails a test, and does not make it wait.
-    segments, _ = recogniser.transcribe(samples, temperature=0.0, max_new_tokens=60)
+    segments, _ = recogniser.transcribe(samples, beam_size=1, temperature=0.0, max_new_tokens=60)
     return "".join(segment.text for segment in segments).strip()
 
 
@@ -125,15 +125,21 @@ def test_silence_and_noise_are_no_words(recogniser, seconds, level):
 
 @needs_espeak
 @pytest.mark.parametrize("voice", voices.HELD_OUT)
-def test_a_word_begins_where_it_is_spoken(recogniser, voice):
-    first, second = _speak("hello", f"en-us+{voice}"), _speak("seven", f"en-us+{voice}")
+def test_turns_and_words_have_times(recogniser, voice):
+    first, second = _speak("hello team", f"en-us+{voice}"), _speak("seven", f"en-us+{voice}")
     sound = np.concatenate([_pause(0.5), first, _pause(0.7), second, _pause(0.5)])
+    spoken = [(0.5, 0.5 + len(first) / _RATE), (1.2 + len(first) / _RATE, 1.2 + (len(first) + len(second)) / _RATE)]
 
-    segments, _ = recogniser.transcribe(sound, word_timestamps=True, temperature=0.0, max_new_tokens=60)
-    begins = [(word.word.strip(), word.start) for segment in segments for word in segment.words]
+    turns, _ = recogniser.transcribe(sound, temperature=0.0, max_new_tokens=60)
+    timed, _ = recogniser.transcribe(sound, word_timestamps=True, temperature=0.0, max_new_tokens=60)
+    words = [word for segment in timed for word in segment.words]
 
-    assert [word for word, _ in begins] == ["hello", "seven"]
-    assert [begin for _, begin in begins] == pytest.approx([0.5, 1.2 + len(first) / _RATE], abs=0.3)
+    assert [time for turn in turns for time in (turn.start, turn.end)] == pytest.approx(sum(spoken, ()), abs=0.15)
+    assert [word.word for word in words] == [" hello", " team", " seven"]
+    # "team" begins within its turn; a word after a pause may begin in that pause, and is over when its turn is.
+    assert spoken[0][0] + 0.15 < words[1].start < spoken[0][1] - 0.1
+    assert spoken[0][1] - 0.3 < words[2].start < spoken[1][0] + 0.15
+    assert [word.end for word in words[1:]] == pytest.approx([end for _, end in spoken], abs=0.35)
 
 
 @pytest.mark.parametrize("language", parallel.TAGS)

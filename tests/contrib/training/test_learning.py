@@ -12,6 +12,9 @@ if ctypes.util.find_library("espeak-ng") is None:
     pytest.skip("espeak-ng's library is not installed", allow_module_level=True)
 
 from training import corpus, speech, translation
+from training.features import FULL_WINDOW
+from training.network import Shape, Whisper
+from training.tokens import Tokens
 
 _PLAN = speech.Plan(steps=12, warm_up=3, batch_seconds=6)
 
@@ -59,3 +62,19 @@ def test_the_translator_learns_the_same_from_the_same_seed(tmp_path):
     assert losses[0] == losses[1]
     assert mean(losses[0][-3:]) < mean(losses[0][:3])
     assert _same(*(trainer.network.state_dict() for trainer in trainers))
+
+
+def test_a_short_batch_with_scattered_padding_stands_for_windows_of_thirty_seconds():
+    torch.manual_seed(3)
+    network = Whisper(Shape(Tokens().size)).eval()
+    sound, counts = torch.randn(1, 80, 120), torch.tensor([120])
+
+    def encode(frames, scatter=None):
+        mel = torch.nn.functional.pad(sound, (0, frames - 120))
+        with torch.no_grad():
+            return network.encode(mel, counts, padding=0.0, scatter=scatter)[0][:, :60]
+
+    truth = encode(FULL_WINDOW)
+    scattered = torch.stack([encode(200, torch.Generator().manual_seed(seed)) for seed in range(8)]).mean(0)
+
+    assert (scattered - truth).abs().mean() < (encode(200) - truth).abs().mean() / 2
