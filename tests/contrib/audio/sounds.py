@@ -41,6 +41,11 @@ def say(text: str, *, voice: str = "en-us+m3", speed: int = 160) -> np.ndarray:
     return whole[max(0, heard[0] - 160) : heard[-1] + 320]
 
 
+def turn(text: str) -> np.ndarray:
+    """An utterance as it is given to the model: with some silence around it."""
+    return np.concatenate([silence(0.2), say(text), silence(0.2)])
+
+
 def silence(seconds: float) -> np.ndarray:
     """Nothing at all."""
     return np.zeros(int(seconds * RATE), np.float32)

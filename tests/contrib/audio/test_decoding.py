@@ -123,6 +123,7 @@ REFUSED = {
     "one byte": (b"R", "no audio file"),
     "half a header": (wav(tone(1.0))[:20], "no audio file|no sound"),
     "a header and no sound": (wav(tone(1.0))[:44], "no sound"),
+    "sixty channels": (wav(tone(1.0))[:22] + b"\x3d" + wav(tone(1.0))[23:], "61 channels"),
     "1 Hz, which would become hours": (wav(tone(1.0), rate=1), "sample rate of 1 Hz"),
 }
 

@@ -19,7 +19,7 @@ from streamtask_contrib.events import ProcessingFlags, Segment, SpeakerMap, Word
 
 from streamtask import App, BlobStores, ConfigurationError
 from tests.chaos.conftest import Measured
-from tests.contrib.audio.sounds import RATE, say, silence, speaks, wav
+from tests.contrib.audio.sounds import RATE, say, silence, speaks, turn, wav
 from tests.contrib.audio.test_worker import WORDS, chunk, results_of
 
 DEMO = Path(streamtask_contrib.__file__).parent / "demo"
@@ -51,7 +51,7 @@ def stereo(*pieces: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarr
     ],
 )
 async def test_a_source_of_its_own_is_a_speaker(fields: dict[str, Any], speaker: str | None):
-    [result] = await results_of(chunk(wav(say(WORDS)), **fields))
+    [result] = await results_of(chunk(wav(turn(WORDS)), **fields))
 
     assert {word.speaker for segment in result.segments for word in segment.words} == {speaker}
     assert result.segments[0].speaker == speaker
@@ -85,7 +85,7 @@ async def test_each_channel_of_a_call_is_a_speaker():
 @speaks
 @pytest.mark.parametrize("right", [1.0, 0.7], ids=["the same twice", "a room"])
 async def test_two_channels_of_one_sound_are_no_two_speakers(right: float):
-    [result] = await results_of(chunk(wav(say(WORDS), say(WORDS) * right), processing_flags=DIARIZE))
+    [result] = await results_of(chunk(wav(turn(WORDS), turn(WORDS) * right), processing_flags=DIARIZE))
 
     assert result.text == WORDS
     assert result.speaker_map == SpeakerMap(method="none", confidence="none")
@@ -277,8 +277,8 @@ def pyannote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @speaks
 async def test_pyannote_tells_voices_apart_and_calls_it_an_estimate(pyannote: Any):
-    turn = np.pad(say(WORDS), (0, 2 * RATE))[: 3 * RATE]
-    sound = wav([turn, say("next slide please"), silence(0.5)])
+    first = np.pad(turn(WORDS), (0, 2 * RATE))[: 3 * RATE]
+    sound = wav([first, say("next slide please"), silence(0.5)])
     settings = AudioSettings(threads=1, diarization_model="owner/pipeline", diarization_token="secret")
 
     results = await results_of(

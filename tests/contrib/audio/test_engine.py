@@ -19,7 +19,7 @@ from streamtask_contrib.audio.settings import AudioSettings
 from tqdm import tqdm
 
 from streamtask import ConfigurationError
-from tests.contrib.audio.sounds import RATE, say, silence, speaks
+from tests.contrib.audio.sounds import RATE, silence, speaks, turn
 
 SETTINGS = AudioSettings(threads=1)
 WORDS = ["start the meeting three seven one", "next slide please", "hello team", "no thank you"]
@@ -34,7 +34,7 @@ def engine() -> WhisperEngine:
 
 @speaks
 def test_a_batch_hears_what_each_turn_alone_says(engine: WhisperEngine):
-    turns = [Utterance(say(words)) for words in WORDS]
+    turns = [Utterance(turn(words)) for words in WORDS]
 
     together = engine.transcribe([*turns, Utterance(silence(1))])
     alone = [engine.transcribe([turn])[0] for turn in turns]
@@ -54,28 +54,28 @@ def test_it_hears_what_faster_whisper_hears_by_itself(engine: WhisperEngine, mon
     plain = BatchedInferencePipeline(WhisperModel(SETTINGS.model, device="cpu", compute_type="int8", cpu_threads=1))
 
     for words in WORDS:
-        whole = [{"start": 0.0, "end": len(say(words)) / RATE}]
-        segments, _ = plain.transcribe(say(words), clip_timestamps=whole, word_timestamps=True)
+        whole = [{"start": 0.0, "end": len(turn(words)) / RATE}]
+        segments, _ = plain.transcribe(turn(words), clip_timestamps=whole, word_timestamps=True)
         [segment] = list(segments)
-        [turn] = engine.transcribe([Utterance(say(words))])
+        [heard] = engine.transcribe([Utterance(turn(words))])
 
-        assert turn.text == segment.text
-        assert [word.text for word in turn.words] == [word.word for word in segment.words]
-        assert [word.end for word in turn.words] == pytest.approx([word.end for word in segment.words], abs=0.1)
-        assert turn.average_log_probability == pytest.approx(segment.avg_logprob, abs=0.01)
-        assert turn.compression_ratio == pytest.approx(segment.compression_ratio, abs=0.1)
+        assert heard.text == segment.text
+        assert [word.text for word in heard.words] == [word.word for word in segment.words]
+        assert [word.end for word in heard.words] == pytest.approx([word.end for word in segment.words], abs=0.1)
+        assert heard.average_log_probability == pytest.approx(segment.avg_logprob, abs=0.01)
+        assert heard.compression_ratio == pytest.approx(segment.compression_ratio, abs=0.1)
 
 
 @speaks
 def test_words_have_times_within_their_turn(engine: WhisperEngine):
-    sound = say(WORDS[0])
+    sound = turn(WORDS[0])
 
-    [turn] = engine.transcribe([Utterance(sound)])
+    [heard] = engine.transcribe([Utterance(sound)])
 
-    assert "".join(word.text for word in turn.words) == turn.text
-    assert all(0 <= word.start <= word.end <= len(sound) / RATE + 0.5 for word in turn.words)
-    assert [word.start for word in turn.words] == sorted(word.start for word in turn.words)
-    assert all(0 < word.probability <= 1 for word in turn.words)
+    assert "".join(word.text for word in heard.words) == heard.text
+    assert all(0 <= word.start <= word.end <= len(sound) / RATE + 0.5 for word in heard.words)
+    assert [word.start for word in heard.words] == sorted(word.start for word in heard.words)
+    assert all(0 < word.probability <= 1 for word in heard.words)
 
 
 def test_it_knows_what_it_is(engine: WhisperEngine):
@@ -99,7 +99,7 @@ def test_an_idle_model_is_put_away_and_comes_back_when_it_is_needed():
     assert not made.is_loaded
     assert model() is None
     assert made.languages == {"en"}
-    assert made.transcribe([Utterance(say(WORDS[1]))])[0].text.strip() == WORDS[1]
+    assert made.transcribe([Utterance(turn(WORDS[1]))])[0].text.strip() == WORDS[1]
     assert made.is_loaded
 
 

@@ -20,7 +20,7 @@ from streamtask_contrib.events import (
 
 from streamtask import App, BlobStores
 from tests.chaos.workers import until
-from tests.contrib.audio.sounds import CODECS, encoded, film, say, silence, speaks, wav
+from tests.contrib.audio.sounds import CODECS, encoded, film, say, silence, speaks, turn, wav
 from tests.servers import RedisServer
 
 #: One thread: the cores are shared with what runs beside the tests.
@@ -68,7 +68,7 @@ async def test_a_chunk_becomes_words_with_their_times_in_the_session():
     words = [word for segment in result.segments for word in segment.words]
     assert [word.start for word in words] == sorted(word.start for word in words)
     assert words[0].start == pytest.approx(100 + begins[1], abs=0.3)
-    assert words[-1].end == pytest.approx(100 + begins[4], abs=0.4)
+    assert words[-1].end == pytest.approx(100 + begins[4], abs=0.7)
     assert result.segments[1].start == pytest.approx(100 + begins[3], abs=0.3)
     assert result.end == pytest.approx(100 + begins[5])
     assert (result.language, result.language_probability, result.model) == ("en", 1.0, "whisper-commands-en")
@@ -79,7 +79,7 @@ async def test_a_chunk_becomes_words_with_their_times_in_the_session():
 async def test_the_result_says_where_the_time_went():
     received = datetime.now(UTC) - timedelta(seconds=30)
 
-    [result] = await results_of(chunk(wav([say(WORDS), silence(1), say(WORDS)]), received_at=received))
+    [result] = await results_of(chunk(wav([turn(WORDS), silence(1), turn(WORDS)]), received_at=received))
 
     latency = result.latency
     assert 30 < latency.queue < 60
@@ -93,7 +93,7 @@ async def test_the_result_says_where_the_time_went():
 @speaks
 @pytest.mark.parametrize("container", CODECS)
 async def test_any_container_is_understood(container: str):
-    [result] = await results_of(chunk(encoded(container, say(WORDS))))
+    [result] = await results_of(chunk(encoded(container, turn(WORDS))))
 
     assert result.text == WORDS
 
@@ -101,7 +101,7 @@ async def test_any_container_is_understood(container: str):
 @speaks
 async def test_on_a_real_server(redis_server: RedisServer):
     async with App("test", broker=redis_server.url) as app:
-        uri = await app.blobs.put(wav([say(WORDS)]), name="audio/1")
+        uri = await app.blobs.put(wav(turn(WORDS)), name="audio/1")
 
     [result] = await results_of(chunk(None, storage_uri=uri), url=redis_server.url)
 
@@ -111,7 +111,7 @@ async def test_on_a_real_server(redis_server: RedisServer):
 @speaks
 @pytest.mark.parametrize("language", ["en", "EN", "en-US", "eng"])
 async def test_a_language_may_be_given_in_any_of_its_codes(language: str):
-    [result] = await results_of(chunk(wav([say(WORDS)]), language=language))
+    [result] = await results_of(chunk(wav(turn(WORDS)), language=language))
 
     assert (result.text, result.language, result.language_probability) == (WORDS, "en", 1.0)
 
@@ -167,7 +167,7 @@ async def test_audio_inside_of_an_event_is_for_development():
 @speaks
 async def test_the_same_chunk_five_times_has_one_result(redis_server: RedisServer):
     results = await results_of(
-        *[chunk(wav([say(WORDS)]))] * 5, url=redis_server.url, settings=AudioSettings(threads=1, concurrency=5)
+        *[chunk(wav(turn(WORDS)))] * 5, url=redis_server.url, settings=AudioSettings(threads=1, concurrency=5)
     )
 
     assert [result.text for result in results] == [WORDS]
@@ -175,8 +175,8 @@ async def test_the_same_chunk_five_times_has_one_result(redis_server: RedisServe
 
 @speaks
 async def test_a_partial_is_shown_and_does_not_take_the_place_of_the_whole():
-    sound = wav([say(WORDS), silence(1), say("hello team")])
-    beginning = wav([say(WORDS)])
+    sound = wav([turn(WORDS), silence(1), turn("hello team")])
+    beginning = wav(turn(WORDS))
 
     results = await results_of(chunk(beginning, is_partial=True, is_last=False), chunk(sound))
 
@@ -215,7 +215,7 @@ async def test_the_words_of_the_neighbours_are_left_to_them():
 async def test_translations_are_asked_for_in_each_other_language():
     flags = ProcessingFlags(translate=True, target_languages=["fr", "en-GB", "deu", "fr", "tlh"])
 
-    result, *requests = await results_of(chunk(wav([say(WORDS)]), processing_flags=flags))
+    result, *requests = await results_of(chunk(wav(turn(WORDS)), processing_flags=flags))
 
     assert [request.target_language for request in requests] == ["fr", "de", "tlh"]
     for request in requests:
@@ -237,7 +237,7 @@ async def test_segments_that_are_too_many_for_an_event_are_stored_beside_it(redi
     app = App("test", broker=redis_server.url, blobs=BlobStores(inline=True))
     app.include(router(AudioSettings(threads=1, max_event_bytes=1_000)))
     async with app.worker() as worker:
-        await app.publish(chunk(wav([say(WORDS), silence(0.7)] * 2), processing_flags=flags))
+        await app.publish(chunk(wav([turn(WORDS), silence(0.7)] * 2), processing_flags=flags))
         await worker.burst_done()
         result, request = await published(app)
         stored = json.loads(await app.blobs.get(result.segments_uri))
@@ -253,7 +253,7 @@ async def test_segments_that_are_too_many_for_an_event_are_stored_beside_it(redi
 
 @speaks
 async def test_turns_of_many_sessions_share_inferences():
-    chunks = [chunk(wav([say(WORDS)]), session_id=f"s{n}", chunk_id=f"c{n}") for n in range(24)]
+    chunks = [chunk(wav(turn(WORDS)), session_id=f"s{n}", chunk_id=f"c{n}") for n in range(24)]
 
     results = await results_of(*chunks, settings=AudioSettings(threads=1, concurrency=24, batch_wait=0.1))
 
@@ -267,7 +267,7 @@ async def test_it_measures(redis_server: RedisServer):
     app.include(router(SETTINGS))
     async with app.worker() as worker:
         assert app.metrics.registry.get_sample_value("streamtask_audio_model_loaded") == 1
-        await app.publish_many([chunk(wav([say(WORDS)]), chunk_id=str(n)) for n in range(3)])
+        await app.publish_many([chunk(wav(turn(WORDS)), chunk_id=str(n)) for n in range(3)])
         await worker.burst_done()
     figures = {
         (sample.name, *sample.labels.values()): sample.value
@@ -276,7 +276,7 @@ async def test_it_measures(redis_server: RedisServer):
     }
 
     assert figures["streamtask_audio_seconds_count", "total"] == 3
-    assert figures["streamtask_audio_processed_seconds_total",] == pytest.approx(3 * len(say(WORDS)) / 16_000, abs=0.1)
+    assert figures["streamtask_audio_processed_seconds_total",] == pytest.approx(3 * len(turn(WORDS)) / 16_000, abs=0.1)
     assert figures["streamtask_audio_batch_size_sum",] == 3
     assert figures["streamtask_audio_real_time_factor_count",] == 3
     assert figures["streamtask_audio_model_loaded",] == 0
@@ -289,7 +289,7 @@ async def test_a_model_that_is_idle_is_unloaded_and_comes_back():
     loaded = lambda: app.metrics.registry.get_sample_value("streamtask_audio_model_loaded")  # noqa: E731
     async with app.worker() as worker:
         await until(lambda: not loaded(), 20)
-        await app.publish(chunk(wav([say(WORDS)])))
+        await app.publish(chunk(wav(turn(WORDS))))
         await worker.burst_done()
         [result] = await published(app)
 
