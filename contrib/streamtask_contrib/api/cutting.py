@@ -23,8 +23,8 @@ _WIDTH = 2
 _FULL_SCALE = 32768.0
 #: Seconds of a frame, the grain of every decision.
 _FRAME = 0.02
-#: Every fourth sample tells how loud a frame is as well as all of them do.
-_STEP = 4
+#: Every fifth sample tells how loud a frame is as well as all of them do; of two channels it is each in turn.
+_STEP = 5
 #: Quieter than this is quiet, whatever the room (-54 dB of full scale).
 _QUIET = 0.002
 #: What is louder than this is never taken for the room (-40 dB): better a cut in noise than speech that is left out.

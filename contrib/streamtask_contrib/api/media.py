@@ -70,7 +70,7 @@ def probe(file: BinaryIO) -> Media:
             duration = None if container.duration is None else container.duration / av.time_base
             return Media(duration=duration, channels=len(first.layout.channels))
     except (av.FFmpegError, ValueError) as error:
-        raise NotAudioError(f"the file is no audio, or is damaged ({error})") from error
+        raise NotAudioError("the file is no audio that can be read here, or it is damaged") from error
 
 
 def samples(file: BinaryIO, form: Format) -> Iterator[bytes]:

@@ -142,6 +142,8 @@ class Show:
             rate, channels, seconds = file.getframerate(), file.getnchannels(), file.getnframes() / file.getframerate()
             self._console.print(f"Ready after {time.monotonic() - self._began:.1f} s. Speaking {recording.name}:\n")
             config = {"type": "config", "sample_rate": rate, "channels": channels, "language": _LANGUAGE}
+            # Where each has a channel, it is known who speaks.
+            config["diarize"] = channels > 1
             async with connect(f"ws://{address}/api/audio/stream", max_size=None) as client:
                 await client.send(json.dumps(config | {"translate": [_TARGET]}))
                 heard = Heard(speed=speed)

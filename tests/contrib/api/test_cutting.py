@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 
 import pytest
 from hypothesis import given, settings
@@ -145,3 +146,16 @@ def test_a_flush_gives_what_has_come_and_nothing_twice() -> None:
     assert (piece.start, piece.duration) == (0, pytest.approx(1.005))
     assert cutter.flush() is None
     assert cutter.finish().start == pytest.approx(1.005)
+
+
+@pytest.mark.parametrize("speaks", [0, 1])
+def test_who_speaks_on_one_of_two_channels_is_heard(speaks: int) -> None:
+    channels = [memoryview(quiet(2)).cast("h")] * 2
+    channels[speaks] = memoryview(tone(2)).cast("h")
+    interleaved = array("h", itertools.chain.from_iterable(zip(*channels, strict=True))).tobytes()
+    cutter = Cutter(Format(rate=RATE, channels=2), Cuts(at_most=8))
+    list(cutter.feed(interleaved))
+    assert cutter.is_open
+    piece = cutter.finish()
+    assert (piece.start, piece.duration) == (0, 2)
+    assert piece.pcm == interleaved

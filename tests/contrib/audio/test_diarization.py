@@ -44,9 +44,9 @@ def stereo(*pieces: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarr
     ("fields", "speaker"),
     [
         ({"speaker": "Ada"}, "Ada"),
-        ({"user_id": "u1", "processing_flags": DIARIZE}, "u1"),
         ({"speaker": "Ada", "user_id": "u1", "processing_flags": DIARIZE}, "Ada"),
-        # A user whose microphone may hear a whole room: told apart only where somebody says so.
+        # A user's microphone may hear a whole room, and a user's file a whole meeting.
+        ({"user_id": "u1", "processing_flags": DIARIZE}, None),
         ({"user_id": "u1"}, None),
     ],
 )

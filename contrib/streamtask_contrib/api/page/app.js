@@ -345,7 +345,7 @@ function tell(status) {
 }
 
 function showError(message) {
-  element("error").textContent = message;
+  element("error").textContent = message.charAt(0).toUpperCase() + message.slice(1);
   element("error").hidden = false;
   tell("");
 }

@@ -60,12 +60,12 @@ class Speakers:
         self, segments: list[Segment], chunk: AudioChunkReceived, file: BinaryIO, ctx: Context
     ) -> tuple[list[Segment], SpeakerMap]:
         """The segments with their speakers, and how those are known."""
-        wanted = chunk.processing_flags.diarize
-        if source := chunk.speaker or (chunk.user_id if wanted else None):
+        # The user is whose key it came with, not who speaks: a user's recording may be of a whole meeting.
+        if source := chunk.speaker:
             found = SpeakerMap(method="source", confidence="exact", speakers={source: source})
             return labelled(segments, [source] * _count(segments)), found
         words = [word for segment in segments for word in segment.words]
-        if not wanted or not words:
+        if not chunk.processing_flags.diarize or not words:
             return segments, SpeakerMap()
         spans = [(word.start - chunk.start, word.end - chunk.start) for word in words]
         labels = await self._in_thread(lambda: self._by_channel(spans, chunk, file))
