@@ -35,6 +35,8 @@ class Recording:
 
     text: str
     samples: Sound
+    #: From and to which second somebody speaks.
+    turns: tuple[tuple[float, float], ...] = ()
 
 
 class Listener:
@@ -62,13 +64,15 @@ def speech(model: Path, corpus: Corpus, *, tell: Callable[[str], None]) -> dict[
     listener = Listener(model)
     clips = [corpus.clip(number) for number in range(len(corpus))]
     alone = [Recording(clip.text, _between_silence(clip)) for clip in clips]
+    together = list(turns(clips, 80, WINDOW, seed=1))
+    long = list(turns(clips, 12, 30, seed=2))
     results: dict[str, Any] = {}
     for name, recordings, options in (
         ("default options", alone, {}),
         ("beam of 1", alone, {"beam_size": 1}),
-        ("several turns in a window", list(turns(clips, 80, WINDOW, seed=1)), {}),
-        ("half a minute", list(turns(clips, 12, 30, seed=2)), {}),
-        ("half a minute, cut at pauses", list(turns(clips, 12, 30, seed=2)), {"vad_filter": True}),
+        ("several turns in a window", together, {}),
+        ("half a minute", long, {}),
+        ("half a minute, no previous text", long, {"condition_on_previous_text": False}),
     ):
         heard = [(recording.text, listener.hear(recording.samples, **options)) for recording in recordings]
         results[name] = asdict(score(heard))
@@ -82,7 +86,7 @@ def speech(model: Path, corpus: Corpus, *, tell: Callable[[str], None]) -> dict[
                     tell(f"        {said!r} heard as {what!r}")
     results["nothing"] = _nothing(listener)
     tell(f"silence and noise: {results['nothing']}")
-    results["times"] = _times(listener, clips)
+    results["times"] = {"turns": _times_of_turns(listener, together), "words": _times_of_words(listener, clips)}
     tell(f"times: {results['times']}")
     return results
 
@@ -111,16 +115,19 @@ def turns(clips: list[Clip], count: int, seconds: int, *, seed: int) -> Iterator
     rng = random.Random(seed)
     for _ in range(count):
         texts: list[str] = []
+        spans: list[tuple[float, float]] = []
         parts: list[Sound] = [np.zeros(round(rng.uniform(0.1, 0.8) * RATE), np.float32)]
         most = rng.randint(2, 4) if seconds == WINDOW else len(clips)
         while len(texts) < most:
             clip = rng.choice(clips)
             pause = np.zeros(round(rng.uniform(0.3, 2.0) * RATE), np.float32)
-            if sum(map(len, parts)) + len(clip.samples) + len(pause) > seconds * RATE:
+            begin = sum(map(len, parts))
+            if begin + len(clip.samples) + len(pause) > seconds * RATE:
                 break
             texts.append(clip.text)
+            spans.append((begin / RATE, (begin + len(clip.samples)) / RATE))
             parts += [clip.samples, pause]
-        yield Recording(" ".join(texts), np.concatenate(parts))
+        yield Recording(" ".join(texts), np.concatenate(parts), tuple(spans))
 
 
 def _between_silence(clip: Clip) -> Sound:
@@ -152,22 +159,28 @@ def _noises(generator: np.random.Generator) -> Iterator[Sound]:
             yield np.sin(np.arange(count, dtype=np.float32) * generator.uniform(0.02, 0.8)) * level
 
 
-def _times(listener: Listener, clips: list[Clip]) -> dict[str, Any]:
-    """Return how far from espeak-ng's the times are, of turns and of the words in them, where they are heard right.
+def _times_of_turns(listener: Listener, recordings: list[Recording]) -> dict[str, float]:
+    """Return how far from the truth turns begin and end, where each of several is heard as one."""
+    astray: list[float] = []
+    for recording in recordings:
+        heard = listener.turns(recording.samples)
+        if len(heard) == len(recording.turns) > 1:
+            astray += np.abs(np.subtract(heard, recording.turns)).flatten().tolist()
+    return _astray(astray)
+
+
+def _times_of_words(listener: Listener, clips: list[Clip]) -> dict[str, float]:
+    """Return how far from espeak-ng's begins words begin, where all of an utterance are heard right.
 
     The first word of a turn is left out: Whisper's way of aligning gives it some of the pause before it.
     """
-    turns_astray: list[float] = []
-    words_astray: list[float] = []
+    astray: list[float] = []
     for clip in clips:
-        sound = _between_silence(clip)
-        heard = listener.begins(sound)
+        heard = listener.begins(_between_silence(clip))
         if word_errors(clip.text, " ".join(word for word, _ in heard)) == 0:
             places = [place / RATE + _LEAD for place in clip.begins]
-            words_astray += [abs(begin - place) for (_, begin), place in zip(heard, places, strict=True)][1:]
-            spans = listener.turns(sound)
-            turns_astray += [abs(spans[0][0] - _LEAD), abs(spans[-1][1] - _LEAD - len(clip.samples) / RATE)]
-    return {"turns": _astray(turns_astray), "words": _astray(words_astray)}
+            astray += [abs(begin - place) for (_, begin), place in zip(heard, places, strict=True)][1:]
+    return _astray(astray)
 
 
 def _astray(seconds: list[float]) -> dict[str, float]:

@@ -28,7 +28,7 @@ _IGNORED = -100
 class Plan:
     """How long and how to train; the defaults are the shipped model's."""
 
-    steps: int = 4000
+    steps: int = 8000
     seed: int = 1
     rate: float = 2e-3
     warm_up: int = 100
