@@ -20,14 +20,24 @@ import time
 import wave
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from faster_whisper import BatchedInferencePipeline, WhisperModel
 from streamtask_contrib.audio import AudioSettings, router
 from streamtask_contrib.events import AudioChunkReceived
 from streamtask_contrib.models import SPEECH
 
+from benchmarks import meters
 from benchmarks.servers import private_server
 from streamtask import App, BlobStores
+
+
+class Cost(NamedTuple):
+    """What one run took, loading left out."""
+
+    seconds: float
+    processor_seconds: float
+
 
 #: Where a worker finds the files.
 _FOLDER = "BENCHMARK_SPEECH_FOLDER"
@@ -62,30 +72,31 @@ def _make(folder: Path, count: int) -> float:
 
 
 def _plain(folder: Path, *, is_batched: bool) -> None:
-    """In a process of its own: what a program without streamtask does. Prints its seconds, loading left out."""
+    """In a process of its own: what a program without streamtask does. Prints what it took."""
     model = WhisperModel(str(SPEECH), device="cpu", compute_type="int8", cpu_threads=1)
     batched = BatchedInferencePipeline(model)
     files = sorted(map(str, folder.glob("*.wav")))
-    began = 0.0
-    # The first one warms it.
+    began = processor = 0.0
     for number, path in enumerate([files[0], *files]):
-        began = time.monotonic() if number == 1 else began
+        if number == 1:
+            # The first one has warmed it.
+            began, processor = time.monotonic(), time.process_time()
         if is_batched:
             segments, _ = batched.transcribe(path, word_timestamps=True)
         else:
             segments, _ = model.transcribe(path, word_timestamps=True, vad_filter=True)
         list(segments)
-    print(time.monotonic() - began)
+    print(time.monotonic() - began, time.process_time() - processor)
 
 
-def _run_plain(folder: Path, way: str) -> float:
+def _run_plain(folder: Path, way: str) -> Cost:
     command = [sys.executable, "-m", "benchmarks.speech", "--plain", way, "--folder", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE)
-    return float(done.stdout)
+    return Cost(*map(float, done.stdout.split()))
 
 
-def _run_streamtask(folder: Path, processes: int) -> float:
-    """Seconds from the first publish to the last result, with workers that are ready before."""
+def _run_streamtask(folder: Path, processes: int) -> Cost:
+    """From the first publish to the last result, with workers that are ready before."""
     log = folder / "log"
     code = "from streamtask.cli import main; main()"
     with private_server() as server, log.open("w") as written:
@@ -97,7 +108,9 @@ def _run_streamtask(folder: Path, processes: int) -> float:
         )
         try:
             _wait_until_ready(worker, log, processes)
-            return asyncio.run(_drain(server.url, sorted(folder.glob("*.wav"))))
+            before = meters.cpu_seconds(meters.tree(worker.pid))
+            seconds = asyncio.run(_drain(server.url, sorted(folder.glob("*.wav"))))
+            return Cost(seconds, meters.cpu_seconds(meters.tree(worker.pid)) - before)
         finally:
             worker.terminate()
             worker.wait()
@@ -150,15 +163,21 @@ def main() -> None:
             "streamtask, 1 process": partial(_run_streamtask, folder, 1),
             "streamtask, 2 processes": partial(_run_streamtask, folder, 2),
         }
-        ratios: dict[str, list[float]] = {system: [] for system in systems}
-        rates: dict[str, list[float]] = {system: [] for system in systems}
+        costs: dict[str, list[Cost]] = {system: [] for system in systems}
         for number in range(given.rounds):
             for system, run in systems.items():
-                rates[system].append(audio / run())
-                ratios[system].append(rates[system][-1] / rates[_BASE][number])
-                print(f"round {number + 1}  {rates[system][-1]:7.1f} s/s  {system}", flush=True)
-    for system in systems:
-        print(f"{statistics.median(rates[system]):7.1f} s/s  {statistics.median(ratios[system]):5.2f} ×  {system}")
+                costs[system].append(run())
+                print(f"round {number + 1}  {_line(audio, costs[system][-1], costs[_BASE][-1])}  {system}", flush=True)
+    print(f"medians of {given.rounds}")
+    for system, runs in costs.items():
+        typical = Cost(*(statistics.median(figures) for figures in zip(*runs, strict=True)))
+        base = Cost(*(statistics.median(figures) for figures in zip(*costs[_BASE], strict=True)))
+        print(f"         {_line(audio, typical, base)}  {system}")
+
+
+def _line(audio: float, cost: Cost, base: Cost) -> str:
+    rate, ratio = audio / cost.seconds, base.seconds / cost.seconds
+    return f"{rate:6.1f} s/s {ratio:5.2f} ×   {cost.processor_seconds / audio * 1000:6.1f} ms of processor a second"
 
 
 if __name__ == "__main__":
