@@ -215,6 +215,23 @@ async def test_an_api_that_is_killed_in_between_costs_no_word(system: Api) -> No
     assert _texts(messages, "translation")[-1] == "merci"
 
 
+async def test_workers_that_are_killed_in_between_cost_no_word(system: Api) -> None:
+    async with connect(f"ws://127.0.0.1:{system.port}/api/audio/stream") as socket:
+        await begin(socket, translate=["fr"], language="en")
+        speaking = asyncio.create_task(_speak(socket, spoken(*SAID)))
+        await hear(socket, "ack")
+        async with httpx.AsyncClient(base_url=system.url, timeout=PATIENCE) as client:
+            health = (await client.get("/api/system/health")).json()
+        killed = [worker for worker in health["workers"] if {"audio-pipeline", "translation"} & set(worker["groups"])]
+        for worker in killed:
+            os.kill(int(worker["worker"].split(":")[1]), signal.SIGKILL)
+        messages = await asyncio.wait_for(_everything(socket), PATIENCE)
+        await speaking
+    assert len(killed) == 2
+    assert [text for text in _texts(messages, "final") if text] == list(SAID)
+    assert _texts(messages, "translation") == list(SAID.values())
+
+
 async def _speak(socket: Any, pcm: bytes) -> None:
     """In real time, a tenth of a second a frame."""
     began = time.monotonic()

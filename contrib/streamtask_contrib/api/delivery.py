@@ -124,8 +124,6 @@ class Mailbox:
             self._filled.set()
         #: Set when finals were refused: nothing more is delivered.
         self.is_behind = asyncio.Event()
-        #: Partials that were dropped.
-        self.dropped = 0
 
     def put(self, message: Message) -> None:
         """Let a message wait, or note that the client is behind."""
@@ -145,7 +143,6 @@ class Mailbox:
         if self._partials >= self._max_partials:
             oldest = next(place for place, waiting in enumerate(self._waiting) if waiting.is_passing)
             del self._waiting[oldest]
-            self.dropped += 1
             self._partials -= 1
         self._waiting.append(message)
         self._partials += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,13 @@ class Hub:
 
     async def run(self) -> None:
         """Read until cancelled; after trouble, go on where it was."""
+        try:
+            await self._read()
+        finally:
+            # Whatever ended it: nothing is read from here on.
+            self._failed_at = math.inf
+
+    async def _read(self) -> None:
         self._position = datetime.now(UTC) - timedelta(seconds=self._settings.replay)
         while True:
             try:

@@ -6,6 +6,7 @@ decode.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -17,6 +18,8 @@ try:
     import av
 except ImportError:  # the API runs where no model and no decoder is
     av = None
+
+log = logging.getLogger(__name__)
 
 #: What all of a file's samples become.
 RATE = 16_000
@@ -74,19 +77,30 @@ def probe(file: BinaryIO) -> Media:
 
 
 def samples(file: BinaryIO, form: Format) -> Iterator[bytes]:
-    """All samples of a file, a packet's at a time. What cannot be decoded in between is left out."""
+    """All samples of a file, a packet's at a time. What is damaged is left out, and said in the log."""
     file.seek(0)
     layout = "mono" if form.channels == 1 else "stereo"
     resampler = av.AudioResampler(format="s16", layout=layout, rate=form.rate)
     with av.open(file, mode="r", options=CONTAINERS_ONLY) as container:
-        for packet in container.demux(audio=0):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                continue
-            for frame in frames:
-                yield from _raw(resampler.resample(frame), form)
+        for frame in _frames(container):
+            yield from _raw(resampler.resample(frame), form)
         yield from _raw(resampler.resample(None), form)
+
+
+def _frames(container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
+    packets = container.demux(audio=0)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            log.warning("media.ends_damaged", extra={"error": str(error)})
+            return
+        if packet is None:
+            return
+        try:
+            yield from packet.decode()
+        except av.FFmpegError as error:
+            log.warning("media.damaged", extra={"error": str(error)})
 
 
 def _raw(frames: list[av.AudioFrame], form: Format) -> Iterator[bytes]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, BinaryIO
 
@@ -23,8 +22,6 @@ from streamtask_contrib.api.media import PIECE, RATE, Media, NotAudioError, prob
 from streamtask_contrib.api.register import SESSION_ID, UPLOAD, Entry, Register
 from streamtask_contrib.api.service import Service, Serving, User
 from streamtask_contrib.events import AudioChunkReceived
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["audio"])
 

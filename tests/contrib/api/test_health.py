@@ -84,3 +84,22 @@ async def test_the_documentation_of_the_api_has_every_path(broker: str) -> None:
     async with served(broker) as api:
         paths = (await api.client.get("/openapi.json")).json()["paths"]
     assert set(paths) >= {"/api/audio/upload", "/api/sessions/{session_id}/transcript", "/api/system/health", "/live"}
+
+
+async def test_a_process_that_does_not_read_results_any_more_is_not_ready(
+    broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(broker) as api, App("test", broker=broker) as app:
+        monkeypatch.setattr(api.service.hub, "take", _fail)
+        await app.publish(TranscriptionCompleted(session_id="talk", chunk_id="talk-0"))
+
+        async def is_not_ready() -> bool:
+            return (await api.client.get("/ready")).status_code == 503
+
+        await until(is_not_ready)
+        problems = (await api.client.get("/api/system/health")).json()["problems"]
+        assert any("cannot read" in problem for problem in problems)
+
+
+def _fail(stored: object) -> None:
+    raise RuntimeError("a bug")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import io
 from typing import Any
 
 import httpx
@@ -84,6 +85,31 @@ async def test_a_long_file_is_cut_where_it_is_quiet(broker: str) -> None:
         source = memoryview(audio).cast("h")[first : first + len(samples)]
         assert max((abs(a - b) for a, b in zip(samples, source, strict=False)), default=0) <= 1
     assert position >= len(audio) / 32_000 - 0.03
+
+
+@pytest.mark.parametrize("harm", ["damaged", "cut off"])
+async def test_what_is_left_of_a_damaged_file_is_heard(broker: str, harm: str) -> None:
+    whole = flac(tone(3) * 4)
+    middle = len(whole) // 2
+    harmed = whole[:middle] + (bytes(3000) + whole[middle + 3000 :] if harm == "damaged" else b"")
+    seen: list[AudioChunkReceived] = []
+    async with served(broker, upload_chunk=4) as api, worker_app(broker, seen=seen).worker():
+        answer = await upload(api, harmed)
+        assert answer.status_code == 202, answer.text
+        await until(lambda: len(seen) == len(answer.json()["chunk_ids"]))
+    heard = sum(chunk.duration or 0 for chunk in seen)
+    assert heard > (10 if harm == "damaged" else 5)
+
+
+def flac(pcm: bytes) -> bytes:
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    made = io.BytesIO()
+    with av.open(io.BytesIO(wav(pcm))) as source, av.open(made, "w", format="flac") as target:
+        stream = target.add_stream("flac", rate=16_000)
+        for frame in source.decode(audio=0):
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    return made.getvalue()
 
 
 # ── once ──────────────────────────────────────────────────────────────────────────────────────────────────────────
