@@ -92,9 +92,9 @@ async def test_a_worker_killed_in_the_middle_of_200_chunks_has_each_transcribed_
             return len(await results.all()) >= count
 
         for count in (20, 80, 140):
-            await until(partial(has, count), 120)
+            await until(partial(has, count), 200)
             await worker.kill_child()
-        await until(partial(has, 200), 120)
+        await until(partial(has, 200), 200)
     await nothing_pending(private_redis.url, "audio-ingest", "audio-pipeline")
 
     results = await emitted(private_redis.url, "audio-results")
