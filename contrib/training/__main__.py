@@ -102,7 +102,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         "bytes": {"speech": _size(models.SPEECH), "translation": _size(models.TRANSLATION)},
         "training": {
             "utterances": _CORPORA["training"][1],
-            "speech": {"steps": speech.Plan().all_steps, "seed": speech.Plan().seed},
+            "speech": {"steps": speech.Plan().steps, "seed": speech.Plan().seed},
             "translation": {"steps": translation.Plan().steps, "seed": translation.Plan().seed},
         },
     }

@@ -38,8 +38,6 @@ class Plan:
     """How long and how to train; the defaults are the shipped model's."""
 
     steps: int = 5000
-    #: Steps after those, in which it learns to go on after what it has heard before: long prompts are dear.
-    remembering_steps: int = 400
     seed: int = 1
     rate: float = 2e-3
     warm_up: int = 150
@@ -48,19 +46,8 @@ class Plan:
     #: Steps between two checkpoints.
     kept_every: int = 250
 
-    @property
-    def all_steps(self) -> int:
-        """Steps of both parts."""
-        return self.steps + self.remembering_steps
-
-    def remembers_at(self, step: int) -> bool:
-        """Say whether prompts are long."""
-        return step >= self.steps
-
     def rate_at(self, step: int) -> float:
-        """Return the learning rate: up, along a cosine down to a fiftieth; in the second part from a tenth down."""
-        if self.remembers_at(step):
-            return self.rate * 0.1 * (self.all_steps - step) / self.remembering_steps
+        """Return the learning rate: up, then along a cosine down to a fiftieth."""
         fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.rate * min(1.0, (step + 1) / self.warm_up) * (0.02 + 0.98 * fall)
 
@@ -80,8 +67,8 @@ class Plan:
         return step >= 0.7 * self.steps
 
     def is_full_at(self, step: int) -> bool:
-        """Say whether windows are padded to 30 seconds, as in use: dear, so only at the end of the first part."""
-        return 0.965 * self.steps <= step < self.steps
+        """Say whether windows are padded to 30 seconds, as they are in use: dear, so only at the end."""
+        return step >= 0.965 * self.steps
 
     def frame_share_at(self, step: int) -> float:
         """Return the weight of naming the word at each frame."""
@@ -117,13 +104,13 @@ class Trainer:
         if kept.exists():
             self._restore(kept)
         began, first = time.monotonic(), self.step
-        while self.step < self.plan.all_steps:
+        while self.step < self.plan.steps:
             losses = self.learn()
             if self.step % 100 == 0:
                 seconds = (time.monotonic() - began) / (self.step - first)
                 shown = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
                 log.info("step %d %s, %.3f s a step", self.step, shown, seconds)
-            if self.step % self.plan.kept_every == 0 or self.step == self.plan.all_steps:
+            if self.step % self.plan.kept_every == 0 or self.step == self.plan.steps:
                 self.keep(kept)
 
     def learn(self) -> dict[str, float]:
@@ -146,8 +133,7 @@ class Trainer:
         if is_full:
             count = _BATCH_OF_FULL_WINDOWS
         windows = [self._recordings.window(round(seconds * RATE), rng) for _ in range(count)]
-        remembers = self.plan.remembers_at(self.step)
-        answers = [answer(window, self.tokens, rng, remembers=remembers) for window in windows]
+        answers = [answer(window, self.tokens, rng) for window in windows]
         mel, counts = self._features(
             [window.samples for window in windows], frames=FULL_WINDOW if is_full else None, rng=rng
         )

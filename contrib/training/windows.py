@@ -20,8 +20,6 @@ from training.vocabulary import utterance
 
 #: Whisper's decoder cannot begin later.
 _LATEST_FIRST_TIMESTAMP = 1.0
-#: Half of Whisper's context, less the token before it.
-_LONGEST_PROMPT = 223
 #: Not a label: the loss leaves it out.
 IGNORED = -100
 
@@ -142,15 +140,9 @@ class Recordings:
         return sound
 
 
-def answer(window: Window, tokens: Tokens, rng: random.Random, *, remembers: bool = False) -> Answer:
-    """Return what the decoder should say of a window: with timestamps or without, after a prompt or none.
-
-    With `remembers`, half of the prompts are what faster-whisper gives when it has already heard some windows.
-    """
-    if remembers:
-        prompt = [tokens.previous, *_memory(tokens, rng)] if rng.random() < 0.5 else []
-    else:
-        prompt = [tokens.previous, *tokens.of(utterance(rng).split())] if rng.random() < 0.1 else []
+def answer(window: Window, tokens: Tokens, rng: random.Random) -> Answer:
+    """Return what the decoder should say of a window: with timestamps or without, after a prompt or none."""
+    prompt = [tokens.previous, *tokens.of(utterance(rng).split())] if rng.random() < 0.1 else []
     timed = rng.random() < 0.6
     said: list[tuple[int, Spoken | None]] = []
     if not window.turns:
@@ -169,20 +161,6 @@ def answer(window: Window, tokens: Tokens, rng: random.Random, *, remembers: boo
     wanted = [IGNORED] * (len(head) - 1) + [token for token, _ in said] + [tokens.end]
     places = [(len(head) - 1 + number, spoken) for number, (_, spoken) in enumerate(said) if spoken is not None]
     return Answer(given, wanted, places)
-
-
-def _memory(tokens: Tokens, rng: random.Random) -> list[int]:
-    """Return the end of what was heard before, of any length that Whisper allows, most often with its times."""
-    length, is_timed = rng.randint(1, _LONGEST_PROMPT), rng.random() < 0.7
-    memory: list[int] = []
-    begin = rng.random()
-    while len(memory) < length:
-        words = utterance(rng).split()
-        end = begin + len(words) * rng.uniform(0.25, 0.5)
-        said = tokens.of(words)
-        memory += [tokens.at(begin), *said, tokens.at(end)] if is_timed else said
-        begin = (end + rng.uniform(0.3, 2.0)) % WINDOW
-    return memory[-length:]
 
 
 def _silence(prompt: list[int], tokens: Tokens, *, timed: bool) -> Answer:

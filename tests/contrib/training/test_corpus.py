@@ -16,13 +16,13 @@ from training import corpus, voices
 def test_the_same_seed_gives_the_same_corpus_however_many_processes_make_it(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "_STRETCH", 4)
     made = []
-    for processes in (1, 2):
-        corpus.build(tmp_path / str(processes), "development", 8, seed=5, processes=processes)
-        made.append([(tmp_path / str(processes) / f"development.{kind}").read_bytes() for kind in ("json", "pcm")])
+    for processes in (1, 3):
+        corpus.build(tmp_path / str(processes), "training", 12, seed=5, processes=processes)
+        made.append([(tmp_path / str(processes) / f"training.{kind}").read_bytes() for kind in ("json", "pcm")])
 
     assert made[0] == made[1]
-    spoken = corpus.Corpus(tmp_path / "1", "development")
-    assert {entry.voice for entry in spoken.entries} <= set(voices.DEVELOPMENT)
+    spoken = corpus.Corpus(tmp_path / "1", "training")
+    assert {entry.voice for entry in spoken.entries} <= {"drawn", *voices.TRAINING}
     for number, entry in enumerate(spoken.entries):
         clip = spoken.clip(number)
         assert len(clip.samples) == entry.length

@@ -16,7 +16,7 @@ from training.features import FULL_WINDOW
 from training.network import Shape, Whisper
 from training.tokens import Tokens
 
-_PLAN = speech.Plan(steps=12, remembering_steps=2, warm_up=3, batch_seconds=6)
+_PLAN = speech.Plan(steps=12, warm_up=3, batch_seconds=6)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +40,7 @@ def _same(one, other):
 
 def test_the_recogniser_learns_the_same_from_the_same_seed_and_from_a_checkpoint(clips, tmp_path):
     straight = speech.Trainer(clips, _PLAN)
-    losses = [straight.learn()["tokens"] for _ in range(_PLAN.all_steps)]
+    losses = [straight.learn()["tokens"] for _ in range(_PLAN.steps)]
 
     stopped = speech.Trainer(clips, _PLAN)
     while stopped.step < _PLAN.steps // 2:
