@@ -44,7 +44,8 @@ for more than one window, pass `condition_on_previous_text=False`, or cut into t
 {by_voice}
 
 - Silence and noise: {pieces} pieces, of which {heard_nothing} taken for words.
-- Where several turns are heard as so many, they begin and end {turns_astray} s (median) from the truth; {turns_in_place} of these times are within 0.1 s.
+- Where several turns are heard as so many, they begin and end {turns_astray} s (median) from the truth;
+  {turns_in_place} of these times are within 0.1 s.
 - With `word_timestamps=True`, words within a turn begin {words_astray} s (median) from where espeak-ng began them;
   {words_in_place} are within 0.1 s. The first word after a pause begins up to half a second early, as with any Whisper.
 
@@ -62,8 +63,8 @@ says so to streamtask. What is not among the 43 words it cannot know.
 ## How they were trained
 
 By `contrib/training`, from seeds alone: the recogniser in {speech_steps} steps from seed {speech_seed}, on {utterances}
-utterances of espeak-ng; the translator in {translation_steps} steps from seed {translation_seed}. Its page says what comes
-out the same when it is done again, and what does not.
+utterances of espeak-ng; the translator in {translation_steps} steps from seed {translation_seed}. Its page says
+what comes out the same when it is done again, and what does not.
 """
 
 
