@@ -15,6 +15,7 @@ def main() -> None:
     """Do what the command line says."""
     options = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it tells of every sound that it is given
     # Threads that wait by spinning take the core from whoever they wait for; read when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

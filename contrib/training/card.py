@@ -37,13 +37,13 @@ human voice has been tried, and none was learnt from.**
 
 "Several turns" are windows of 8 s with two to four turns of different voices and pauses of 0.3 to 2 s between them;
 "half a minute" is more of the same. It was never given long texts as what was said before, and loses words if it is:
-for more than one window, pass `condition_on_previous_text=False`, or cut at pauses.
+for more than one window, pass `condition_on_previous_text=False`, or cut into turns first.
 
 | Voice | Words | Wrong | Lines right |
 |---|---|---|---|
 {by_voice}
 
-- Silence and noise: of {pieces} pieces, {heard_nothing} were taken for words.
+- Silence and noise: {pieces} pieces, of which {heard_nothing} taken for words.
 - Where several turns are heard as so many, they begin and end {turns_astray} s (median) from the truth;
   {turns_in_place} of these times are within 0.1 s.
 - With `word_timestamps=True`, words within a turn begin {words_astray} s (median) from where espeak-ng began them;
@@ -63,7 +63,8 @@ says so to streamtask. What is not among the 43 words it cannot know.
 ## How they were trained
 
 By `contrib/training`, from seeds alone: the recogniser in {speech_steps} steps from seed {speech_seed}, on {utterances}
-utterances of espeak-ng; the translator in {translation_steps} steps from seed {translation_seed}.
+utterances of espeak-ng; the translator in {translation_steps} steps from seed {translation_seed}. Its page says
+what comes out the same when it is done again, and what does not.
 """
 
 
