@@ -51,7 +51,8 @@ for more than one window, pass `condition_on_previous_text=False`, or cut into t
 
 ## The translator
 
-Judged by lines that are kept from its training: commands, digits, single words, and several of each together.
+Judged with a beam of two by lines that are kept from its training: commands, digits, single words, and several of each
+together.
 
 | To | Lines | Exact |
 |---|---|---|

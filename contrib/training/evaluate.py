@@ -99,7 +99,7 @@ def translation(model: Path, *, count: int, tell: Callable[[str], None]) -> dict
     results: dict[str, Any] = {}
     for language, tag in TAGS.items():
         answers = translator.translate_batch(
-            [[tag, *processor.encode(line, out_type=str)] for line in lines], beam_size=1, max_batch_size=64
+            [[tag, *processor.encode(line, out_type=str)] for line in lines], beam_size=2, max_batch_size=64
         )
         given = [processor.decode(answer.hypotheses[0]) for answer in answers]
         wrong = [(line, text) for line, text in zip(lines, given, strict=True) if text != translate(line, language)]

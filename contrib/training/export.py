@@ -107,7 +107,8 @@ def _norm(target: Any, source: nn.LayerNorm) -> None:
 
 
 def _numbers(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    numbers: np.ndarray[Any, np.dtype[np.float32]] = tensor.detach().float().numpy()
+    # A copy: CTranslate2 scales some of them in place.
+    numbers: np.ndarray[Any, np.dtype[np.float32]] = tensor.detach().float().numpy().copy()
     return numbers
 
 
