@@ -193,7 +193,7 @@ class WhisperEngine:
         unknown = [place for place, each in enumerate(utterances) if each.language is None]
         found: dict[int, tuple[str, float]] = {}
         if unknown:
-            encoded = model.encode(np.stack([pad_or_trim(features[place]) for place in unknown]))
+            encoded = _encoded(model, [features[place] for place in unknown])
             for place, probabilities in zip(unknown, model.model.detect_language(encoded), strict=True):
                 token, probability = probabilities[0]
                 found[place] = token.removeprefix("<|").removesuffix("|>"), probability
@@ -217,7 +217,7 @@ class _Search:
 
     def run(self, features: Sequence[Samples], temperature: float) -> list[HeardTurn]:
         """The words of turns, in one inference."""
-        encoded = self._model.encode(np.stack([pad_or_trim(each) for each in features]))
+        encoded = _encoded(self._model, features)
         if temperature > 0:
             how = {"beam_size": 1, "num_hypotheses": _DRAWINGS, "sampling_topk": 0, "sampling_temperature": temperature}
         else:
@@ -278,6 +278,17 @@ def _features(model: Any, samples: Samples) -> Samples:
     # The last frame is of the padding.
     features: Samples = model.feature_extractor(samples)[..., :-1]
     return features
+
+
+def _encoded(model: Any, features: Sequence[Samples]) -> Any:
+    """What the encoder makes of turns. On a processor they go one by one: together they only leave its caches.
+
+    Measured with the model that ships: 55 ms for one, 93 ms for each of eight in a batch.
+    """
+    padded = [pad_or_trim(each) for each in features]
+    if model.model.device != "cpu":
+        return model.encode(np.stack(padded))
+    return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(model.encode(each[None])) for each in padded]))
 
 
 def _compute_type(wanted: str, device: str, index: int) -> str:

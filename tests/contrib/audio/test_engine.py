@@ -220,7 +220,7 @@ class FakeModel:
     def _detect(self, features: np.ndarray) -> list[list[tuple[str, float]]]:
         return [
             [("<|fr|>", 0.8), ("<|en|>", 0.2)] if one[0, 1] == 0.5 else [("<|en|>", 0.9), ("<|fr|>", 0.1)]
-            for one in features
+            for one in np.asarray(features)
         ]
 
     def _generate(
@@ -229,7 +229,7 @@ class FakeModel:
         languages = [NAMES[prompt[1]] for prompt in prompts]
         self.searches.append((languages, sampling_temperature))
         answers = []
-        for one in features:
+        for one in np.asarray(features):
             word = round(float(one[0, 0]) * 10)
             is_bad = VOCABULARY[word] == "bad" and sampling_temperature < 0.4
             word = 0 if VOCABULARY[word] == "bad" and not is_bad else word
@@ -287,11 +287,16 @@ def test_the_language_is_found_where_it_is_not_given(multilingual: WhisperEngine
     assert [turn.language_probability for turn in heard] == pytest.approx([0.9, 0.8, 1.0])
 
 
-def test_turns_of_one_language_share_an_inference(multilingual: WhisperEngine, fake: FakeModel):
+@pytest.mark.parametrize(("device", "encoded"), [("cuda", [3, 3]), ("cpu", [1] * 6)])
+def test_turns_of_one_language_share_an_inference(
+    multilingual: WhisperEngine, fake: FakeModel, device: str, encoded: list[int]
+):
+    fake.model.device = device
     multilingual.transcribe([Utterance(spoken("one"), "fr"), Utterance(spoken("two"), "en")] * 3)
 
     assert fake.searches == [(["<|fr|>"] * 3, 0.0), (["<|en|>"] * 3, 0.0)]
-    assert fake.encoded == [3, 3]
+    # One by one in a processor's caches.
+    assert fake.encoded == encoded
 
 
 def test_bad_words_are_searched_again_by_themselves_until_they_are_good(multilingual: WhisperEngine, fake: FakeModel):
