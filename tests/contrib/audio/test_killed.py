@@ -13,7 +13,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from streamtask_contrib.events import AudioChunkReceived
+from streamtask_contrib.events import AudioChunkReceived, TranscriptionCompleted
+from streamtask_contrib.transcript import stitch
 
 from streamtask import App
 from tests.chaos.conftest import Measured, StartWorker, one_server
@@ -81,7 +82,7 @@ async def test_a_worker_killed_in_the_middle_of_200_chunks_has_each_transcribed_
     expected = {f"c{n}": chance.choice(SENTENCES) for n in range(200)}
     async with App("test", broker=private_redis.url) as app:
         chunks = [
-            await stored(app, wav([silence(0.3), say(text), silence(0.5)]), n)
+            await stored(app, wav([silence(0.3), say(text), silence(0.5)]), n, start=n // 7 * 10.0)
             for n, text in enumerate(expected.values())
         ]
         await app.publish_many(chunks)
@@ -102,6 +103,9 @@ async def test_a_worker_killed_in_the_middle_of_200_chunks_has_each_transcribed_
     measured("largest batch", max(result["latency"]["batch_size"] for result in results))
     assert Counter(result["chunk_id"] for result in results) == dict.fromkeys(expected, 1)
     assert {result["chunk_id"]: result["text"] for result in results} == expected
+    for session in range(7):
+        said = [TranscriptionCompleted.model_validate(each) for each in results if each["session_id"] == f"s{session}"]
+        assert stitch(said).text == " ".join(expected[f"c{n}"] for n in range(session, 200, 7))
 
 
 @speaks
