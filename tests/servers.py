@@ -30,6 +30,10 @@ _PATIENCE = 15.0
 #: Nodes of a cluster talk to each other on a port of their own, so far above the one for clients.
 _BUS = 10_000
 _SLOTS = 16_384
+#: Test processes side by side have ports of their own, or one would take a port that another has just found free, and
+#: a node would meet the other's cluster. The distance to a node's second port is a multiple of their number.
+_SHARES = 8
+_SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
 #: How a server becomes a node: it is missed after a second and a half, and replaced whatever its replica has missed.
 _NODE = (
     "--cluster-enabled", "yes",
@@ -378,7 +382,9 @@ def free_port(*, below: int = 1 << 16, beside: int = 0) -> int:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
-        if port + beside < below and (not beside or _is_free(port + beside)):
+        # The system gives out every second port: odd ones here, even ones to who connects.
+        is_ours = port // 2 % _SHARES == _SHARE
+        if is_ours and port + beside < below and (not beside or _is_free(port + beside)):
             return port
 
 
