@@ -176,6 +176,11 @@ _CODES = (
 )
 
 
+def separator(language: str) -> str:
+    """What stands between two words of a language."""
+    return "" if language in UNSPACED else " "
+
+
 def known(code: str) -> str:
     """The catalog's code of a language: "EN", "en-US", "eng" and "eng_Latn" are "en".
 

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime
 from typing import BinaryIO, TypeVar
 
 from streamtask import Context, Reject
@@ -18,12 +17,13 @@ from streamtask_contrib.audio.decoding import SAMPLE_RATE, AudioFile, Limits
 from streamtask_contrib.audio.diarization import Speakers
 from streamtask_contrib.audio.engine import HeardTurn, Utterance, WhisperEngine
 from streamtask_contrib.audio.metrics import AudioMetrics
-from streamtask_contrib.audio.progress import SEGMENTS, Progress
+from streamtask_contrib.audio.progress import Progress
 from streamtask_contrib.audio.reading import ReadAhead, Reading
 from streamtask_contrib.audio.segments import as_segments, edges, joined, own
 from streamtask_contrib.audio.settings import LONG_SILENCE, SHORT_SILENCE, AudioSettings
 from streamtask_contrib.batching import Batcher
 from streamtask_contrib.events import AudioChunkReceived, Latency, Segment, TranscriptionCompleted
+from streamtask_contrib.handling import fitted, waited_since
 from streamtask_contrib.languages import known
 
 T = TypeVar("T")
@@ -97,7 +97,8 @@ class Pipeline:
         self._metrics.finished(latency)
         result = self._result(chunk, progress, own(heard, chunk, end), audio.notes)
         found = {"end": end, "edges": edges(heard, chunk, end), "speaker_map": speakers, "latency": latency}
-        return await self._bounded(result.model_copy(update=found), ctx)
+        name, limit = f"segments/{chunk.chunk_id}", self._settings.max_event_bytes
+        return await fitted(result.model_copy(update=found), ctx, name=name, limit=limit)
 
     # ── hearing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -200,15 +201,6 @@ class Pipeline:
             note="; ".join(notes if segments else [*notes, "no speech was found"]),
         )
 
-    async def _bounded(self, result: TranscriptionCompleted, ctx: Context) -> TranscriptionCompleted:
-        """The result as it fits into an event: many segments are stored, and named in it."""
-        written = SEGMENTS.dump_json(result.segments)
-        if len(written) <= self._settings.max_event_bytes:
-            return result
-        uri = await ctx.app.blobs.put(written, name=f"segments/{result.chunk_id}")
-        text = result.text if len(result.text.encode()) <= self._settings.max_event_bytes else ""
-        return result.model_copy(update={"segments": [], "segments_uri": uri, "text": text})
-
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
@@ -232,8 +224,7 @@ class _Watch:
     """Where the time of a chunk goes."""
 
     def __init__(self, chunk: AudioChunkReceived) -> None:
-        # Clocks of two machines differ: a chunk from the future has not waited.
-        self._queue = max(0.0, (datetime.now(UTC) - chunk.received_at).total_seconds())
+        self._queue = waited_since(chunk.received_at)
         self._began = time.perf_counter()
         self._inference = 0.0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 from streamtask import App, Backoff, ConfigurationError, Context, DeadEvent, Event, Retry, Router
 from streamtask_contrib.audio.engine import WhisperEngine
@@ -19,6 +18,7 @@ from streamtask_contrib.events import (
     TranscriptionCompleted,
     TranslationRequested,
 )
+from streamtask_contrib.handling import told, waited_since
 from streamtask_contrib.languages import known
 
 #: The consumer group of all audio workers.
@@ -85,7 +85,7 @@ class _Service:
             raise ConfigurationError("the audio worker has no model: its router runs in a worker, with its lifespan")
         if not chunk.processing_flags.transcribe:
             return []
-        if chunk.is_partial and _age(chunk) > self._settings.partial_max_age:
+        if chunk.is_partial and waited_since(chunk.received_at) > self._settings.partial_max_age:
             self._metrics.skipped.inc()
             return []
         result = await self._pipeline.transcribe(chunk, ctx)
@@ -115,22 +115,9 @@ def failed(chunk: AudioChunkReceived, dead: DeadEvent) -> ProcessingFailed | Non
         is_last=chunk.is_last,
         stage="transcription",
         reason=dead.reason,
-        message=_message(dead),
+        message=told(dead, work="audio", remedy="send it in smaller pieces"),
         attempts=dead.attempts,
     )
-
-
-def _message(dead: DeadEvent) -> str:
-    said = dead.error.partition(": ")[2] or dead.error
-    if dead.reason == "rejected":
-        return said
-    if dead.reason == "worker_lost":
-        return f"the worker process died each time that it worked on this audio ({said}); send it in smaller pieces"
-    return f"it was given up after {dead.attempts} attempts: {dead.error}"
-
-
-def _age(chunk: AudioChunkReceived) -> float:
-    return (datetime.now(UTC) - chunk.received_at).total_seconds()
 
 
 def _translations(chunk: AudioChunkReceived, result: TranscriptionCompleted) -> list[TranslationRequested]:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamtask_contrib.events import Segment, TranslatedSegment, Word
-from streamtask_contrib.transcript.stitching import Transcript, Translation, separator
+from streamtask_contrib.languages import separator
+from streamtask_contrib.transcript.stitching import Transcript, Translation
 
 #: Characters of a subtitle's line, lines of a subtitle, and seconds that it is shown, at most.
 LINE, LINES, SECONDS = 42, 2, 7.0

@@ -23,7 +23,7 @@ from streamtask_contrib.events import (
     TranslationCompleted,
     Word,
 )
-from streamtask_contrib.languages import UNSPACED
+from streamtask_contrib.languages import separator
 from streamtask_contrib.transcript.seams import doubled, fit, middle
 
 #: A sentence that a seam cuts is joined again if no longer silence than this lies in between, in seconds.
@@ -105,11 +105,6 @@ class Translation:
     def text(self) -> str:
         """The text of all segments."""
         return separator(self.language).join(segment.text for segment in self.segments)
-
-
-def separator(language: str) -> str:
-    """What stands between two words of a language."""
-    return "" if language in UNSPACED else " "
 
 
 def stitch(results: Iterable[TranscriptionCompleted], failures: Iterable[ProcessingFailed] = ()) -> Transcript:

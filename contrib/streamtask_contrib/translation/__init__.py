@@ -5,26 +5,23 @@ Needs the extra `translation`. Importing this package loads no model; a worker p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from streamtask_contrib.extras import require
 
 require("translation", "ctranslate2", "pydantic_settings", "sentencepiece")
 
-from streamtask_contrib.translation.settings import TranslationSettings  # noqa: E402 - asked for above
-from streamtask_contrib.translation.worker import make_app, router  # noqa: E402 - as above
-
-if TYPE_CHECKING:
-    from streamtask import App
-
-    app: App
+from streamtask import App  # noqa: E402 - what is missing is said before it is missed
+from streamtask_contrib.settings import blob_stores, from_environment  # noqa: E402
+from streamtask_contrib.translation.settings import TranslationSettings  # noqa: E402
+from streamtask_contrib.translation.worker import router  # noqa: E402
 
 __all__ = ["TranslationSettings", "app", "router"]
 
 
-def __getattr__(name: str) -> object:
-    """Make `app` when it is asked for: who only wants the router needs no settings in the environment."""
+def __getattr__(name: str) -> App:
+    # Made when it is asked for: importing this package reads no environment and opens nothing.
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals()["app"] = make_app()
-    return made
+    app = App("translation", blobs=blob_stores())
+    app.include(router(from_environment(TranslationSettings)))
+    globals()["app"] = app
+    return app

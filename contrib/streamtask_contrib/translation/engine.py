@@ -17,7 +17,7 @@ from threading import Lock
 import ctranslate2
 
 from streamtask import ConfigurationError
-from streamtask_contrib.languages import UNSPACED
+from streamtask_contrib.languages import separator
 from streamtask_contrib.translation import sentences
 from streamtask_contrib.translation.families import ModelFolder, open_folder
 from streamtask_contrib.translation.settings import TranslationSettings
@@ -175,4 +175,4 @@ class TranslationEngine:
 
 def joined(texts: Sequence[str], language: str) -> str:
     """Sentences of a language as one text."""
-    return ("" if language in UNSPACED else " ").join(text for text in texts if text)
+    return separator(language).join(text for text in texts if text)

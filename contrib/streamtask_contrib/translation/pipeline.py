@@ -18,6 +18,7 @@ from streamtask_contrib.events import (
     TranslationCompleted,
     TranslationRequested,
 )
+from streamtask_contrib.handling import fitted
 from streamtask_contrib.languages import known
 from streamtask_contrib.translation.engine import Sentence, Translated, TranslationEngine, joined
 from streamtask_contrib.translation.metrics import TranslationMetrics
@@ -27,7 +28,6 @@ from streamtask_contrib.translation.settings import TranslationSettings
 _AT_ONCE = 64
 
 _SEGMENTS = TypeAdapter(list[TextSegment])
-_TRANSLATED = TypeAdapter(list[TranslatedSegment])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,9 @@ class Pipeline:
             latency=latency,
             model="" if source == target else self._engine.name,
         )
-        return await _fitted(completed, ctx, self._settings.inline_bytes)
+        # The same name at every attempt, and another one for each request: a late partial result replaces nothing.
+        name = f"translation-{ctx.envelope.event_id}.json"
+        return await fitted(completed, ctx, name=name, limit=self._settings.inline_bytes)
 
     async def _work(self, texts: Sequence[str], source: str, target: str) -> _Work:
         """Each text in its other language, in batches with the sentences of other requests."""
@@ -136,18 +138,6 @@ async def _said(request: TranslationRequested, ctx: Context) -> list[TextSegment
             f"{request.segments_uri} holds no segments ({error.error_count()} problems), so nothing was translated; "
             "publish the request again with the URI of a JSON array of segments"
         ) from error
-
-
-async def _fitted(completed: TranslationCompleted, ctx: Context, limit: int) -> TranslationCompleted:
-    """The event, with its segments beside it where they are too many for one."""
-    written = _TRANSLATED.dump_json(completed.segments)
-    if len(written) <= limit:
-        return completed
-    # The same name at every attempt, and another one for each request: a late partial result replaces nothing.
-    uri = await ctx.app.blobs.put(written, name=f"translation-{ctx.envelope.event_id}.json")
-    # The text alone is too long only where many hours are one chunk; it stands in the segments as well.
-    text = completed.text if len(completed.text.encode()) <= limit else ""
-    return completed.model_copy(update={"segments": [], "segments_uri": uri, "text": text})
 
 
 def _latency(total: float, waited: float, work: _Work, said: Sequence[TextSegment]) -> Latency:

@@ -10,11 +10,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
 
 from streamtask import App, ConfigurationError, Context, DeadEvent, Router
 from streamtask_contrib.events import ProcessingFailed, TranslationCompleted, TranslationRequested
-from streamtask_contrib.settings import blob_stores, from_environment
+from streamtask_contrib.handling import told, waited_since
 from streamtask_contrib.translation.engine import TranslationEngine
 from streamtask_contrib.translation.metrics import TranslationMetrics
 from streamtask_contrib.translation.pipeline import Pipeline
@@ -24,13 +23,6 @@ log = logging.getLogger(__name__)
 
 #: The consumer group of all translation workers.
 GROUP = "translation"
-
-
-def make_app() -> App:
-    """The app of `streamtask worker -A streamtask_contrib.translation:app`; its settings are environment variables."""
-    app = App("translation", blobs=blob_stores())
-    app.include(router(from_environment(TranslationSettings)))
-    return app
 
 
 def router(settings: TranslationSettings) -> Router:
@@ -87,7 +79,7 @@ class _Service:
         """The result of a request; None for a partial one that nobody waits for any more."""
         if self._pipeline is None or self._metrics is None:
             raise ConfigurationError("there is no model: the router of translation runs in a worker, with its lifespan")
-        waited = max(0.0, (datetime.now(UTC) - request.requested_at).total_seconds())
+        waited = waited_since(request.requested_at)
         if request.is_partial and waited > self._settings.partial_max_age:
             self._metrics.skipped()
             return None
@@ -118,16 +110,6 @@ def failed(request: TranslationRequested, dead: DeadEvent) -> ProcessingFailed |
         stage="translation",
         target_language=request.target_language,
         reason=dead.reason,
-        message=_message(dead),
+        message=told(dead, work="text", remedy="send fewer segments at a time"),
         attempts=dead.attempts,
     )
-
-
-def _message(dead: DeadEvent) -> str:
-    # An error is told with its class in front.
-    said = dead.error.partition(": ")[2] or dead.error
-    if dead.reason == "rejected":
-        return said
-    if dead.reason == "worker_lost":
-        return f"the worker process died each time that it worked on this text ({said}); send fewer segments at a time"
-    return f"it was given up after {dead.attempts} attempts: {dead.error}"
