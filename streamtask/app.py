@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from streamtask import envelope as envelopes
 from streamtask.blobs import Blobs, BlobStores
 from streamtask.broker import Broker
 from streamtask.codec import Codec
+from streamtask.context import PublishOptions
 from streamtask.envelope import StoredEnvelope
 from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
 from streamtask.event import Event
@@ -358,23 +359,9 @@ class SyncApp:
         self._twin: App | None = None
         self._pid = os.getpid()
 
-    def publish(
-        self,
-        event: Event,
-        *,
-        delay: float | None = None,
-        at: datetime | None = None,
-        dedup_key: str | None = None,
-        event_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> str:
+    def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
         """See `App.publish`."""
-        return self._wait(
-            lambda twin: twin.publish(
-                event, delay=delay, at=at, dedup_key=dedup_key, event_id=event_id, headers=headers
-            ),
-            "await app.publish(...)",
-        )
+        return self._wait(lambda twin: twin.publish(event, **options), "await app.publish(...)")
 
     def publish_many(self, events: Sequence[Event]) -> list[str]:
         """See `App.publish_many`."""

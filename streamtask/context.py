@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 from streamtask.blobs import Blobs
 from streamtask.envelope import Envelope
@@ -26,19 +26,20 @@ _MESSAGE_LENGTH = 200
 _handlers_log = logging.getLogger("streamtask.handler")
 
 
+class PublishOptions(TypedDict, total=False):
+    """What `App.publish` may be given beside the event."""
+
+    delay: float | None
+    at: datetime | None
+    dedup_key: str | None
+    event_id: str | None
+    headers: Mapping[str, str] | None
+
+
 class BlockingPublisher(Protocol):
     """`app.sync`: publishing for code that cannot await."""
 
-    def publish(
-        self,
-        event: Event,
-        *,
-        delay: float | None = None,
-        at: datetime | None = None,
-        dedup_key: str | None = None,
-        event_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> str:
+    def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
         """See `App.publish`."""
 
     def publish_many(self, events: Sequence[Event]) -> list[str]:
@@ -72,16 +73,7 @@ class Application(Protocol):
     def records(self) -> Records:
         """Small facts, fields under a key."""
 
-    async def publish(
-        self,
-        event: Event,
-        *,
-        delay: float | None = None,
-        at: datetime | None = None,
-        dedup_key: str | None = None,
-        event_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> str:
+    async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
         """See `App.publish`."""
 
     async def publish_many(self, events: Sequence[Event]) -> list[str]:
@@ -186,20 +178,9 @@ class BlockingContext:
         self._delivery = delivery
         self._notes = notes
 
-    def publish(
-        self,
-        event: Event,
-        *,
-        delay: float | None = None,
-        at: datetime | None = None,
-        dedup_key: str | None = None,
-        event_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> str:
+    def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
         """See `App.publish`."""
-        return self._app.sync.publish(
-            event, delay=delay, at=at, dedup_key=dedup_key, event_id=event_id, headers=headers
-        )
+        return self._app.sync.publish(event, **options)
 
     def publish_many(self, events: Sequence[Event]) -> list[str]:
         """See `App.publish_many`."""
