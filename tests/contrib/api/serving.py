@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import inspect
 import json
 import math
 import random
 import socket
 import struct
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -31,6 +29,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from streamtask import App, Context
+from tests.chaos import workers
 
 RATE = 16_000
 #: Seconds that anything may take.
@@ -202,17 +201,8 @@ async def control(socket: ClientConnection, kind: str) -> None:
     await socket.send(json.dumps({"type": kind}))
 
 
-async def until(condition: Callable[[], object], within: float = PATIENCE) -> None:
-    """Wait until the condition, which may be async, holds."""
-    deadline = time.monotonic() + within
-    while True:
-        answer = condition()
-        if inspect.isawaitable(answer):
-            answer = await answer
-        if answer:
-            return
-        assert time.monotonic() < deadline, "did not come true in time"
-        await asyncio.sleep(0.01)
+#: Wait until a condition, which may be async, holds.
+until = functools.partial(workers.until, within=PATIENCE)
 
 
 def measured(**figures: object) -> None:

@@ -46,6 +46,16 @@ def owned(pieces: list[Piece]) -> list[tuple[float, float]]:
     return spans
 
 
+def assert_heard(stretches: list[tuple[int, bool]], spans: list[tuple[float, float]]) -> None:
+    """Every loud stretch has an owner."""
+    position = 0.0
+    for twentieths, loud in stretches:
+        middle = position + twentieths / 40
+        position += twentieths / 20
+        if loud and twentieths > 2:
+            assert any(start <= middle <= end for start, end in spans), f"{middle} s is lost"
+
+
 @settings(max_examples=60)
 @given(STRETCHES, st.lists(st.integers(1, 40_000), min_size=1, max_size=4), st.booleans())
 def test_each_moment_is_owned_once_and_what_is_loud_by_somebody(
@@ -58,12 +68,7 @@ def test_each_moment_is_owned_once_and_what_is_loud_by_somebody(
         assert start >= end - 1e-6, "a moment has two owners"
         if keeps:
             assert start == pytest.approx(end, abs=1e-6), "a moment has no owner"
-    position = 0.0
-    for twentieths, loud in stretches:
-        middle = position + twentieths / 40
-        position += twentieths / 20
-        if loud and twentieths > 2:
-            assert any(start <= middle <= end for start, end in spans), f"{middle} s is lost"
+    assert_heard(stretches, spans)
     assert all(piece.duration <= 2.0 + 1.0 + 0.1 for piece in pieces)
 
 
@@ -107,12 +112,7 @@ def test_a_cutter_that_begins_at_a_seam_goes_on_as_the_first_would_have(
     spans = owned([*pieces, *rest])
     for (_, end), (start, _) in itertools.pairwise(spans):
         assert start >= end - 1e-6
-    position = 0.0
-    for twentieths, loud in stretches:
-        middle = position + twentieths / 40
-        position += twentieths / 20
-        if loud and twentieths > 2:
-            assert any(start <= middle <= end for start, end in spans), f"{middle} s is lost"
+    assert_heard(stretches, spans)
 
 
 def test_speech_is_cut_where_it_is_quietest() -> None:
