@@ -44,6 +44,24 @@ class Records:
         _check_value(value)
         return await self._storage().claim_field(key, field, value, ttl=ttl)
 
+    async def swap(
+        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
+    ) -> bool:
+        """Change a record only if it is still as it was read: whether it was, and so has been changed.
+
+        Sets `fields`, or removes those that are None, if each of `expected` stands with this value (None: is not set),
+        and renews the record; all in one step. Of several who have read the same, one succeeds; where it is False,
+        nothing has changed, and whoever wants to goes back to reading. So leases are taken, and versions counted.
+        After a `TransportError` it is unknown whether it was done: read again; a value that names its writer tells.
+        """
+        _check_name(key)
+        _check_ttl(ttl)
+        for field, value in (*expected.items(), *fields.items()):
+            _check_name(field)
+            if value is not None:
+                _check_value(value)
+        return await self._storage().swap_fields(key, fields, expected=expected, ttl=ttl)
+
     async def delete(self, key: str, fields: Collection[str] = ()) -> None:
         """Remove these fields, or the whole record where none is named."""
         _check_name(key)

@@ -514,6 +514,14 @@ class Storage(Protocol):
     async def claim_field(self, key: str, field: str, value: bytes, *, ttl: float) -> bytes:
         """Set a field unless it is set, and renew the record as above; the value that stands."""
 
+    async def swap_fields(
+        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
+    ) -> bool:
+        """Set or (None) remove these fields and renew the record, if those stand as expected (None: not set).
+
+        In one step; False, and nothing done, where they do not.
+        """
+
     async def delete_record(self, key: str, fields: Collection[str]) -> None:
         """Remove these fields, or all where none is named."""
 

@@ -180,6 +180,59 @@ async def test_a_record_runs_out_and_each_write_and_claim_renews_all_of_it(engin
     assert await storage.claim_field("left", "a", b"2", ttl=60.0) == b"2"
 
 
+async def test_a_swap_changes_fields_where_all_stand_as_expected(engine: Engine) -> None:
+    storage = await storage_of(engine)
+    anything = bytes(range(256))
+
+    assert await storage.swap_fields("r", {"a": b"1", "ü": anything}, expected={"a": None, "b": None}, ttl=60.0)
+    assert await storage.swap_fields("r", {"a": None, "b": b""}, expected={"a": b"1", "ü": anything}, ttl=60.0)
+    assert await storage.read_record("r") == {"b": b"", "ü": anything}
+    assert await storage.swap_fields("r", {"c": b"3"}, expected={}, ttl=60.0)
+    assert await storage.swap_fields("r", {"b": None, "c": None, "ü": None}, expected={"b": b""}, ttl=60.0)
+    assert await storage.read_record("r") == {}
+
+
+@pytest.mark.parametrize(
+    "expected", [{"a": None}, {"a": b"2"}, {"b": b""}, {"b": b"1"}, {"a": b"1", "b": b"1"}, {"a": b"1", "empty": None}]
+)
+async def test_a_swap_does_nothing_where_one_field_is_not_as_expected(
+    engine: Engine, expected: dict[str, bytes | None]
+) -> None:
+    storage = await storage_of(engine)
+    await storage.write_record("r", {"a": b"1", "empty": b""}, ttl=60.0)
+
+    assert not await storage.swap_fields("r", {"a": b"9", "empty": None, "c": b"9"}, expected=expected, ttl=60.0)
+    assert await storage.read_record("r") == {"a": b"1", "empty": b""}
+
+
+async def test_of_many_who_swap_what_they_have_read_each_step_has_one_who_did_it(engine: Engine) -> None:
+    storages = [await storage_of(engine) for _ in range(3)]
+
+    async def count(storage: Storage) -> None:
+        for _ in range(10):
+            while True:
+                stands = (await storage.read_record("r")).get("n")
+                more = b"%d" % (int(stands or b"0") + 1)
+                if await storage.swap_fields("r", {"n": more}, expected={"n": stands}, ttl=60.0):
+                    break
+
+    await asyncio.gather(*(count(storage) for storage in storages))
+    assert await storages[0].read_record("r") == {"n": b"30"}
+
+
+async def test_a_swap_renews_a_record_and_one_that_fails_does_not(engine: Engine) -> None:
+    storage = await storage_of(engine)
+    for key in ("swapped", "refused"):
+        await storage.write_record(key, {"owner": b"1"}, ttl=_SHORT)
+    assert await storage.swap_fields("swapped", {"owner": b"1"}, expected={"owner": b"1"}, ttl=60.0)
+    assert not await storage.swap_fields("refused", {"owner": b"2"}, expected={"owner": None}, ttl=60.0)
+    await engine.let_pass(_OVER)
+
+    assert await storage.read_record("swapped") == {"owner": b"1"}
+    assert await storage.read_record("refused") == {}
+    assert await storage.swap_fields("refused", {"owner": b"2"}, expected={"owner": None}, ttl=60.0)
+
+
 async def test_fields_are_removed_one_by_one_or_all_together(engine: Engine) -> None:
     storage = await storage_of(engine)
     await storage.write_record("r", {"a": b"1", "b": b"2", "c": b"3"}, ttl=60.0)
@@ -209,6 +262,7 @@ async def test_every_key_has_an_end_from_the_start(redis_engine: RedisEngine) ->
     await storage.append("b", "unfinished", b"abc", offset=0, ttl=100.0)
     await storage.write_record("r", {"a": b"1"}, ttl=100.0)
     await storage.claim_field("c", "a", b"1", ttl=100.0)
+    await storage.swap_fields("s", {"a": b"1"}, expected={"a": None}, ttl=100.0)
 
     client = redis_engine.client
     ends = {key.decode(): round(client.pttl(key) / 1000) for key in client.keys("*")}
@@ -219,6 +273,7 @@ async def test_every_key_has_an_end_from_the_start(redis_engine: RedisEngine) ->
         "{streamtask:blob:b}:unfinished": 100,
         "streamtask:record:r": 100,
         "streamtask:record:c": 100,
+        "streamtask:record:s": 100,
     }
 
 

@@ -93,6 +93,18 @@ class MemoryStorage:
             self._renew(key, fields, ttl)
             return fields[field]
 
+    async def swap_fields(
+        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
+    ) -> bool:
+        """Change fields where others are as expected."""
+        with self._store.lock:
+            record = dict(self._fields(key))
+            if any(record.get(field) != value for field, value in expected.items()):
+                return False
+            changed: dict[str, bytes | None] = {**record, **fields}
+            self._renew(key, {field: value for field, value in changed.items() if value is not None}, ttl)
+            return True
+
     async def delete_record(self, key: str, fields: Collection[str]) -> None:
         """Remove fields, or all of them."""
         with self._store.lock:

@@ -29,6 +29,7 @@ class RedisStorage:
         self._remove = Script("blob_remove")
         self._write = Script("record_write")
         self._claim = Script("record_claim")
+        self._swap = Script("record_swap")
 
     # ── blobs ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -83,6 +84,15 @@ class RedisStorage:
         """See `Storage.claim_field`."""
         stands: bytes = await self._keeper.run(self._claim, [keys.record(key)], [_ms(ttl), field, value])
         return stands
+
+    async def swap_fields(
+        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
+    ) -> bool:
+        """See `Storage.swap_fields`."""
+        words: list[Argument] = [_ms(ttl), len(expected)]
+        for field, value in (*expected.items(), *fields.items()):
+            words += (field, 0, b"") if value is None else (field, 1, value)
+        return bool(await self._keeper.run(self._swap, [keys.record(key)], words))
 
     async def delete_record(self, key: str, fields: Collection[str]) -> None:
         """See `Storage.delete_record`."""
