@@ -15,9 +15,9 @@ from fastapi.staticfiles import StaticFiles
 from streamtask import App, BlobTooLargeError, StreamtaskError
 from streamtask_contrib.api import events, health, live, openai, sessions, uploads
 from streamtask_contrib.api.keys import Guard, SeatsTakenError
-from streamtask_contrib.api.register import SessionTakenError
 from streamtask_contrib.api.service import Service
 from streamtask_contrib.api.settings import ApiSettings
+from streamtask_contrib.capture.register import SessionTakenError
 from streamtask_contrib.settings import blob_stores, from_environment
 from streamtask_contrib.transcript import router as transcripts
 

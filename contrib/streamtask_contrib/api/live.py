@@ -18,13 +18,13 @@ from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect
 from pydantic import ValidationError
 
 from streamtask import StreamtaskError
-from streamtask_contrib.api.chunks import new_session_id
 from streamtask_contrib.api.completion import Completion
 from streamtask_contrib.api.delivery import BehindError, Mailbox, Result, tell
 from streamtask_contrib.api.recording import OvertakenError, Recording, StreamConfig
-from streamtask_contrib.api.register import SESSION_ID, SessionTakenError
 from streamtask_contrib.api.service import Service, Serving
 from streamtask_contrib.api.sockets import AGAIN, CONFLICT, POLICY, UNAUTHORIZED, ClosedError, closing, content
+from streamtask_contrib.capture.chunks import new_session_id
+from streamtask_contrib.capture.register import SESSION_ID, SessionTakenError
 from streamtask_contrib.events import AudioChunkReceived
 from streamtask_contrib.transcript import Sessions
 

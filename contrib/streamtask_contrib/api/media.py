@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from streamtask_contrib.api.cutting import Format
+from streamtask_contrib.capture.cutting import Format
 from streamtask_contrib.containers import CONTAINERS_ONLY
 
 try:

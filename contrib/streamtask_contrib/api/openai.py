@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, File, Form, HTTPException, Response, UploadFile
 from pydantic import ValidationError
 
-from streamtask_contrib.api.chunks import Wishes
 from streamtask_contrib.api.service import Service, Serving, User
 from streamtask_contrib.api.uploads import accept
+from streamtask_contrib.capture.chunks import Wishes
 from streamtask_contrib.transcript import Sessions, Transcript, formats
 
 router = APIRouter(tags=["audio"])

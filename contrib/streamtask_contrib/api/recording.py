@@ -12,10 +12,10 @@ from typing import Literal
 from pydantic import Field
 
 from streamtask import App
-from streamtask_contrib.api.chunks import Wishes, chunk_of, publish, store
-from streamtask_contrib.api.cutting import Cuts, Cutter, Format, Piece, Seam
-from streamtask_contrib.api.register import Entry, Register
 from streamtask_contrib.api.settings import ApiSettings
+from streamtask_contrib.capture.chunks import Wishes, chunk_of, publish, store
+from streamtask_contrib.capture.cutting import Cuts, Cutter, Format, Piece, Seam
+from streamtask_contrib.capture.register import Entry, Register
 from streamtask_contrib.events import AudioChunkReceived
 
 #: Seconds that the audio of a partial chunk is kept: after that nobody wants its words any more.

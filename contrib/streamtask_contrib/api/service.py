@@ -13,8 +13,8 @@ from streamtask_contrib.api.handover import Handover
 from streamtask_contrib.api.hub import Hub
 from streamtask_contrib.api.keys import Keys, Seats
 from streamtask_contrib.api.pressure import Pressure
-from streamtask_contrib.api.register import Register
 from streamtask_contrib.api.settings import ApiSettings
+from streamtask_contrib.capture.register import Register
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 
-from streamtask_contrib.api.register import SESSION_ID, Register
 from streamtask_contrib.api.service import Service, Serving, User
+from streamtask_contrib.capture.register import SESSION_ID, Register
 from streamtask_contrib.languages import known
 from streamtask_contrib.transcript import Sessions, SessionState, formats
 

@@ -16,11 +16,11 @@ from typing import Annotated, BinaryIO
 from fastapi import APIRouter, File, Form, HTTPException, UploadFile
 from pydantic import BaseModel, ValidationError
 
-from streamtask_contrib.api.chunks import Wishes, chunk_of, new_session_id, publish, store
-from streamtask_contrib.api.cutting import Cuts, Cutter, Format, Piece, Seam
 from streamtask_contrib.api.media import PIECE, RATE, Media, NotAudioError, probe, samples
-from streamtask_contrib.api.register import SESSION_ID, UPLOAD, Entry, Register
 from streamtask_contrib.api.service import Service, Serving, User
+from streamtask_contrib.capture.chunks import Wishes, chunk_of, new_session_id, publish, store
+from streamtask_contrib.capture.cutting import Cuts, Cutter, Format, Piece, Seam
+from streamtask_contrib.capture.register import SESSION_ID, UPLOAD, Entry, Register
 from streamtask_contrib.events import AudioChunkReceived
 
 router = APIRouter(tags=["audio"])

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `api` is not installed")
 
 from streamtask_contrib.api.recording import OvertakenError, Recording, StreamConfig
-from streamtask_contrib.api.register import Register, SessionTakenError
 from streamtask_contrib.api.settings import ApiSettings
+from streamtask_contrib.capture.register import Register, SessionTakenError
 from streamtask_contrib.events import AudioChunkReceived
 
 from streamtask import App

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("fastapi", reason="the extra `api` is not installed")
 
-from streamtask_contrib.api.cutting import Cuts, Cutter, Format, Piece
+from streamtask_contrib.capture.cutting import Cuts, Cutter, Format, Piece
 
 from tests.contrib.api.serving import RATE, quiet, tone
 

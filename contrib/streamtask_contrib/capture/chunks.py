@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable
 from pydantic import BaseModel, Field, field_validator
 
 from streamtask import App, PublishError
-from streamtask_contrib.api.cutting import Format, Piece
+from streamtask_contrib.capture.cutting import Format, Piece
 from streamtask_contrib.events import AudioChunkReceived, AudioConfig, ProcessingFlags, SourceType
 from streamtask_contrib.languages import known
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from streamtask import App, BlobError
-from streamtask_contrib.api.cutting import Seam
+from streamtask_contrib.capture.cutting import Seam
 from streamtask_contrib.events import AudioChunkReceived, SourceType
 from streamtask_contrib.transcript import SessionFacts, Sessions
 
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 #: What the key of an upload's record begins with; it is the source of the upload's session.
 UPLOAD = "audio-upload-"
+#: What the source of a bot's session begins with; the id of the bot is behind it.
+BOT = "bot-"
 _OWNER, _SOURCE, _CHUNK = "owner", "source", "chunk-"
 
 
@@ -62,8 +64,7 @@ class Register:
             raise SessionTakenError(
                 f"session {self.session_id!r} has audio already; leave session_id out to get a new session"
             )
-        kind: SourceType = "upload" if source.startswith(UPLOAD) else "websocket"
-        facts = SessionFacts(user_id=user, source_type=kind, target_languages=list(targets))
+        facts = SessionFacts(user_id=user, source_type=_kind(source), target_languages=list(targets))
         if await Sessions(self._app, ttl=self._ttl).open(self.session_id, facts) is None:
             raise SessionTakenError(f"session {self.session_id!r} has been deleted; leave session_id out for a new one")
 
@@ -95,3 +96,9 @@ class Register:
 
     async def _claim(self, field: str, value: str) -> str:
         return (await self._app.records.claim(self._key, field, value.encode(), ttl=self._ttl)).decode()
+
+
+def _kind(source: str) -> SourceType:
+    if source.startswith(UPLOAD):
+        return "upload"
+    return "bot" if source.startswith(BOT) else "websocket"
