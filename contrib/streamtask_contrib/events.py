@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from streamtask import Event
 
+#: What a session or a bot may be called.
+ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+
 #: Where audio comes from.
 SourceType = Literal["websocket", "upload", "bot"]
 
@@ -267,7 +270,26 @@ class ConfigSnapshot(Event, stream="config-sync", key=("service", "version")):
     taken_at: datetime = Field(default_factory=_now)
 
 
-class ConfigDriftDetected(Event, stream="config-sync", key=("service", "instance", "actual_checksum")):
+class ConfigReported(Event, stream="config-sync"):
+    """What one process of a service runs with, told by itself."""
+
+    service: str
+    #: Which process of the service.
+    instance: str
+    #: The snapshot's version that it took over last; 0: none so far.
+    version: int = Field(ge=0)
+    #: Of what it really runs with, as in `ConfigSnapshot`.
+    checksum: str
+    #: Secrets are replaced by "***".
+    values: dict[str, Any] = Field(default_factory=dict)
+    #: Dotted name of each secret → a keyed digest of its value: it shows that one differs, and not what it is.
+    secrets: dict[str, str] = Field(default_factory=dict)
+    reported_at: datetime = Field(default_factory=_now)
+
+
+class ConfigDriftDetected(
+    Event, stream="config-sync", key=("service", "instance", "expected_version", "actual_checksum")
+):
     """A service runs with another configuration than the snapshot."""
 
     service: str
@@ -301,50 +323,98 @@ BotState = Literal[
 ]
 
 
+class AutomaticLeave(_Part):
+    """When a bot leaves by itself: after so many seconds. 0: never for this reason."""
+
+    #: In the waiting room.
+    waiting_room: float = Field(default=300.0, ge=0.0)
+    #: In the call, and nobody else has ever been there.
+    nobody_joined: float = Field(default=600.0, ge=0.0)
+    #: Everybody else has left.
+    everyone_left: float = Field(default=60.0, ge=0.0)
+    #: Nobody has said a word.
+    silence: float = Field(default=1800.0, ge=0.0)
+    #: In the call, whatever happens.
+    longest: float = Field(default=14_400.0, ge=0.0)
+
+
 class BotRequested(Event, stream="bot-control", key="bot_id"):
     """A bot is to join a meeting."""
 
-    bot_id: str
-    session_id: str
-    meeting_url: str
+    bot_id: str = Field(pattern=ID)
+    #: Of the bot's audio; no other bot, upload or user may speak into it.
+    session_id: str = Field(pattern=ID)
+    #: Whose session it is, for the API.
+    user_id: str | None = None
+    meeting_url: str = Field(min_length=1, max_length=2000)
     #: Which driver: "browser", "file".
     driver: str = "browser"
+    #: How the driver finds its way in the page: "jitsi", "generic"; "auto": by the address.
+    recipe: str = "auto"
     #: Name that the meeting shows.
     display_name: str = "streamtask bot"
-    #: Where the token is, never the token: "env:NAME", "file:/path".
-    auth_token_ref: str = ""
+    #: Where the token is, never the token: "env:NAME", "file:name", "call:anything".
+    auth_token_ref: str = Field(default="", max_length=500)
     #: Such as "audio", "participants".
     capabilities: list[str] = Field(default_factory=lambda: ["audio"])
     audio_config: AudioConfig = Field(default_factory=AudioConfig)
     processing_flags: ProcessingFlags = Field(default_factory=ProcessingFlags)
+    #: What is spoken; None: the model finds out.
+    language: str | None = None
+    automatic_leave: AutomaticLeave = Field(default_factory=AutomaticLeave)
     #: Facts of the meeting that the caller wants to find again.
     metadata: dict[str, str] = Field(default_factory=dict)
     requested_at: datetime = Field(default_factory=_now)
 
 
 class BotStopRequested(Event, stream="bot-control", key="bot_id"):
-    """A bot is to leave. Holds also for a bot that has not started."""
+    """A bot is to leave. Holds also for a bot that has not started, or is not even requested yet."""
 
-    bot_id: str
+    bot_id: str = Field(pattern=ID)
     reason: str = "requested"
     requested_at: datetime = Field(default_factory=_now)
 
 
+class BotRecoveryRequested(Event, stream="bot-control", key="request_id"):
+    """A bot does not do what it should: its process is to be ended, and started again if it may be."""
+
+    request_id: str
+    bot_id: str = Field(pattern=ID)
+    #: Finer, for programs: "no_beat", "no_audio".
+    reason: str
+    #: For people: what was seen.
+    evidence: str = ""
+    requested_at: datetime = Field(default_factory=_now)
+
+
 class BotStatusUpdate(Event, stream="bot-control", key=("bot_id", "sequence")):
-    """A bot has changed its state."""
+    """A bot has changed its state, or who is in its meeting."""
 
     bot_id: str
     session_id: str = ""
-    #: Rises with every change of the bot.
+    #: Rises by one with every change of the bot, from 0.
     sequence: int = Field(ge=0)
     state: BotState
+    #: Why, for programs; an open set: "requested", "everyone_left", "join_timeout", "process_lost", ...
     reason: str = ""
     #: Finer than `reason`; an open set.
     sub_code: str = ""
     #: From 1; above it, the bot was started again.
     attempt: int = 1
+    #: Names of those in the meeting, without the bot.
     participants: list[str] = Field(default_factory=list)
     changed_at: datetime = Field(default_factory=_now)
+
+
+class BotLogged(Event, stream="bot-logs", key=("bot_id", "attempt", "position")):
+    """What a bot's process has written: whole lines, as they stand in its log."""
+
+    bot_id: str
+    attempt: int
+    #: Bytes of the attempt's log before these lines.
+    position: int
+    lines: list[str]
+    logged_at: datetime = Field(default_factory=_now)
 
 
 # ── stream:monitoring ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,8 +24,8 @@ from streamtask_contrib.api.recording import OvertakenError, Recording, StreamCo
 from streamtask_contrib.api.service import Service, Serving
 from streamtask_contrib.api.sockets import AGAIN, CONFLICT, POLICY, UNAUTHORIZED, ClosedError, closing, content
 from streamtask_contrib.capture.chunks import new_session_id
-from streamtask_contrib.capture.register import SESSION_ID, SessionTakenError
-from streamtask_contrib.events import AudioChunkReceived
+from streamtask_contrib.capture.register import SessionTakenError
+from streamtask_contrib.events import ID, AudioChunkReceived
 from streamtask_contrib.transcript import Sessions
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _SHOWN = 3
 async def stream(
     websocket: WebSocket,
     service: Serving,
-    session_id: Annotated[str | None, Query(pattern=SESSION_ID)] = None,
+    session_id: Annotated[str | None, Query(pattern=ID)] = None,
     after: Annotated[str, Query(pattern=r"^\d+(-\d+)?$")] = "0",
 ) -> None:
     """Take live audio, give its words."""

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 
 from streamtask_contrib.api.service import Service, Serving, User
-from streamtask_contrib.capture.register import SESSION_ID, Register
+from streamtask_contrib.capture.register import Register
+from streamtask_contrib.events import ID
 from streamtask_contrib.languages import known
 from streamtask_contrib.transcript import Sessions, SessionState, formats
 
 router = APIRouter(tags=["sessions"])
 
-SessionId = Annotated[str, Path(pattern=SESSION_ID)]
+SessionId = Annotated[str, Path(pattern=ID)]
 Format = Literal["json", "srt", "vtt", "txt"]
 _MEDIA = {
     "json": "application/json",

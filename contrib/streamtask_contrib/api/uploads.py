@@ -20,8 +20,8 @@ from streamtask_contrib.api.media import PIECE, RATE, Media, NotAudioError, prob
 from streamtask_contrib.api.service import Service, Serving, User
 from streamtask_contrib.capture.chunks import Wishes, chunk_of, new_session_id, publish, store
 from streamtask_contrib.capture.cutting import Cuts, Cutter, Format, Piece, Seam
-from streamtask_contrib.capture.register import SESSION_ID, UPLOAD, Entry, Register
-from streamtask_contrib.events import AudioChunkReceived
+from streamtask_contrib.capture.register import UPLOAD, Entry, Register
+from streamtask_contrib.events import ID, AudioChunkReceived
 
 router = APIRouter(tags=["audio"])
 
@@ -43,7 +43,7 @@ async def upload(
     service: Serving,
     user: User,
     file: Annotated[UploadFile, File(description="Audio, or a video with sound.")],
-    session_id: Annotated[str | None, Form(pattern=SESSION_ID, description="A name for a new session.")] = None,
+    session_id: Annotated[str | None, Form(pattern=ID, description="A name for a new session.")] = None,
     language: Annotated[str | None, Form(description="What is spoken; left out, the model finds out.")] = None,
     diarize: Annotated[bool, Form(description="Tell speakers apart.")] = False,
     translate: Annotated[str, Form(description="Languages to translate to: `fr,de`.")] = "",

@@ -19,8 +19,6 @@ from streamtask_contrib.transcript import SessionFacts, Sessions
 
 log = logging.getLogger(__name__)
 
-#: What a session may be called.
-SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 #: What the key of an upload's record begins with; it is the source of the upload's session.
 UPLOAD = "audio-upload-"
 #: What the source of a bot's session begins with; the id of the bot is behind it.
