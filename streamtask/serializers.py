@@ -18,9 +18,9 @@ from kombu.exceptions import DecodeError, EncodeError, SerializerNotInstalled
 from streamtask.errors import ConfigurationError, EnvelopeError, EnvelopeTooLargeError, EventRefusedError
 
 try:
-    import yaml  # type: ignore[import-untyped, import-not-found, unused-ignore] # an extra, and without type stubs
+    import yaml  # type: ignore[import-untyped, import-not-found, unused-ignore] # an extra
 except ImportError:
-    yaml = None
+    yaml = None  # type: ignore[assignment, unused-ignore]
 
 _PICKLE = ("pickle", "application/x-python-serialize")
 #: The extra that brings the package for a serializer, by content type.
