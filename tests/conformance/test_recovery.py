@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamtask.transport.port import Done, Release, Retry, Verdict, Wait
+from streamtask.transport.values import Done, Release, Retry, Verdict, Wait
 from tests.conformance.engines import ORDER_PLACED, Engine, RedisEngine, counts, order, text_of
 from tests.servers import RedisServer
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from streamtask.transport.port import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.checkpoints import progress_field, progress_of
 from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
+from streamtask.transport.values import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 
 _COPIED = 500
 #: Settings that are secrets: told is whether there is one.

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from streamtask.transport.port import Claimed, Delivery, Subscription
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.values import Claimed, Delivery, Subscription
 
 
 class RedisRecovery:

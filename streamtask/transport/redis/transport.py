@@ -11,32 +11,23 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
-    Capabilities,
     Checkpoints,
-    Copies,
     DeadLetters,
-    Delivery,
-    GroupStats,
     Inspection,
     Outbox,
-    Outcome,
-    Outgoing,
     Recovery,
-    Registered,
     Retention,
     Schedule,
     Storage,
-    Subscription,
-    TypeVersion,
-    Verdict,
 )
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
@@ -49,6 +40,18 @@ from streamtask.transport.redis.permissions import lacking
 from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
 from streamtask.transport.redis.storage import RedisStorage
+from streamtask.transport.values import (
+    Capabilities,
+    Copies,
+    Delivery,
+    GroupStats,
+    Outcome,
+    Outgoing,
+    Registered,
+    Subscription,
+    TypeVersion,
+    Verdict,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +109,7 @@ class RedisTransport:
     async def connect(self) -> None:
         """Connect and find out what the server can do."""
         found = await probe(self._wire, clustered=self.outbox is not None)
-        self.capabilities = replace(found, copies=self._copies)
+        self.capabilities = msgspec.structs.replace(found, copies=self._copies)
 
     async def close(self) -> None:
         """Drop every connection."""
