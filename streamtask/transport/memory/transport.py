@@ -78,6 +78,8 @@ class MemoryTransport:
                 ledger.checkpoint = begin
                 # Of a group that vanished: its entries are delivered for the first time again.
                 ledger.counts.clear()
+                ledger.parked.clear()
+                ledger.waiting.clear()
             ledger.seen_at = self._clock()
             joined = subscription.handles - ledger.interest
             ledger.interest |= joined

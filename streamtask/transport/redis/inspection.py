@@ -223,7 +223,9 @@ class RedisInspection:
         reply = await self._wire.call("XINFO", "GROUPS", key)
         known = {keys.text(flat[flat.index(b"name") + 1]) for flat in reply}
         if group not in known:
-            await self._wire.run(self._register, keys.registration(stream, group), [group, start])
+            await self._wire.run(
+                self._register, keys.registration(stream, group), [group, start, keys.wait_prefix(stream, group)]
+            )
             return await self._originals(stream, start, copy=None)
         return await self._originals(stream, start, copy=[b"only", group, b"replay", generation])
 

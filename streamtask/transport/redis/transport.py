@@ -125,7 +125,9 @@ class RedisTransport:
         stream, group = subscription.stream, subscription.group
         pairs = [keys.pair(*handled) for handled in sorted(subscription.handles)]
         created, interest, skipped = await self._wire.run(
-            self._register, keys.registration(stream, group), [group, commands.start_id(subscription.start), *pairs]
+            self._register,
+            keys.registration(stream, group),
+            [group, commands.start_id(subscription.start), keys.wait_prefix(stream, group), *pairs],
         )
         # Anew each time: a server that came back empty has lost the note.
         self._known.discard(stream)
@@ -310,7 +312,7 @@ class RedisTransport:
         for delivery, outcome in batch:
             kept = kept or delivery.kept
             words += commands.outcome(delivery, outcome, targets)
-        head: list[Argument] = [group, owner, keys.done(stream, group, ""), f"{keys.tag(stream)}:wait:{group}:"]
+        head: list[Argument] = [group, owner, keys.done(stream, group, ""), keys.wait_prefix(stream, group)]
         return self._settle, [*names, *targets.keys()], [*head, int(kept), len(batch), *words]
 
     def _targets(self, cause: str) -> commands.Targets:  # noqa: ARG002 - on a cluster it matters
