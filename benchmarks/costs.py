@@ -18,7 +18,7 @@ from streamtask import App, Context, Event
 from streamtask import envelope as envelopes
 from streamtask.broker import Run
 from streamtask.event import dump
-from streamtask.transport.port import Delivery
+from streamtask.transport.values import Delivery
 
 _EVENTS = 20_000
 _ROUNDS = 5

@@ -31,7 +31,8 @@ from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.connect import Connector, Durability, broker_url
-from streamtask.transport.port import Outgoing, Storage, Transport
+from streamtask.transport.port import Storage, Transport
+from streamtask.transport.values import Outgoing
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
 

@@ -7,7 +7,7 @@ import random
 import time
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -31,7 +31,7 @@ from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import DeadEvent, Handler, OnDead
 from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
-from streamtask.transport.port import (
+from streamtask.transport.values import (
     PLAIN,
     Dead,
     Delivery,
@@ -330,7 +330,7 @@ class Broker:
         emitter = f"{run.handler.name}:on_dead"
         try:
             last_words = [(each, None) for each in _events(on_dead(event, told), emitter)]
-            return replace(dead, emits=self._emits(run, emitter, last_words))
+            return msgspec.structs.replace(dead, emits=self._emits(run, emitter, last_words))
         # It is the user's: whatever it raises, SystemExit included, the dead letter is written.
         except BaseException:
             log.exception("on_dead.failed", extra={"handler": run.handler.name})

@@ -16,7 +16,7 @@ from streamtask.errors import ConfigurationError
 from streamtask.event import Event
 from streamtask.records import Records
 from streamtask.telemetry.logs import ContextLogger
-from streamtask.transport.port import Delivery, Progress
+from streamtask.transport.values import Delivery, Progress
 
 #: The largest state that a handler may checkpoint, in bytes of JSON.
 MAX_STATE = 256 << 10

@@ -17,18 +17,15 @@ from streamtask.broker import Broker
 from streamtask.doctor import WAITING_AFTER, DeadFacts, Facts, GroupFacts, Skipped, Waiting
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError, EnvelopeError, NotFoundError
-from streamtask.transport.port import (
+from streamtask.transport.port import DeadLetters, Inspection, Schedule, Transport
+from streamtask.transport.values import (
     ConsumerInfo,
     DeadLetter,
-    DeadLetters,
     Delivery,
     GroupStats,
-    Inspection,
     PendingEntry,
     Progress,
-    Schedule,
     StreamInfo,
-    Transport,
 )
 
 _Row = TypeVar("_Row")

@@ -13,7 +13,7 @@ from streamtask.envelope import Envelope
 from streamtask.errors import EnvelopeError, NotFoundError
 from streamtask.inspector import Inspector, moment, told_progress
 from streamtask.references import EntryReference
-from streamtask.transport.port import DeadLetter, Delivery
+from streamtask.transport.values import DeadLetter, Delivery
 
 #: Entries that one round trip brings.
 _PAGE = 500

@@ -9,7 +9,8 @@ from typing import BinaryIO
 
 from streamtask.blobs.pieces import PIECE, check, spooled
 from streamtask.errors import BlobMissingError, TransportError
-from streamtask.transport.port import Storage, StoredBlob
+from streamtask.transport.port import Storage
+from streamtask.transport.values import StoredBlob
 
 #: Seconds for which a part stands that nothing is added to: its writer has died, or its source has.
 _PAUSE = 600.0

@@ -18,7 +18,7 @@ from streamtask.inspector import DeadLetterFilter, Inspector, summary
 from streamtask.operations import Operations, no_such_letter
 from streamtask.references import DeadLetterReference, dead_letter_reference
 from streamtask.trail import plain
-from streamtask.transport.port import DeadLetter
+from streamtask.transport.values import DeadLetter
 
 
 @click.group(cls=CommandGroup)

@@ -27,15 +27,13 @@ Row = Mapping[str, object]
 
 
 def row(value: Any) -> dict[str, object]:
-    """A dataclass as a row: its fields, moments as text."""
-    return {
-        field.name: moment(found) if isinstance(found := getattr(value, field.name), datetime) else found
-        for field in dataclasses.fields(value)
-    }
+    """A dataclass or a struct as a row: its fields, moments as text."""
+    names = getattr(value, "__struct_fields__", None) or [field.name for field in dataclasses.fields(value)]
+    return {name: moment(found) if isinstance(found := getattr(value, name), datetime) else found for name in names}
 
 
 def rows(values: Iterable[Any]) -> list[dict[str, object]]:
-    """Dataclasses as rows."""
+    """Dataclasses or structs as rows."""
     return [row(value) for value in values]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from streamtask.transport.port import Copies
+from streamtask.transport.values import Copies
 
 
 class Level(Enum):

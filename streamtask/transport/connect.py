@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from streamtask.errors import ConfigurationError
 from streamtask.redact import MaskedUrl, mask_url
-from streamtask.transport.port import Copies, Transport
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Copies
 
 if TYPE_CHECKING:
     from streamtask.transport.embedded import EmbeddedServer

@@ -10,299 +10,29 @@ The executable definition of all this is `tests/conformance`, which every engine
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
-from typing import Literal, Protocol
-
-import msgspec
+from typing import Protocol
 
 from streamtask.errors import TransportError
-
-#: A type and a version of it, as in an envelope: ("OrderPlaced", "v1").
-TypeVersion = tuple[str, str]
-#: Length of the flat fields (name, value) of an entry that has the field `envelope` alone, as most have.
-PLAIN = 2
-
-
-# ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One event on its way into a stream.
-
-    A struct, as all that is made for every event: a frozen dataclass takes five times as long to make.
-    """
-
-    stream: str
-    body: bytes
-    event_id: str
-    content_type: str | None = None
-    content_encoding: str | None = None
-    #: Seconds from now (the engine's now); None: at once.
-    delay: float | None = None
-    #: A moment; None: at once. Not together with `delay`.
-    at: datetime | None = None
-    #: Stored once per key and stream within `dedup_window` seconds.
-    dedup_key: str | None = None
-    dedup_window: float = 600.0
-    #: An earlier publish of this event id may have succeeded: look for it before storing.
-    again: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscription:
-    """A group's reading of one stream by one worker."""
-
-    stream: str
-    group: str
-    #: Where the group begins if it does not exist yet: "earliest", "latest" or a moment.
-    start: str | datetime = "earliest"
-    #: The types and versions that this worker handles; they join the group's durable set.
-    handles: frozenset[TypeVersion] = frozenset()
-
-
-# ── what comes out ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Delivery(msgspec.Struct, eq=False, gc=False):
-    """One handing-over of one entry to one owner. (owner, deliveries) is the fence of everything done with it.
-
-    Two of them are never equal: each is a handing-over of its own.
-    """
-
-    stream: str
-    group: str
-    entry_id: str
-    owner: str
-    #: The entry as it stands in the stream: name, value, name, value...
-    fields: Sequence[bytes]
-    #: The engine's delivery count, from 1. Never lowered.
-    deliveries: int = 1
-    #: How often the handler failed on this entry.
-    failures: int = 0
-    #: Deliveries that were nobody's fault: hand-backs, parks.
-    uncharged: int = 0
-    #: Something of it may be kept beside the stream in this delivery (`Checkpoints`): the engine's note to itself.
-    kept: bool = False
-
-    @property
-    def attempt(self) -> int:
-        """1 + the failures so far."""
-        return 1 + self.failures
-
-    @property
-    def crashes(self) -> int:
-        """Deliveries after which the process died while it may have been running this entry."""
-        return max(0, self.deliveries - 1 - self.failures - self.uncharged)
-
-    @property
-    def body(self) -> bytes | None:
-        """The bytes of the field `envelope`, or None where the entry has no such field."""
-        fields = self.fields
-        if len(fields) == PLAIN and fields[0] == b"envelope":
-            return fields[1]
-        return self.field(b"envelope")
-
-    def field(self, name: bytes) -> bytes | None:
-        """The first value of a field of the entry."""
-        fields = self.fields
-        for index in range(0, len(fields) - 1, 2):
-            if fields[index] == name:
-                return fields[index + 1]
-        return None
-
-    @property
-    def only(self) -> str | None:
-        """The one group this entry is meant for (a replay), or None."""
-        if len(self.fields) == PLAIN:
-            return None
-        value = self.field(b"only")
-        return None if value is None else value.decode("utf-8", "replace")
-
-    @property
-    def replay(self) -> str:
-        """The replay generation of this entry; empty for an original."""
-        if len(self.fields) == PLAIN:
-            return ""
-        return (self.field(b"replay") or b"").decode("utf-8", "replace")
-
-    def __repr__(self) -> str:
-        return f"Delivery({self.stream}/{self.group}/{self.entry_id} to {self.owner}, deliveries={self.deliveries})"
-
-
-# ── what becomes of a delivery ────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The de-duplication mark that a delivery's effects leave: one set of effects per name, group and stream."""
-
-    #: Event type and value, e.g. "OrderPlaced:17".
-    name: str
-    #: Seconds for which the mark stands.
-    window: float
-    #: A replay: ignore a mark that stands already and set it anew.
-    replace: bool = False
-
-
-class Done(msgspec.Struct, frozen=True, gc=False):
-    """Handled: commit the effects and ack, in one atomic step."""
-
-    emits: tuple[Outgoing, ...] = ()
-    mark: Mark | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """Run again in this group only, `delay` seconds from now. `failed` says whether it counts as a failure."""
-
-    delay: float
-    failed: bool = True
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dead:
-    """Keep the whole entry in the dead-letter stream with the evidence, store the emits and ack, in one atomic step."""
-
-    reason: str
-    error: str = ""
-    traceback: str = ""
-    attempts: int = 1
-    event_id: str = ""
-    event_type: str = ""
-    worker: str = ""
-    #: What the handler has to say about its end.
-    emits: tuple[Outgoing, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Hand back, uncharged: not a failure, not a crash."""
-
-    delay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """Not for this group: ack. `event_type`, if given, is a type outside the group's set; its first id is noted.
-
-    The engine looks once more: a type that has joined the set meanwhile waits, as by `Wait`.
-    """
-
-    event_type: str = ""
-    version: str = ""
-    timeout: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """A type or version that only other workers of this group handle: keep it for them, at most `timeout` seconds."""
-
-    type: str
-    version: str
-    timeout: float
-
-
-Outcome = Done | Retry | Dead | Release | Skip | Wait
-
-
-class Verdict(Enum):
-    """What the engine made of one outcome."""
-
-    SETTLED = "settled"
-    #: The fence refused it: another owner, or a later delivery. Nothing was changed.
-    LOST = "lost"
-    #: A mark of this name stands already: acked, effects dropped.
-    DUPLICATE = "duplicate"
-
-
-# ── what a handler has come to ────────────────────────────────────────────────────────────────────────────────────
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far a handler is."""
-
-    #: From 0 to 1.
-    fraction: float
-    #: In its own words.
-    message: str = ""
-
-
-# ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-#: Replicas that a publish waits for: so many, or all that a failover may promote.
-Copies = int | Literal["all"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """What the connected server can do; decided at connect, shown by `streamtask doctor`."""
-
-    engine: str
-    version: str = ""
-    #: Entries survive a restart of the process that holds them.
-    durable: bool = True
-    #: Replicas that have an event when `publish` returns.
-    copies: Copies = 0
-    #: Emits, mark and ack are one atomic step.
-    atomic: bool = True
-    #: Newer commands found on this server, e.g. {"XACKDEL", "XNACK"}.
-    commands: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Registered:
-    """What was found when a group's reading was prepared."""
-
-    #: The group's durable set of (type, version), this worker's included.
-    interest: frozenset[TypeVersion] = frozenset()
-    #: Types that just joined the set and of which earlier entries had been skipped: type -> first skipped entry id.
-    skipped_before: Mapping[str, str] = field(default_factory=dict)
-    #: The group did not exist and was made.
-    created: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
-    """What a claim brought."""
-
-    deliveries: Sequence[Delivery] = ()
-    #: Ids that stood pending but whose entries are gone from the stream: data was lost outside streamtask.
-    gone: Sequence[str] = ()
-    #: Waiting entries past their deadline (now owned by the caller, to be dead-lettered).
-    expired: Sequence[Delivery] = ()
-    #: Seconds until the next entry can be taken; 0: more can be taken now; None: there is none.
-    next_due: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Relayed:
-    """What became of the emits that waited beside a stream."""
-
-    #: How many have reached their stream.
-    count: int = 0
-    #: What keeps the others, by the stream that they are for. They stay, and are tried again.
-    held_back: Mapping[str, Exception] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupStats:
-    """One group's reading of one stream. What the engine cannot tell is None, never an invented 0."""
-
-    stream: str
-    group: str
-    consumers: int
-    pending: int
-    lag: int | None
-    lag_seconds: float | None
-    oldest_pending: float | None
-    dead: int
-
-
-# ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────────
+from streamtask.transport.values import (
+    Capabilities,
+    Claimed,
+    ConsumerInfo,
+    DeadLetter,
+    Delivery,
+    GroupStats,
+    Outcome,
+    Outgoing,
+    PendingEntry,
+    Progress,
+    Registered,
+    Relayed,
+    StoredBlob,
+    StreamInfo,
+    Subscription,
+    TypeVersion,
+    Verdict,
+)
 
 
 class Transport(Protocol):
@@ -465,15 +195,6 @@ class Outbox(Protocol):
         """Publish what waits beside a stream, unless another owner is doing so. Safe to run twice, and to cancel."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """What stands under a blob's name: never changed, only replaced by another."""
-
-    #: Names its bytes: two blobs that were stored under one name have different ones.
-    part: str
-    size: int
-
-
 class Storage(Protocol):
     """Bytes and small facts beside the streams. All of them run out.
 
@@ -563,78 +284,6 @@ class DeadLetters(Protocol):
 
     async def purge(self, stream: str, dead_ids: Sequence[str]) -> int:
         """Remove dead letters for good; returns how many there were."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """An entry that was given up, whole, with the evidence."""
-
-    dead_id: str
-    stream: str
-    group: str
-    entry_id: str
-    event_id: str
-    event_type: str
-    reason: str
-    error: str
-    traceback: str
-    attempts: int
-    deliveries: int
-    worker: str
-    first_seen: datetime
-    dead_at: datetime
-    fields: Sequence[bytes]
-
-    @property
-    def id(self) -> str:
-        """`stream/group/entry-id`, as the command line takes it."""
-        return f"{self.stream}/{self.group}/{self.dead_id}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingEntry:
-    """One entry that is delivered and not acked."""
-
-    stream: str
-    group: str
-    entry_id: str
-    consumer: str
-    idle_ms: int
-    deliveries: int
-    #: For a parked entry: milliseconds until due (0: due). None: not parked.
-    due_in_ms: int | None
-    #: True where the consumer is alive (or the entry is parked or waiting).
-    alive: bool
-    #: How far its handler has said to be, in this delivery or an earlier one.
-    progress: Progress | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamInfo:
-    """One stream."""
-
-    stream: str
-    length: int
-    groups: int
-    dead: int
-    scheduled: int
-    #: Emits of this stream's handlers on their way to streams of another server.
-    outbox: int = 0
-    first_id: str
-    last_id: str
-    bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerInfo:
-    """One consumer of one group."""
-
-    stream: str
-    group: str
-    consumer: str
-    pending: int
-    idle_ms: int
-    alive: bool
 
 
 class Inspection(Protocol):

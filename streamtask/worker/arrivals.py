@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from streamtask.transport.port import Delivery, Transport
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Delivery
 from streamtask.worker.keeper import BEAT_TTL
 
 

@@ -11,7 +11,8 @@ import threading
 from typing import Final
 
 from streamtask.errors import LeaseLostError, TransportError
-from streamtask.transport.port import Delivery, Progress, Transport
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Delivery, Progress
 from streamtask.worker.outage import Outage
 
 #: Seconds between two writes of progress.

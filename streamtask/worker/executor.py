@@ -17,7 +17,7 @@ from streamtask.context import Application, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
 from streamtask.telemetry import logs
-from streamtask.transport.port import Done, Outcome
+from streamtask.transport.values import Done, Outcome
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases

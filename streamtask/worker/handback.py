@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from streamtask import failpoints
 from streamtask.transport.connect import Connector
-from streamtask.transport.port import Subscription
+from streamtask.transport.values import Subscription
 from streamtask.worker.started import started_entries
 
 

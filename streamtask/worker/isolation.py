@@ -21,7 +21,7 @@ from streamtask.broker import Run
 from streamtask.context import Application, Notes
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError
 from streamtask.telemetry import logs
-from streamtask.transport.port import Dead, Delivery, Done, Outcome, Progress, Release, Retry, Skip, Wait
+from streamtask.transport.values import Dead, Delivery, Done, Outcome, Progress, Release, Retry, Skip, Wait
 from streamtask.worker.sandbox import Sandbox
 
 _ENTRY: Final = "streamtask.worker.isolation_child:handle"

@@ -23,7 +23,7 @@ from streamtask.errors import ConfigurationError, LeaseLostError, TransportError
 from streamtask.event import Event
 from streamtask.lifespan import Lifespans
 from streamtask.telemetry import logs
-from streamtask.transport.port import Delivery, Outcome, Progress, Release
+from streamtask.transport.values import Delivery, Outcome, Progress, Release
 from streamtask.worker.isolation import KEPT, Note, decode_request, encode_note, encode_outcome
 from streamtask.worker.sandbox_child import Parent, load_main
 from streamtask.worker.timeouts import SoftTimeout

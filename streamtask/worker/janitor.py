@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from streamtask.errors import TransportError
 from streamtask.settings import Retention
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Registered, Subscription, Transport
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Registered, Subscription
 from streamtask.worker.outage import Outage
 
 _ROUND = 10.0

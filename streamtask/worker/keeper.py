@@ -15,7 +15,8 @@ from typing import Protocol
 from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Delivery, Transport
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Delivery
 from streamtask.worker.leases import Leases
 from streamtask.worker.outage import Outage
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from streamtask.transport.port import Delivery
+from streamtask.transport.values import Delivery
 
 
 class Leases:

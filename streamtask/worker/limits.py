@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from streamtask.broker import Broker, Run
 from streamtask.handler import Handler
-from streamtask.transport.port import Subscription
+from streamtask.transport.values import Subscription
 from streamtask.worker.isolation import CHILDREN, SUSPECTS
 from streamtask.worker.slots import Limit
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Delivery, Subscription, Transport
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Delivery, Subscription
 from streamtask.worker.arrivals import still_ours
 from streamtask.worker.flow import Flow
 from streamtask.worker.keeper import Keeper

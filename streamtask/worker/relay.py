@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Outbox, Subscription, Transport
+from streamtask.transport.port import Outbox, Transport
+from streamtask.transport.values import Subscription
 from streamtask.worker.outage import Outage
 
 #: Seconds between two looks at what others may have left behind.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from streamtask.errors import HandlerTimeoutError
 from streamtask.telemetry.metrics import Metrics, SettledAs
-from streamtask.transport.port import Dead, Done, Outcome, Release, Retry, Skip, Verdict
+from streamtask.transport.values import Dead, Done, Outcome, Release, Retry, Skip, Verdict
 from streamtask.worker.settler import Settlement
 from streamtask.worker.slots import Running
 

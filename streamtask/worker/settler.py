@@ -14,7 +14,8 @@ import msgspec
 from streamtask import failpoints
 from streamtask.broker import Run
 from streamtask.errors import TransportError
-from streamtask.transport.port import Delivery, Outcome, Transport, Verdict
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Delivery, Outcome, Verdict
 from streamtask.worker.outage import Outage
 
 log = logging.getLogger(__name__)

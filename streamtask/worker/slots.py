@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from streamtask.broker import Run
-from streamtask.transport.port import Delivery, Outcome
+from streamtask.transport.values import Delivery, Outcome
 
 #: What runs together under one limit, and the limit.
 Limit = tuple[Hashable, int]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Subscription, Transport
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Subscription
 from streamtask.worker.outage import Outage
 
 #: The longest and the shortest pause between two looks, in seconds.

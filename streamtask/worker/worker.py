@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import socket
@@ -23,7 +22,8 @@ from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskErro
 from streamtask.lifespan import Lifespan, Lifespans
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import (
+from streamtask.transport.port import Transport
+from streamtask.transport.values import (
     Dead,
     Delivery,
     Done,
@@ -31,7 +31,6 @@ from streamtask.transport.port import (
     Registered,
     Release,
     Subscription,
-    Transport,
     TypeVersion,
     Verdict,
 )
@@ -481,7 +480,7 @@ class Worker:
         self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
     ) -> None:
         if isinstance(outcome, Dead):
-            outcome = dataclasses.replace(outcome, worker=self.owner)
+            outcome = msgspec.structs.replace(outcome, worker=self.owner)
         self._left(delivery, seconds)
         self._settler.put(Settlement(delivery, outcome, run, seconds))
 

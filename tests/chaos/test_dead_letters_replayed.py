@@ -13,7 +13,8 @@ import pytest
 from streamtask import App
 from streamtask.errors import TransportError
 from streamtask.transport.connect import open_transport
-from streamtask.transport.port import DeadLetter, DeadLetters
+from streamtask.transport.port import DeadLetters
+from streamtask.transport.values import DeadLetter
 from tests.chaos.conftest import Measured, StartWorker
 from tests.chaos.workers import Job, Ledger, dead_letters, nothing_pending, publish, until
 from tests.servers import RedisServer

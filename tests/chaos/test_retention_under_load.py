@@ -14,7 +14,7 @@ import redis
 
 from streamtask import App, Event
 from streamtask.transport.connect import open_transport
-from streamtask.transport.port import Subscription
+from streamtask.transport.values import Subscription
 from tests.chaos.conftest import Measured, StartWorker, one_server
 from tests.chaos.workers import LONG, Job, Ledger, dead_letters, nothing_pending, publish, until
 from tests.servers import RedisServer

@@ -16,8 +16,8 @@ import pytest
 
 from streamtask import App, Event
 from streamtask.transport.connect import open_transport
-from streamtask.transport.port import Subscription
 from streamtask.transport.redis import keys
+from streamtask.transport.values import Subscription
 from tests.chaos.conftest import Measured, StartWorker, one_server
 from tests.chaos.workers import LONG, Ledger, WorkerProcess, dead_letters, emitted, nothing_pending, pending, until
 from tests.servers import RedisServer

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 
 from streamtask.transport.connect import open_transport
-from streamtask.transport.port import Delivery, Subscription
+from streamtask.transport.values import Delivery, Subscription
 from tests.chaos.conftest import Measured, StartWorker
 from tests.chaos.oracle import LOAD, consuming_again, each_event_once
 from tests.chaos.workers import Job, Ledger, Publisher, dead_letters, nothing_pending, pending, publish, until

@@ -19,24 +19,12 @@ from typing import TypeVar
 from streamtask.errors import TransportError
 from streamtask.transport.memory import MemoryStore, MemoryTransport
 from streamtask.transport.memory.log import parse_id
-from streamtask.transport.port import (
-    Claimed,
-    DeadLetters,
-    Delivery,
-    Inspection,
-    Outcome,
-    Outgoing,
-    Retention,
-    Schedule,
-    Subscription,
-    Transport,
-    TypeVersion,
-    Verdict,
-)
+from streamtask.transport.port import DeadLetters, Inspection, Retention, Schedule, Transport
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.cluster_transport import ClusterTransport
 from streamtask.transport.redis.hashslots import slot_of
 from streamtask.transport.redis.transport import RedisTransport
+from streamtask.transport.values import Claimed, Delivery, Outcome, Outgoing, Subscription, TypeVersion, Verdict
 from tests.servers import RedisCluster, RedisServer
 
 #: Seconds after which a condition that does not come true fails the test.

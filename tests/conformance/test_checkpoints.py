@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamtask.transport.port import Dead, Delivery, Done, Mark, Outcome, Progress, Release, Retry, Verdict, Wait
 from streamtask.transport.redis import keys
+from streamtask.transport.values import Dead, Delivery, Done, Mark, Outcome, Progress, Release, Retry, Verdict, Wait
 from tests.conformance.engines import Consumer, Engine, RedisEngine, order
 
 HALF = Progress(0.5, "half of it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from streamtask.transport.port import Dead, Delivery, Done, Retry
+from streamtask.transport.values import Dead, Delivery, Done, Retry
 from tests.conformance.engines import Consumer, Engine, order, text_of
 
 

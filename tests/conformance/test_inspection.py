@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from streamtask.transport.port import Dead, Done, Release, Retry, Skip, Wait
+from streamtask.transport.values import Dead, Done, Release, Retry, Skip, Wait
 from tests.conformance.engines import ORDER_PLACED, Engine, order, text_of
 
 # ── stats ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ from streamtask.inspector import Connection, DeadLetterFilter, Inspector
 from streamtask.operations import Operations
 from streamtask.references import DeadLetterReference, EntryReference
 from streamtask.trail import Trail, follow
-from streamtask.transport.port import Dead, Delivery, Done, Outgoing, Retry, Skip, Subscription, Wait
+from streamtask.transport.values import Dead, Delivery, Done, Outgoing, Retry, Skip, Subscription, Wait
 from tests.conformance.engines import Consumer, Engine
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamtask.transport.port import Outgoing
+from streamtask.transport.values import Outgoing
 from tests.conformance.engines import Engine, order, text_of
 
 

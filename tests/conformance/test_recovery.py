@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamtask.transport.port import Done, Release, Retry, Verdict, Wait
+from streamtask.transport.values import Done, Release, Retry, Verdict, Wait
 from tests.conformance.engines import ORDER_PLACED, Engine, RedisEngine, counts, order, text_of
 from tests.servers import RedisServer
 
@@ -283,6 +283,23 @@ async def test_mending_keeps_the_counts(engine: Engine) -> None:
     await consumer.recovery.mend("orders", "shipping")
 
     assert counts(await consumer.claim_one()) == (2, 2, 0)
+
+
+async def test_what_was_parked_in_a_group_that_vanished_takes_no_place_in_a_claim(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    for outcome in (Retry(delay=0), Wait("OrderPlaced", "v1", timeout=3600)):
+        for delivery in await consumer.publish_and_fetch(*(order() for _ in range(3))):
+            await consumer.settle(delivery, outcome)
+    engine.lose_group("orders", "shipping")
+    await consumer.transport.register(consumer.subscription)
+    *_, last = await consumer.fetch()
+    await consumer.settle(last, Retry(delay=0))
+    await engine.let_pass(0.01)
+
+    claimed = await consumer.claim(count=1)
+
+    assert [delivery.entry_id for delivery in claimed.deliveries] == [last.entry_id]
+    assert claimed.next_due is None
 
 
 async def test_mending_what_is_whole_changes_nothing(engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamtask.transport.port import Done, Retry
+from streamtask.transport.values import Done, Retry
 from tests.conformance.engines import Engine, order, text_of
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+import msgspec
 import pytest
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Dead, Delivery, Done, Mark, Outcome, Release, Retry, Skip, Verdict, Wait
+from streamtask.transport.values import Dead, Delivery, Done, Mark, Outcome, Release, Retry, Skip, Verdict, Wait
 from tests.conformance.engines import Engine, RedisEngine, counts, order, text_of
 
 EVERY_OUTCOME = [
@@ -231,9 +230,9 @@ async def test_a_replay_ignores_the_mark_that_stands_and_sets_it_anew(engine: En
     consumer = await engine.consumer()
     first, second = await consumer.publish_and_fetch(order(), order())
     mark = Mark("m", window=60)
-    await consumer.settle(first, Done(mark=replace(mark, window=0.05)))
+    await consumer.settle(first, Done(mark=msgspec.structs.replace(mark, window=0.05)))
 
-    assert await consumer.settle(second, Done(mark=replace(mark, replace=True))) is Verdict.SETTLED
+    assert await consumer.settle(second, Done(mark=msgspec.structs.replace(mark, replace=True))) is Verdict.SETTLED
 
     await engine.let_pass(0.1)
     assert await consumer.transport.marked("shipping", [("orders", "m")]) == [True]

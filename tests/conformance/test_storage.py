@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Storage, StoredBlob
+from streamtask.transport.port import Storage
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.hashslots import slot_of
+from streamtask.transport.values import StoredBlob
 from tests.conformance.engines import Engine, RedisEngine
 
 #: Seconds of a short life, and in which it has certainly passed.

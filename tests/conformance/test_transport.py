@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Dead, Done, Mark, Release, Retry, Subscription, Verdict
+from streamtask.transport.values import Dead, Done, Mark, Release, Retry, Subscription, Verdict
 from tests.conformance.engines import ORDER_PLACED, Engine, counts, eventually, order, text_of
 
 # ── groups ───────────────────────────────────────────────────────────────────────────────────────────────────────────

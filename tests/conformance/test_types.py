@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamtask.transport.port import Dead, Delivery, Skip, Subscription, Wait
+from streamtask.transport.values import Dead, Delivery, Skip, Subscription, Wait
 from tests.conformance.engines import ORDER_PLACED, Consumer, Engine, counts, order, text_of
 
 NEWER = ("OrderPlaced", "v2")

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Dead, Done, Outgoing, Progress, Retry, Skip, Wait
+from streamtask.transport.values import Dead, Done, Outgoing, Progress, Retry, Skip, Wait
 from tests.command_line import ask
 from tests.conformance.engines import Consumer, RedisEngine
 from tests.servers import RedisServer

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streamtask import App, Context, Event, Retry
 from streamtask.errors import ConfigurationError, TransportError
-from streamtask.transport.port import Done, Mark, Outgoing, StoredBlob, Subscription, Transport, Verdict
+from streamtask.transport.port import Transport
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.addresses import cluster_of
 from streamtask.transport.redis.client import DisconnectedError, Script, ServerError
@@ -20,6 +20,7 @@ from streamtask.transport.redis.cluster import Cluster, ClusterWire
 from streamtask.transport.redis.cluster_transport import ClusterTransport
 from streamtask.transport.redis.hashslots import slot_of
 from streamtask.transport.redis.transport import RedisTransport
+from streamtask.transport.values import Done, Mark, Outgoing, StoredBlob, Subscription, Verdict
 from tests.conformance.engines import same_slot_as
 from tests.servers import ClusterNode, RedisCluster, RedisServer
 

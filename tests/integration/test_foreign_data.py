@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamtask.transport.connect import open_transport
-from streamtask.transport.port import Outgoing, Subscription
+from streamtask.transport.values import Outgoing, Subscription
 from tests.servers import RedisServer
 
 ORDERS = Subscription(stream="orders", group="shipping", handles=frozenset({("OrderPlaced", "v1")}))

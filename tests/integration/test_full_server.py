@@ -8,7 +8,8 @@ import pytest
 
 from streamtask.errors import StoreFullError
 from streamtask.transport.connect import open_transport
-from streamtask.transport.port import Dead, Done, Outgoing, Retry, Subscription, Transport
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Dead, Done, Outgoing, Retry, Subscription
 from tests.servers import RedisServer
 
 ORDERS = Subscription(stream="orders", group="shipping", handles=frozenset({("OrderPlaced", "v1")}))

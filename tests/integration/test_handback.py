@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from streamtask.transport.connect import open_transport
-from streamtask.transport.port import Delivery, Outgoing, Subscription
+from streamtask.transport.values import Delivery, Outgoing, Subscription
 from streamtask.worker.handback import hand_back
 from streamtask.worker.started import StartedTable
 from tests.servers import RedisServer

@@ -20,7 +20,7 @@ from streamtask import App, Context, Event, PublishError, Reject, Retry
 from streamtask.errors import TransportError
 from streamtask.settings import Retention
 from streamtask.transport.connect import open_transport
-from streamtask.transport.port import (
+from streamtask.transport.values import (
     Dead,
     Delivery,
     Done,
@@ -34,7 +34,7 @@ from streamtask.transport.port import (
     Verdict,
     Wait,
 )
-from streamtask.transport.port import Retry as RetryOutcome
+from streamtask.transport.values import Retry as RetryOutcome
 from tests.acl import Users, rights
 from tests.chaos.workers import until
 from tests.command_line import ask

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Dead, Delivery, Done, Mark, Outcome, Release, Retry, Skip, Subscription, Wait
+from streamtask.transport.values import Dead, Delivery, Done, Mark, Outcome, Release, Retry, Skip, Subscription, Wait
 from tests.conformance.engines import ORDER_PLACED, order
 from tests.simulation.model import LONG, PARKED, WAITING, Model
 from tests.simulation.subjects import Subject

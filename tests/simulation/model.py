@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from streamtask.transport.port import Dead, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
+from streamtask.transport.values import Dead, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
 
 PARKED = "~parked"
 WAITING = "~waiting"

@@ -16,7 +16,7 @@ from typing import Any
 from streamtask.errors import StoreFullError, TransportError
 from streamtask.transport.memory import MemoryStore, MemoryTransport
 from streamtask.transport.memory.store import Expiring
-from streamtask.transport.port import Dead, Delivery, Done, Outcome, Outgoing
+from streamtask.transport.values import Dead, Delivery, Done, Outcome, Outgoing
 from tests.simulation.loops import EPOCH, Loop, Process, Scheduler
 from tests.simulation.options import Faults
 from tests.simulation.oracle import Oracle

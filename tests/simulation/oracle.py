@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streamtask.transport.port import Dead, Delivery, Done, Outcome, Skip, Verdict
+from streamtask.transport.values import Dead, Delivery, Done, Outcome, Skip, Verdict
 
 
 class Place(NamedTuple):

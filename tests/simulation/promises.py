@@ -9,7 +9,7 @@ from streamtask import envelope as envelopes
 from streamtask.transport.memory import MemoryStore
 from streamtask.transport.memory.log import ZERO, Entry, Group, id_text
 from streamtask.transport.memory.store import StreamState
-from streamtask.transport.port import Dead, Retry, Verdict
+from streamtask.transport.values import Dead, Retry, Verdict
 from tests.simulation import program
 from tests.simulation.options import Options
 from tests.simulation.oracle import Oracle, Place

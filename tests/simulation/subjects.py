@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from streamtask.transport.port import Delivery, Transport
+from streamtask.transport.port import Transport
 from streamtask.transport.redis import keys
+from streamtask.transport.values import Delivery
 from tests.conformance.engines import MemoryEngine, RedisEngine
 from tests.servers import RedisServer
 

@@ -13,7 +13,7 @@ from streamtask import App, ConfigurationError, Context, Event, Retry
 from streamtask.context import MAX_STATE, BlockingContext, decode_state
 from streamtask.envelope import Envelope
 from streamtask.envelope import decode as decode_envelope
-from streamtask.transport.port import Delivery, Progress
+from streamtask.transport.values import Delivery, Progress
 from tests.chaos.workers import until
 
 ENVELOPE = decode_envelope(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from streamtask.doctor import DeadFacts, Facts, Finding, GroupFacts, Level, Skipped, Waiting, examine
-from streamtask.transport.port import Copies
+from streamtask.transport.values import Copies
 
 #: A server on which there is nothing to be found.
 SOUND = {

@@ -8,7 +8,7 @@ import pytest
 
 from streamtask import App, Event, StoreFullError, StreamtaskError, TransportError
 from streamtask.feed import Feed, Refused
-from streamtask.transport.port import Outgoing
+from streamtask.transport.values import Outgoing
 
 
 class Placed(Event, stream="feed-orders"):

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from streamtask import App, Event
 from streamtask.broker import Run
 from streamtask.errors import EnvelopeError, PayloadError
-from streamtask.transport.port import Dead, Delivery, Outgoing, Skip, Wait
 from streamtask.transport.redis.commands import entry
+from streamtask.transport.values import Dead, Delivery, Outgoing, Skip, Wait
 from tests.chaos.workers import LONG
 
 msgpack, yaml = pytest.importorskip("msgpack"), pytest.importorskip("yaml")

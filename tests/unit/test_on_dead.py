@@ -10,7 +10,7 @@ import pytest
 
 from streamtask import App, ConfigurationError, DeadEvent, Event, Reject, Retry
 from streamtask.envelope import Envelope
-from streamtask.transport.port import DeadLetter, Outgoing
+from streamtask.transport.values import DeadLetter, Outgoing
 from tests.chaos.workers import until
 
 AGAIN = Retry(2, backoff=0.0)

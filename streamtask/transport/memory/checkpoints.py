@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from streamtask.transport.memory.log import parse_id
 from streamtask.transport.memory.settlement import holds
 from streamtask.transport.memory.store import Counts, MemoryStore
-from streamtask.transport.port import Delivery, Progress
+from streamtask.transport.values import Delivery, Progress
 
 
 class MemoryCheckpoints:

@@ -8,7 +8,7 @@ from streamtask.errors import TransportError
 from streamtask.transport.memory.log import ZERO, id_text, parse_id
 from streamtask.transport.memory.settlement import copy_for
 from streamtask.transport.memory.store import MemoryStore
-from streamtask.transport.port import DeadLetter
+from streamtask.transport.values import DeadLetter
 
 
 class MemoryDeadLetters:

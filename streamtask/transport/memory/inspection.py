@@ -9,7 +9,7 @@ from datetime import datetime
 from streamtask.transport.memory.log import ZERO, EntryId, Group, Pending, id_at, id_before, id_text, parse_id
 from streamtask.transport.memory.settlement import copy_for
 from streamtask.transport.memory.store import PARKED, RESERVED, Counts, Ledger, MemoryStore, StreamState
-from streamtask.transport.port import ConsumerInfo, Delivery, PendingEntry, StreamInfo
+from streamtask.transport.values import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 
 
 class MemoryInspection:

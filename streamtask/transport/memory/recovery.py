@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from streamtask.transport.memory.log import EntryId, id_text
 from streamtask.transport.memory.settlement import delivery_of, take
 from streamtask.transport.memory.store import PARKED, RESERVED, WAITING, MemoryStore, StreamState
-from streamtask.transport.port import Claimed, Delivery, Subscription
+from streamtask.transport.values import Claimed, Delivery, Subscription
 
 #: Waiting entries past their deadline that one claim takes at most.
 _EXPIRED_AT_ONCE = 100

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from streamtask.transport.memory.store import MemoryStore, fields_of
-from streamtask.transport.port import Outgoing
+from streamtask.transport.values import Outgoing
 
 
 class MemorySchedule:

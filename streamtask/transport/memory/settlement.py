@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from streamtask.transport.memory.log import Entry, EntryId, Group, id_text, parse_id
 from streamtask.transport.memory.store import WAITING, Counts, MemoryStore, Skipped, StreamState
-from streamtask.transport.port import Dead, DeadLetter, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
+from streamtask.transport.values import Dead, DeadLetter, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
 
 #: Fields that a copy for one group carries beside the original's.
 _COPY_FIELDS = frozenset({b"only", b"replay"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from streamtask.transport.memory.store import MemoryStore
-from streamtask.transport.port import StoredBlob
+from streamtask.transport.values import StoredBlob
 
 #: Seconds for which bytes outlive their blob: whoever has just asked where they are can read them.
 _GRACE = 60.0

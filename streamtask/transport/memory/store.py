@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from streamtask.errors import TransportError
 from streamtask.transport.memory.log import EntryId, Group, Log, id_text
-from streamtask.transport.port import DeadLetter, Outgoing, Progress, StoredBlob, TypeVersion
+from streamtask.transport.values import DeadLetter, Outgoing, Progress, StoredBlob, TypeVersion
 
 #: Owns entries whose retry or hand-back is not taken up yet.
 PARKED = "~parked"

@@ -22,20 +22,22 @@ from streamtask.transport.memory.settlement import delivery_of, holds, settle
 from streamtask.transport.memory.storage import MemoryStorage
 from streamtask.transport.memory.store import RESERVED, MemoryStore, StreamState
 from streamtask.transport.port import (
-    Capabilities,
     Checkpoints,
     DeadLetters,
-    Delivery,
-    GroupStats,
     Inspection,
     Outbox,
-    Outcome,
-    Outgoing,
     Recovery,
-    Registered,
     Retention,
     Schedule,
     Storage,
+)
+from streamtask.transport.values import (
+    Capabilities,
+    Delivery,
+    GroupStats,
+    Outcome,
+    Outgoing,
+    Registered,
     Subscription,
     TypeVersion,
     Verdict,
@@ -76,6 +78,8 @@ class MemoryTransport:
                 ledger.checkpoint = begin
                 # Of a group that vanished: its entries are delivered for the first time again.
                 ledger.counts.clear()
+                ledger.parked.clear()
+                ledger.waiting.clear()
             ledger.seen_at = self._clock()
             joined = subscription.handles - ledger.interest
             ledger.interest |= joined

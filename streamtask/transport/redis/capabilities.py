@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from streamtask.errors import ConfigurationError
-from streamtask.transport.port import Capabilities
 from streamtask.transport.redis.client import Caller
+from streamtask.transport.values import Capabilities
 
 _NEWER_COMMANDS = ("XACKDEL", "XNACK", "XCFGSET", "WAITAOF")
 

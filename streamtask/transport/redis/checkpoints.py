@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from streamtask.transport.port import Delivery, Progress
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
+from streamtask.transport.values import Delivery, Progress
 
 _STATE: Final = ":s"
 _PROGRESS: Final = ":p"

@@ -13,7 +13,6 @@ from contextlib import suppress
 from functools import partial
 
 from streamtask.errors import PublishError, TransportError
-from streamtask.transport.port import Copies, Delivery, Outcome, Outgoing, Verdict
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.addresses import cluster_of
 from streamtask.transport.redis.client import Caller
@@ -22,6 +21,7 @@ from streamtask.transport.redis.commands import Targets, emits_of
 from streamtask.transport.redis.hashslots import slot_of
 from streamtask.transport.redis.outbox import RedisOutbox
 from streamtask.transport.redis.transport import RedisTransport
+from streamtask.transport.values import Copies, Delivery, Outcome, Outgoing, Verdict
 
 #: Seconds for which a publish is sent again while slots move or a node is replaced: a program waits for it.
 _PATIENT = 5.0

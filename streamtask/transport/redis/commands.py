@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from streamtask.errors import EventRefusedError, PublishError, StoreFullError
-from streamtask.transport.port import Dead, Delivery, Done, Outcome, Outgoing, Release, Retry, Skip, Wait
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.client import Argument, ServerError
+from streamtask.transport.values import Dead, Delivery, Done, Outcome, Outgoing, Release, Retry, Skip, Wait
 
 #: KEYS of the settle script before the streams that are emitted to.
 _SETTLE_KEYS = 8

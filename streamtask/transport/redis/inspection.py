@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from streamtask.transport.port import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.checkpoints import progress_field, progress_of
 from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
+from streamtask.transport.values import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 
 _COPIED = 500
 #: Settings that are secrets: told is whether there is one.
@@ -223,7 +223,9 @@ class RedisInspection:
         reply = await self._wire.call("XINFO", "GROUPS", key)
         known = {keys.text(flat[flat.index(b"name") + 1]) for flat in reply}
         if group not in known:
-            await self._wire.run(self._register, keys.registration(stream, group), [group, start])
+            await self._wire.run(
+                self._register, keys.registration(stream, group), [group, start, keys.wait_prefix(stream, group)]
+            )
             return await self._originals(stream, start, copy=None)
         return await self._originals(stream, start, copy=[b"only", group, b"replay", generation])
 

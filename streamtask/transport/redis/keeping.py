@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from streamtask.transport.port import DeadLetter
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.client import Caller, Script, ServerError
+from streamtask.transport.values import DeadLetter
 
 #: Events that one call moves from the schedule into a stream.
 _PROMOTED = 500

@@ -72,9 +72,14 @@ def waits(name: str, group: str) -> str:
     return f"{tag(name)}:waits:{group}"
 
 
+def wait_prefix(name: str, group: str) -> str:
+    """What `wait` begins with, for all types of a group."""
+    return f"{tag(name)}:wait:{group}:"
+
+
 def wait(name: str, group: str, type_: str, version: str) -> str:
     """Index of entries waiting for a worker that handles this type and version."""
-    return f"{tag(name)}:wait:{group}:{type_}:{version}"
+    return f"{wait_prefix(name, group)}{type_}:{version}"
 
 
 def history(name: str, group: str) -> str:
@@ -126,6 +131,8 @@ def registration(name: str, group: str) -> list[str]:
         floors(name),
         seen(name),
         history(name, group),
+        retry(name, group),
+        waits(name, group),
     ]
 
 

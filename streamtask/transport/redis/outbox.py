@@ -15,9 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Outgoing, Relayed
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.values import Outgoing, Relayed
 
 #: Entries that are published in one go.
 _PAGE = 200

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from streamtask.transport.port import Claimed, Delivery, Subscription
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.values import Claimed, Delivery, Subscription
 
 
 class RedisRecovery:
@@ -57,7 +57,7 @@ class RedisRecovery:
         ]
         handled = [keys.pair(*pair) for pair in subscription.handles]
         taken, expired, gone, due = await self._wire.run(
-            self._claim, names, [group, owner, count, f"{keys.tag(stream)}:wait:{group}:", *handled]
+            self._claim, names, [group, owner, count, keys.wait_prefix(stream, group), *handled]
         )
         return Claimed(
             deliveries=[_delivery(stream, group, owner, found) for found in taken],
@@ -114,7 +114,7 @@ class RedisRecovery:
         for owner in sorted(keys.RESERVED):
             first = "-"
             while first:
-                args = [group, f"{keys.tag(stream)}:wait:{group}:", owner, first]
+                args = [group, keys.wait_prefix(stream, group), owner, first]
                 mended, last = await self._wire.run(self._mend, names, args)
                 total += mended
                 first = f"({last.decode()}" if last else ""

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import Copies
 from streamtask.transport.redis.client import COMMAND_TIMEOUT, Argument, Caller, DisconnectedError
 from streamtask.transport.redis.replicas import AllReplicas, Fixed, Wanted
+from streamtask.transport.values import Copies
 
 #: Seconds that the replicas may take; well below what a reply may.
 _WITHIN = 1.0

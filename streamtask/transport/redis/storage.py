@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from streamtask.errors import TransportError
-from streamtask.transport.port import StoredBlob
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.values import StoredBlob
 
 #: Seconds for which bytes outlive their blob: whoever has just asked where they are can read them.
 _GRACE = 60.0

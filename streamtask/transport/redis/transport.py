@@ -11,32 +11,23 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
-    Capabilities,
     Checkpoints,
-    Copies,
     DeadLetters,
-    Delivery,
-    GroupStats,
     Inspection,
     Outbox,
-    Outcome,
-    Outgoing,
     Recovery,
-    Registered,
     Retention,
     Schedule,
     Storage,
-    Subscription,
-    TypeVersion,
-    Verdict,
 )
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
@@ -49,6 +40,18 @@ from streamtask.transport.redis.permissions import lacking
 from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
 from streamtask.transport.redis.storage import RedisStorage
+from streamtask.transport.values import (
+    Capabilities,
+    Copies,
+    Delivery,
+    GroupStats,
+    Outcome,
+    Outgoing,
+    Registered,
+    Subscription,
+    TypeVersion,
+    Verdict,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +109,7 @@ class RedisTransport:
     async def connect(self) -> None:
         """Connect and find out what the server can do."""
         found = await probe(self._wire, clustered=self.outbox is not None)
-        self.capabilities = replace(found, copies=self._copies)
+        self.capabilities = msgspec.structs.replace(found, copies=self._copies)
 
     async def close(self) -> None:
         """Drop every connection."""
@@ -122,7 +125,9 @@ class RedisTransport:
         stream, group = subscription.stream, subscription.group
         pairs = [keys.pair(*handled) for handled in sorted(subscription.handles)]
         created, interest, skipped = await self._wire.run(
-            self._register, keys.registration(stream, group), [group, commands.start_id(subscription.start), *pairs]
+            self._register,
+            keys.registration(stream, group),
+            [group, commands.start_id(subscription.start), keys.wait_prefix(stream, group), *pairs],
         )
         # Anew each time: a server that came back empty has lost the note.
         self._known.discard(stream)
@@ -307,7 +312,7 @@ class RedisTransport:
         for delivery, outcome in batch:
             kept = kept or delivery.kept
             words += commands.outcome(delivery, outcome, targets)
-        head: list[Argument] = [group, owner, keys.done(stream, group, ""), f"{keys.tag(stream)}:wait:{group}:"]
+        head: list[Argument] = [group, owner, keys.done(stream, group, ""), keys.wait_prefix(stream, group)]
         return self._settle, [*names, *targets.keys()], [*head, int(kept), len(batch), *words]
 
     def _targets(self, cause: str) -> commands.Targets:  # noqa: ARG002 - on a cluster it matters

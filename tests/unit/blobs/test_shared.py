@@ -13,7 +13,7 @@ from streamtask.blobs.shared import SharedStore
 from streamtask.errors import BlobMissingError, BlobTooLargeError, TransportError
 from streamtask.transport.memory import MemoryStore
 from streamtask.transport.memory.storage import MemoryStorage
-from streamtask.transport.port import StoredBlob
+from streamtask.transport.values import StoredBlob
 
 LIMIT = 4 * PIECE
 

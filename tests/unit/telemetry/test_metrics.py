@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streamtask.errors import ConfigurationError
 from streamtask.telemetry.metrics import BUCKETS, MAX_LABEL_SETS, OTHER, OUTCOMES, TABLE, Metrics
-from streamtask.transport.port import GroupStats
+from streamtask.transport.values import GroupStats
 
 
 @pytest.fixture

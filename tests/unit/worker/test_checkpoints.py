@@ -11,7 +11,7 @@ import pytest
 
 from streamtask.errors import LeaseLostError, TransportError
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Delivery, Progress
+from streamtask.transport.values import Delivery, Progress
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.outage import Outage
 from tests.chaos.workers import until

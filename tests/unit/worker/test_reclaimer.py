@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Delivery, Release
+from streamtask.transport.values import Delivery, Release
 from streamtask.worker.flow import Flow
 from streamtask.worker.leases import Leases
 from streamtask.worker.reclaimer import Reclaimer

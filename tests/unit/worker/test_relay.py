@@ -12,7 +12,7 @@ import pytest
 
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Relayed, Subscription
+from streamtask.transport.values import Relayed, Subscription
 from streamtask.worker.relay import Relay
 from tests.chaos.workers import until
 

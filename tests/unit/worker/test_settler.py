@@ -10,7 +10,7 @@ import pytest
 
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.port import Delivery, Done, Outcome, Verdict
+from streamtask.transport.values import Delivery, Done, Outcome, Verdict
 from streamtask.worker.outage import Outage
 from streamtask.worker.settler import Settlement, Settler
 

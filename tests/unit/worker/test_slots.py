@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streamtask.broker import Run
-from streamtask.transport.port import Delivery, Release
+from streamtask.transport.values import Delivery, Release
 from streamtask.worker.slots import Running, Slots
 
 Body = Callable[[str], Awaitable[None]]
