@@ -18,6 +18,7 @@ from streamtask_contrib.api.keys import Guard, SeatsTakenError
 from streamtask_contrib.api.service import Service
 from streamtask_contrib.api.settings import ApiSettings
 from streamtask_contrib.capture.register import SessionTakenError
+from streamtask_contrib.reporting import Reporter
 from streamtask_contrib.settings import blob_stores, from_environment
 from streamtask_contrib.transcript import router as transcripts
 
@@ -47,6 +48,7 @@ def create_app(settings: ApiSettings | None = None, *, broker: str | None = None
             await stack.enter_async_context(app)
             if settings.keep_transcripts:
                 await stack.enter_async_context(app.worker())
+            await stack.enter_async_context(Reporter(app, app.name, without_worker=True).running())
             await stack.enter_async_context(_running(service.hub.run(), service.pressure.run()))
             yield
 

@@ -14,6 +14,7 @@ require("audio", "faster_whisper", "numpy", "pydantic_settings")
 from streamtask import App  # noqa: E402 - what is missing is said before it is missed
 from streamtask_contrib.audio.settings import AudioSettings  # noqa: E402
 from streamtask_contrib.audio.worker import router  # noqa: E402
+from streamtask_contrib.reporting import router as reporting  # noqa: E402
 from streamtask_contrib.settings import blob_stores, from_environment  # noqa: E402
 from streamtask_contrib.transcript import worker as transcripts  # noqa: E402
 
@@ -28,5 +29,6 @@ def __getattr__(name: str) -> App:
     app.include(router(from_environment(AudioSettings)))
     # Whoever transcribes keeps the transcripts, too: it costs nothing beside a model.
     app.include(transcripts.router())
+    app.include(reporting(app.name))
     globals()["app"] = app
     return app
