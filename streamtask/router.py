@@ -93,7 +93,6 @@ class Router:
     def task(
         self,
         function: Callable[..., Any] | None = None,
-        /,
         *,
         name: str | None = None,
         stream: str | None = None,
