@@ -164,7 +164,7 @@ class _Walk:
             case dict():
                 return self.mapping(value, path)
             case list():
-                before = ["", *value[:-1]]
+                before = ["", *value][: len(value)]
                 return [
                     self._value(each, (*path, str(place)), is_secret=_is_option(option))
                     for place, (option, each) in enumerate(zip(before, value, strict=True))

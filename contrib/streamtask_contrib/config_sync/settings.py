@@ -40,7 +40,7 @@ class ConfigSettings(BaseSettings):
     #: Pages.
     http_every: float = Field(default=10.0, ge=0.05)
     #: A worker that does not look at a source for so long has lost it to another.
-    lease_ttl: float = Field(default=5.0, ge=1.0)
+    lease_ttl: float = Field(default=5.0, ge=3.0)
 
     # ── versions and drifts ───────────────────────────────────────────────────────────────────────────────────
 

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that versions are kept: every record has an end, and a configuration has to outlive its worker by far.
 KEPT: Final = 10 * 365 * 86_400.0
-#: Seconds that bytes stand of which no version has come: their writer died before it could say whose they are.
-_UNCLAIMED: Final = 3_600.0
+#: Seconds that bytes stand for which nobody has said that they are kept: their writer died, and so long no other came.
+_UNCLAIMED: Final = 7 * 86_400.0
 #: Seconds that a refused request for a rollback is remembered.
 _REFUSED: Final = 86_400.0
 

@@ -17,6 +17,7 @@ from streamtask_contrib.config_sync.settings import ConfigSettings
 from streamtask_contrib.config_sync.sources.folder import FolderSource
 from streamtask_contrib.config_sync.sources.port import Source
 from streamtask_contrib.config_sync.sources.redis_hash import RedisHashSource
+from streamtask_contrib.config_sync.versions import Version
 from streamtask_contrib.config_sync.watching import Watch
 from streamtask_contrib.events import ID, ConfigReported, ConfigRollbackRequested
 
@@ -80,35 +81,36 @@ class _Service:
             raise Reject(f"{report.service!r} is no name of a service")
         configs, drifts = self._keeper(ctx.app).configs, Drifts(ctx.app.records, report.service)
         state = await configs.state(report.service)
-        head = await configs.version(report.service, state.head) if state and state.head else None
-        if state is None or head is None:
+        if state is None or state.head is None:
             return
-        sealing = Sealing(bytes.fromhex(state.key), head.patterns)
-        expected = Expected(
-            version=head.number,
-            checksum=head.checksum,
-            taken_at=head.taken_at,
-            values=head.shown(),
-            secrets=sealing.digests(head.values),
-        )
-        drift = judge(report, expected, grace=self._settings.grace, now=datetime.now(UTC))
+        drift = None
+        if report.checksum != state.head.checksum:
+            head = await configs.version(report.service, state.head)
+            if head is None:
+                return  # there is a newer one already
+            expected = _expected(head, bytes.fromhex(state.key))
+            drift = judge(report, expected, grace=self._settings.grace, now=datetime.now(UTC))
         if drift is not None and await drifts.is_news(report, drift):
             # Told before it is remembered: whoever dies in between tells it again, and that is one event.
-            told = f"{drift.instance}:{drift.expected_version}:{drift.actual_checksum}"
-            await ctx.app.publish(drift, dedup_key=f"{drift.service}:{told}")
-            ctx.log.warning(
-                "config.drift",
-                extra={
-                    "service": drift.service,
-                    "instance": drift.instance,
-                    "version": drift.expected_version,
-                    "keys": drift.changed_keys,
-                },
-            )
+            about = f"{drift.service}:{drift.instance}:{drift.expected_version}:{drift.actual_checksum}"
+            await ctx.app.publish(drift, dedup_key=about)
+            told = {"service": drift.service, "instance": drift.instance, "keys": drift.changed_keys}
+            ctx.log.warning("config.drift", extra=told)
         await drifts.remember(report, drift)
 
     def _keeper(self, app: Publishing) -> Keeper:
         return Keeper(app, keep=self._settings.keep, patterns=self._settings.secret_names)
+
+
+def _expected(head: Version, key: bytes) -> Expected:
+    return Expected(
+        version=head.number,
+        checksum=head.checksum,
+        taken_at=head.taken_at,
+        values=head.shown(),
+        secrets=Sealing(key, head.patterns).digests(head.values),
+        patterns=head.patterns,
+    )
 
 
 def sources(settings: ConfigSettings) -> list[Source]:

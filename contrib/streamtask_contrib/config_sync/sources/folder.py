@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -20,6 +21,8 @@ from streamtask_contrib.config_sync.versions import Version
 from streamtask_contrib.events import ID
 
 _SCHEME = "file://"
+#: It will be no better in a second.
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 class FolderSource:
@@ -65,10 +68,9 @@ class FolderSource:
             raise ChangedError(f"{path.name} has just been changed")
         try:
             await asyncio.to_thread(files.replace, path, version.content)
-        except PermissionError:
-            raise NotWritableError(f"{path.name} cannot be written by this worker") from None
         except OSError as error:
-            raise SourceError(f"{path.name} cannot be written: {error.strerror}") from None
+            kind = NotWritableError if error.errno in _FORBIDDEN else SourceError
+            raise kind(f"{path.name} cannot be written: {error.strerror}") from None
 
     async def close(self) -> None:
         """See `Source.close`."""

@@ -104,9 +104,14 @@ def _reading(fields: dict[str, str]) -> Reading:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_json)
     except (ValueError, RecursionError):
         return text
+
+
+def _no_json(word: str) -> Any:
+    # Python reads `Infinity`, which is a text like any other.
+    raise ValueError(word)
 
 
 def _fields(version: Version) -> dict[str, str]:
