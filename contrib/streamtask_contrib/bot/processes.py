@@ -113,9 +113,9 @@ class Processes:
             # Seldom: one was lost just now, or its orchestrator died before it had written down which it is.
             everything = list(_everything()) if everything is None else everything
             members = self._members(bot, everything)
-            [*mains] = (each for each in members if each.command[1:] == self._program[1:])
-            if bot.process is None and mains:
-                found[bot.bot_id] = ("alive", self._identity(mains[0].process, bot.bot_id, bot.attempt))
+            main = self._main(members)
+            if bot.process is None and main is not None:
+                found[bot.bot_id] = ("alive", self._identity(main, bot.bot_id, bot.attempt))
             else:
                 found[bot.bot_id] = ("remains" if members else "gone", bot.process)
         return found
@@ -124,14 +124,15 @@ class Processes:
 
     def signal(self, bot: Bot, number: signal.Signals) -> None:
         """Send a signal to a bot's process and its group; SIGKILL to all that it has started, wherever it has moved."""
+        # Looked for first: what has moved away with nothing of the environment is known by its parent alone.
+        strays = self._members(bot, list(_everything())) if number == signal.SIGKILL else []
         if bot.process is not None and is_alive(bot.process):
             with suppress(ProcessLookupError):
                 os.killpg(bot.process.pid, number)
-        if number == signal.SIGKILL:
-            for seen in self._members(bot, list(_everything())):
-                # It knows by itself whether the number is another's by now.
-                with suppress(psutil.NoSuchProcess):
-                    seen.process.kill()
+        for seen in strays:
+            # It knows by itself whether the number is another's by now.
+            with suppress(psutil.NoSuchProcess):
+                seen.process.kill()
 
     def tidy(self, bot: Bot) -> None:
         """Remove the folders of a bot that has ended here. Its logs stay for a while."""
@@ -158,6 +159,13 @@ class Processes:
     def _identity(self, process: psutil.Process, bot_id: str, attempt: int) -> ProcessIdentity:
         return ProcessIdentity(
             place=self.here, pid=process.pid, started=_started(process), log=str(self._log(bot_id, attempt))
+        )
+
+    def _main(self, members: Sequence[_Seen]) -> psutil.Process | None:
+        """The one of them that was started for the bot. Between fork and exec, a child of it looks the same."""
+        alike = {seen.process.pid: seen for seen in members if seen.command[1:] == self._program[1:]}
+        return next(
+            (seen.process for seen in alike.values() if not seen.origins & alike.keys() - {seen.process.pid}), None
         )
 
     def _members(self, bot: Bot, everything: Sequence[_Seen]) -> list[_Seen]:

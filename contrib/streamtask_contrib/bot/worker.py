@@ -102,4 +102,3 @@ def refused(event: BotRequested, dead: DeadEvent) -> BotStatusUpdate:
 def unheeded(event: BotStopRequested, dead: DeadEvent) -> None:
     """Say that a bot may go on in its meeting although it was asked to leave: somebody has to look."""
     log.error("bot.stop_unheeded", extra={"bot_id": event.bot_id, "reason": dead.reason, "error": dead.error})
-

@@ -64,7 +64,9 @@ class Meetings:
 
     async def worker(self, source: str = SOURCE, **settings: object) -> WorkerProcess:
         """A bot worker; `settings` are those of bots."""
-        environment = {f"STREAMTASK_BOT_{name.upper()}": str(value) for name, value in {**self.settings, **settings}.items()}
+        environment = {
+            f"STREAMTASK_BOT_{name.upper()}": str(value) for name, value in {**self.settings, **settings}.items()
+        }
         environment |= {"STAND_IN": str(STAND_IN), "STAND_IN_NOTES": str(self.ledger.path)}
         return await self._start_worker(self.url, source, environment=environment)
 
@@ -101,7 +103,9 @@ class Meetings:
 
     def processes(self, bot_id: str = "") -> list[psutil.Process]:
         """The living processes of bots, without those that they have started."""
-        return [each for each in members(self.url, bot_id) if str(STAND_IN) in _command(each)]
+        alike = {each.pid: each for each in members(self.url, bot_id) if str(STAND_IN) in _command(each)}
+        # Between fork and exec, a child looks like its parent.
+        return [each for each in alike.values() if _parent(each) not in alike]
 
     def everything(self, bot_id: str = "") -> list[psutil.Process]:
         """The living processes of bots, and all that they have started."""
@@ -152,3 +156,9 @@ def _command(process: psutil.Process) -> list[str]:
     with suppress(psutil.Error):
         return process.cmdline()
     return []
+
+
+def _parent(process: psutil.Process) -> int:
+    with suppress(psutil.Error):
+        return process.ppid()
+    return 0
