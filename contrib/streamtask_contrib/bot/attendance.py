@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,10 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks whether it is time to go.
 _LOOK = 0.5
+#: Seconds that a driver has for ending what it is at, when it is cancelled.
+_CANCELLED = 0.5
+#: Of a driver that gives nothing more, and does not say why.
+_DRIVER_ENDED = Ended("meeting_ended", "driver_ended")
 #: Seconds of sound that may wait for the broker, all participants together: some 60 MB.
 _MOST_WAITING = 1800.0
 
@@ -86,24 +91,34 @@ class Attendance:
         if self._tracks.is_ended:
             raise SessionEndedError("the session has its last chunk")
         self._reporter.tell("joining")
-        limit = self._settings.join_timeout
-        try:
-            async with asyncio.timeout(limit) as joining:
-                driver = await self._made(folder)
-                await driver.join()
-                self.is_joined = True
-                happenings = driver.happenings()
-                first = await anext(happenings, Ended("meeting_ended", "driver_ended"))
-        except TimeoutError:
-            if not joining.expired():
-                raise
-            raise JoinError("join_timeout", f"neither a waiting room nor a call within {limit:g} s") from None
+        first, rest = await self._joined(folder)
         if (ended := await self._happened(first)) is not None:
             return ended
-        async for happening in happenings:
+        async for happening in rest:
             if (ended := await self._happened(happening)) is not None:
                 return ended
-        return Ended("meeting_ended", "driver_ended")
+        return _DRIVER_ENDED
+
+    async def _joined(self, folder: Path) -> tuple[Happening, AsyncIterator[Happening]]:
+        """What happens first, the waiting room or the call, and what happens then. Raises `JoinError`."""
+        joining = asyncio.create_task(self._join(folder))
+        limit = self._settings.join_timeout
+        try:
+            # Not by `timeout`: it would wait for a driver that cannot be cancelled.
+            done, _ = await asyncio.wait([joining], timeout=limit)
+            if not done:
+                raise JoinError("join_timeout", f"neither a waiting room nor a call within {limit:g} s")
+            return joining.result()
+        finally:
+            joining.cancel()
+            await asyncio.wait([joining], timeout=_CANCELLED)
+
+    async def _join(self, folder: Path) -> tuple[Happening, AsyncIterator[Happening]]:
+        driver = await self._made(folder)
+        await driver.join()
+        self.is_joined = True
+        happenings = driver.happenings()
+        return await anext(happenings, _DRIVER_ENDED), happenings
 
     async def _made(self, folder: Path) -> Driver:
         """The driver. Whatever may block is done in threads."""

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from streamtask import App, ConfigurationError, PublishError, StreamtaskError, TransportError
 from streamtask_contrib.bot.attendance import Attendance, BehindError
@@ -165,7 +165,8 @@ class BotProcess:
 
     async def _attend(self, attendance: Attendance) -> None:
         ended: Ended = await attendance.attend(self._assignment.folder)
-        self._go(Ending(state="stopped", reason=ended.reason, sub_code=ended.sub_code))
+        state: Literal["stopped", "failed"] = "failed" if ended.is_fault else "stopped"
+        self._go(Ending(state=state, reason=ended.reason, sub_code=ended.sub_code, may_retry=ended.is_fault))
 
     async def _until_time_to_go(self, attendance: Attendance) -> None:
         self._go(Ending(state="stopped", reason=await attendance.look()))
@@ -234,8 +235,7 @@ class BotProcess:
             is_written = await _bounded("report", reporter.written(), _WRITE) and await _bounded(
                 "ending", reporter.write_ending(ending), _WRITE
             )
-        tracks.flush()
-        is_complete = await _bounded("words", insisted(tracks.write if goes_on else tracks.end), _WRITE)
+        is_complete = await _bounded("words", _send_rest(tracks, goes_on=goes_on), _WRITE)
         if not (is_written and is_complete):
             return FAULT
         return TERMINATED if ending is None else IN_ORDER
@@ -268,6 +268,13 @@ def ending_of(error: BaseException) -> Ending | None:
         case _:
             log.error("bot.fault", exc_info=error)
             return Ending(state="failed", reason="fault", sub_code=type(error).__name__, may_retry=True)
+
+
+async def _send_rest(tracks: Tracks, *, goes_on: bool) -> None:
+    """Send what was said last. `goes_on`: there may be more of the session, by another process."""
+    tracks.flush()
+    with suppress(SessionTakenError, SessionEndedError):
+        await insisted(tracks.write if goes_on else tracks.end)
 
 
 async def _bounded(name: str, work: Awaitable[object], limit: float) -> bool:

@@ -65,6 +65,7 @@ class Reporter:
         self._written: tuple[str, ...] | None = None
         self._news = asyncio.Event()
         self._all_written = asyncio.Event()
+        self._all_written.set()
         #: The last that was told.
         self.state = state
 

@@ -53,7 +53,7 @@ class _Waiting:
 
 
 class Tracks:
-    """The tracks of one session. `open` comes first, `start_clock` before the first sound."""
+    """The tracks of one session. `open` comes first (`end` sees to it by itself), `start_clock` before any sound."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Tracks:
         self._tracks: dict[str, _Track] = {}
         self._waiting: deque[_Waiting] = deque()
         self._writing = asyncio.Lock()
-        self._is_finished = False
+        self._is_open = self._is_finished = False
         #: Seconds of the session at the moment 0 of the clock.
         self._zero = 0.0
         #: How far the chunks reach, in seconds of the session.
@@ -107,6 +107,7 @@ class Tracks:
             self.sequence = last.sequence + 1
             self.is_ended = last.is_last
             self._end = max(entry.chunk.start + (entry.chunk.duration or 0.0) for entry in entries)
+        self._is_open = True
 
     async def start_clock(self) -> None:
         """Let the session's time begin, or go on from when it began. Raises `TransportError`."""
@@ -187,7 +188,9 @@ class Tracks:
                 self._waiting.popleft()
 
     async def end(self) -> None:
-        """Everybody is gone, and nothing comes any more: send what waits, and the last chunk. As `write`."""
+        """Everybody is gone, and nothing comes any more: send what waits, and the last chunk. As `open` and `write`."""
+        if not self._is_open:
+            await self.open()
         self.flush()
         if not self._is_finished and not self.is_ended:
             self._is_finished = True
@@ -352,9 +355,7 @@ async def end_session(app: App, request: BotRequested, settings: CaptureSettings
         TransportError, PublishError: the broker is away; call it again.
     """
     try:
-        tracks = tracks_of(app, request, settings)
-        await tracks.open()
-        await tracks.end()
+        await tracks_of(app, request, settings).end()
     except (SessionTakenError, SessionEndedError, ValueError) as error:
         # It never was the bot's, or somebody else has ended it.
         log.info("tracks.not_ended", extra={"session_id": request.session_id, "reason": str(error)})

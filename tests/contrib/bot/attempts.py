@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import wave
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -25,10 +26,11 @@ from streamtask_contrib.events import AudioChunkReceived, BotRequested, BotStatu
 
 from streamtask import App
 from tests.chaos.workers import Emitted, until
+from tests.contrib.bot import odd_drivers
 
 RATE = 16_000
 #: Seconds that anything may take on a busy machine.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Attempt:
@@ -65,13 +67,17 @@ class Attempt:
 class Stage:
     """A broker, a folder of recordings, and what becomes of bots there."""
 
-    def __init__(self, app: App, url: str, folder: Path) -> None:
+    def __init__(self, app: App, url: str, folder: Path, *, control: Emitted, audio: Emitted) -> None:
         self.app = app
+        self._control = control
+        self._audio = audio
         self.bots = Bots(app)
         self.url = url
         self.folder = folder
         self.recordings = folder / "recordings"
         self.recordings.mkdir()
+        self.site = folder / "site"
+        odd_drivers.install(self.site)
         self.started: list[Attempt] = []
 
     async def request(self, meeting_url: str, *, bot_id: str = "bot", **wanted: Any) -> BotRequested:
@@ -99,7 +105,8 @@ class Stage:
             "FOLDER": str(scratch),
         }
         variables = {f"STREAMTASK_BOT_{name}": value for name, value in (settings | environment).items()}
-        variables["PYTHONPATH"] = os.pathsep.join([str(self.folder / "site"), os.environ.get("PYTHONPATH", "")])
+        path = [str(self.site), str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
         log = self.folder / f"bot-{number}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
@@ -126,29 +133,27 @@ class Stage:
             return (await self.bot(bot_id)).state == state
 
         try:
-            await until(is_in, within)
+            await until(is_in, within, every=0.05)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.started[-1].said()}") from None
 
     async def statuses(self, bot_id: str = "bot") -> list[BotStatusUpdate]:
         """All that were published, in the order of the stream."""
-        async with Emitted(self.url, "bot-control") as emitted:
-            updates = [each for each in await emitted.all() if "state" in each and each["bot_id"] == bot_id]
+        updates = [each for each in await self._control.all() if "state" in each and each["bot_id"] == bot_id]
         return [BotStatusUpdate.model_validate(each) for each in updates]
 
     async def chunks(self, session_id: str = "bot-session") -> list[AudioChunkReceived]:
         """All that were published, in the order of the stream."""
-        async with Emitted(self.url, "audio-ingest") as emitted:
-            found = [AudioChunkReceived.model_validate(each) for each in await emitted.all()]
-        return [chunk for chunk in found if chunk.session_id == session_id]
+        found = [each for each in await self._audio.all() if each["session_id"] == session_id]
+        return [AudioChunkReceived.model_validate(each) for each in found]
 
-    async def has_chunks(self, count: int, within: float = PATIENCE) -> None:
+    async def has_chunks(self, count: int, session_id: str = "bot-session", *, within: float = PATIENCE) -> None:
         """Wait until so many are published."""
 
         async def are_there() -> bool:
-            return len(await self.chunks()) >= count
+            return len(await self.chunks(session_id)) >= count
 
-        await until(are_there, within)
+        await until(are_there, within, every=0.05)
 
     async def written(self, session_id: str = "bot-session") -> list[Entry]:
         """The chunks that are written down."""
@@ -156,13 +161,14 @@ class Stage:
 
     def record(self, name: str, *channels: Sequence[bytes]) -> str:
         """A recording of these channels; its name."""
-        tracks = [b"".join(parts) for parts in channels]
+        tracks = [array("h", b"".join(parts)) for parts in channels]
         longest = max(map(len, tracks))
-        tracks = [track.ljust(longest, b"\0") for track in tracks]
-        frames = b"".join(b"".join(track[at : at + 2] for track in tracks) for at in range(0, longest, 2))
+        frames = array("h", bytes(2 * longest * len(tracks)))
+        for number, track in enumerate(tracks):
+            frames[number : len(track) * len(tracks) : len(tracks)] = track
         with wave.open(str(self.recordings / name), "wb") as file:
             file.setparams((len(tracks), 2, RATE, 0, "NONE", ""))
-            file.writeframes(frames)
+            file.writeframes(frames.tobytes())
         return name
 
     async def close(self) -> None:
@@ -175,8 +181,12 @@ class Stage:
 @asynccontextmanager
 async def staged(url: str, folder: Path) -> AsyncIterator[Stage]:
     """A stage that leaves nothing running."""
-    async with App("test", broker=url) as app:
-        stage = Stage(app, url, folder)
+    async with (
+        App("test", broker=url) as app,
+        Emitted(url, "bot-control") as control,
+        Emitted(url, "audio-ingest") as audio,
+    ):
+        stage = Stage(app, url, folder, control=control, audio=audio)
         try:
             yield stage
         finally:
