@@ -21,10 +21,10 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from streamtask_contrib.capture.register import NOBODY
+
 log = logging.getLogger(__name__)
 
-#: The user of an API without keys.
-NOBODY = "local"
 #: What a key is asked for.
 _GUARDED = ("/api/", "/v1/", "/metrics")
 #: Bytes of an upload's form beside the file.

@@ -15,8 +15,8 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from streamtask import Event
-from streamtask_contrib.bot.states import Bot
-from streamtask_contrib.events import BotRequested, BotStatusUpdate
+from streamtask_contrib.bot.states import Bot, Eviction
+from streamtask_contrib.events import BotRecoveryRequested, BotRequested, BotState, BotStatusUpdate
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 KEPT = 7 * 86_400.0
 #: Records: field for each bot that is known, and for each that has not ended; the bot itself is the field of another.
 _ALL, _LIVING, _BOT = "bots", "bots-living", "bot"
+#: States of a bot that is, or is to be, in a meeting: what does not work there may be started again.
+_IN_ACTION: frozenset[BotState | None] = frozenset({"starting", "joining", "waiting_room", "in_call", "capturing"})
 
 
 class _Records(Protocol):
@@ -77,17 +79,44 @@ class Bots:
                 return wanted.advanced("stopped", at=now, reason=bot.stop_reason, sub_code="before_start")
             return wanted
 
-        return await self._made(event.bot_id, requested)
+        # Listed before it is there: who lists it and finds none passes it over.
+        listed = {event.bot_id: datetime.now(UTC).isoformat().encode()}
+        for name in (_ALL, _LIVING):
+            await self._app.records.write(name, listed, ttl=self._kept)
+        return await self._wanted(event.bot_id, requested)
 
     async def stop(self, bot_id: str, reason: str) -> Bot:
         """Write down that a bot is to leave, whether it runs, waits to be started, or is not requested yet."""
 
         def stopped(bot: Bot) -> Bot | None:
-            if bot.desired == "stopped":
+            if bot.desired == "stopped" or bot.is_final:
                 return None
             return bot.with_(desired="stopped", stop_reason=reason, stop_requested_at=datetime.now(UTC))
 
-        return await self._made(bot_id, stopped)
+        return await self._wanted(bot_id, stopped)
+
+    async def recover(self, event: BotRecoveryRequested) -> Bot | None:
+        """Write down that a bot's process is to end, for another to take its place; None where that is not to be.
+
+        A request is heeded once, and not by a process that was started after it was made.
+        """
+
+        def recovered(bot: Bot) -> Bot | None:
+            if bot.state not in _IN_ACTION or bot.desired == "stopped" or bot.evicted is not None:
+                return None
+            is_known = bot.eviction is not None and bot.eviction.request_id == event.request_id
+            if is_known or bot.attempt_at is None or event.requested_at < bot.attempt_at:
+                return None
+            eviction = Eviction(
+                attempt=bot.attempt,
+                at=datetime.now(UTC),
+                reason=event.reason,
+                may_retry=True,
+                request_id=event.request_id,
+            )
+            return bot.with_(eviction=eviction)
+
+        return await self.change(event.bot_id, recovered)
 
     # ── what is ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,42 +143,42 @@ class Bots:
 
     async def publish(self, bot: Bot) -> Bot:
         """Publish what has not been yet, in order; the bot as it stands then."""
-        if not bot.unpublished:
-            return bot
-        for update in bot.unpublished:
-            await self._app.publish(update, dedup_key=f"{update.bot_id}:{update.sequence}")
-        told = bot.unpublished[-1].sequence
+        if bot.unpublished:
+            for update in bot.unpublished:
+                await self._app.publish(update, dedup_key=f"{update.bot_id}:{update.sequence}")
+            told = bot.unpublished[-1].sequence
 
-        def published(standing: Bot) -> Bot | None:
-            rest = tuple(update for update in standing.unpublished if update.sequence > told)
-            return None if rest == standing.unpublished else standing.with_(unpublished=rest)
+            def published(standing: Bot) -> Bot | None:
+                rest = tuple(update for update in standing.unpublished if update.sequence > told)
+                return None if rest == standing.unpublished else standing.with_(unpublished=rest)
 
-        bot = await self._change(bot.bot_id, published, make=False) or bot.with_(unpublished=())
+            bot = await self._change(bot.bot_id, published, make=False) or bot.with_(unpublished=())
+        # Also where somebody else has published the last one, and died before he came to this.
         if bot.is_final and not bot.unpublished:
             await self._app.records.delete(_LIVING, [bot.bot_id])
         return bot
 
+    # ── what is remembered ────────────────────────────────────────────────────────────────────────────────────
+
+    async def keep(self, bots: Collection[Bot]) -> None:
+        """Have bots that live be remembered from now on, as if they had changed."""
+        for name in (_ALL, _LIVING, *(_key(bot.bot_id) for bot in bots)):
+            await self._app.records.swap(name, {}, expected={}, ttl=self._kept)
+
     async def forget(self) -> None:
         """Drop from the lists what is not remembered any more."""
+        oldest = datetime.now(UTC) - timedelta(seconds=self._kept)
         for name in (_ALL, _LIVING):
-            listed = await self._app.records.read(name)
-            oldest = datetime.now(UTC) - timedelta(seconds=self._kept)
-            old = [bot_id for bot_id, at in listed.items() if datetime.fromisoformat(at.decode()) < oldest]
-            gone = [bot_id for bot_id in old if await self.load(bot_id) is None]
-            if gone:
-                await self._app.records.delete(name, gone)
+            for bot_id, at in (await self._app.records.read(name)).items():
+                is_old = datetime.fromisoformat(at.decode()) < oldest
+                if is_old and _BOT not in await self._app.records.read(_key(bot_id)):
+                    # Unless it was listed again just now: whoever requests a bot lists it first.
+                    await self._app.records.swap(name, {bot_id: None}, expected={bot_id: at}, ttl=self._kept)
 
-    async def _made(self, bot_id: str, change: Callable[[Bot], Bot | None]) -> Bot:
+    async def _wanted(self, bot_id: str, change: Callable[[Bot], Bot | None]) -> Bot:
         """Change a bot, which is made where there is none; the bot as it stands."""
-        listed = {bot_id: datetime.now(UTC).isoformat().encode()}
-        # Listed before it is there: who lists it and finds none passes it over.
-        for name in (_ALL, _LIVING):
-            await self._app.records.write(name, listed, ttl=self._kept)
         changed = await self._change(bot_id, change, make=True)
-        bot = changed or await self.load(bot_id) or Bot(bot_id=bot_id)
-        if bot.is_final and not bot.unpublished:
-            await self._app.records.delete(_LIVING, [bot_id])
-        return await self.publish(bot)
+        return await self.publish(changed or await self.load(bot_id) or Bot(bot_id=bot_id))
 
     async def _change(self, bot_id: str, change: Callable[[Bot], Bot | None], *, make: bool) -> Bot | None:
         key = _key(bot_id)

@@ -27,7 +27,8 @@ _AFTER: Mapping[BotState | None, frozenset[BotState]] = {
     "waiting_room": frozenset({"starting", "in_call", "capturing", "leaving", "stopped", "failed"}),
     "in_call": frozenset({"starting", "waiting_room", "capturing", "leaving", "stopped", "failed"}),
     "capturing": frozenset({"starting", "waiting_room", "in_call", "leaving", "stopped", "failed"}),
-    "leaving": frozenset({"stopped", "failed"}),
+    # A process that is ended for another to take its place leaves first, if it can.
+    "leaving": frozenset({"starting", "stopped", "failed"}),
     "stopped": frozenset(),
     "failed": frozenset(),
 }
@@ -43,7 +44,7 @@ class ProcessIdentity(_Value):
     #: The machine, this start of it, and the container: where `pid` means something.
     place: str
     pid: int
-    #: When it was started, as psutil says: seconds of the epoch.
+    #: Seconds from the start of the machine to its own: the time of day may be set while it lives.
     started: float
     #: Its log, a file at `place`.
     log: str = ""
@@ -57,6 +58,20 @@ class Ending(_Value):
     sub_code: str = ""
     #: A new process may have more luck.
     may_retry: bool = False
+
+
+class Eviction(_Value):
+    """A process has to go, whatever it does: decided once, and counted from then by whoever looks after the bot."""
+
+    #: Whose process; it says nothing about the next one.
+    attempt: int
+    at: datetime
+    #: Why, as the bot's status will say.
+    reason: str
+    #: Another process may take its place.
+    may_retry: bool
+    #: The `BotRecoveryRequested` that asked for it; empty: none did.
+    request_id: str = ""
 
 
 class Bot(_Value):
@@ -77,6 +92,8 @@ class Bot(_Value):
     #: Of the last status.
     sequence: int = -1
     changed_at: datetime | None = None
+    #: When `state` began: who comes and goes changes a bot, but not its state.
+    state_since: datetime | None = None
     #: Statuses that may not have been published yet, in order.
     unpublished: tuple[BotStatusUpdate, ...] = ()
 
@@ -84,15 +101,24 @@ class Bot(_Value):
     owner: str = ""
     #: How many processes it has had, this one included.
     attempt: int = 0
+    #: When the process of this attempt was decided on.
+    attempt_at: datetime | None = None
     process: ProcessIdentity | None = None
     #: Of the process that runs, or ran last.
     ending: Ending | None = None
+    #: The last one that was decided; see `evicted`.
+    eviction: Eviction | None = None
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
     @property
     def is_final(self) -> bool:
         """Whether nothing more will become of it."""
         return self.state in FINAL
+
+    @property
+    def evicted(self) -> Eviction | None:
+        """Why the process that runs, or ran last, has to go; None where it need not."""
+        return self.eviction if self.eviction is not None and self.eviction.attempt == self.attempt else None
 
     def with_(self, **changes: object) -> Bot:
         """The same with other values of some fields; no status comes of it."""
@@ -112,8 +138,9 @@ class Bot(_Value):
         The same state again is a change where the participants are others: these stay as they are where none are given.
         """
         people = self.participants if participants is None else tuple(participants)
+        follows = state in _AFTER[self.state]
         is_news = state == self.state and people != self.participants and not self.is_final
-        if state not in _AFTER[self.state] and not is_news:
+        if not follows and not is_news:
             return None
         update = BotStatusUpdate(
             bot_id=self.bot_id,
@@ -133,5 +160,6 @@ class Bot(_Value):
             participants=people,
             sequence=update.sequence,
             changed_at=at,
+            state_since=at if follows else self.state_since,
             unpublished=(*self.unpublished, update),
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 from pydantic import BaseModel
 
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 UPLOAD = "audio-upload-"
 #: What the source of a bot's session begins with; the id of the bot is behind it.
 BOT = "bot-"
-_OWNER, _SOURCE, _CHUNK = "owner", "source", "chunk-"
+#: The user of what nobody has asked for with a key: the API has none, or a program published it.
+NOBODY = "local"
+_OWNER, _SOURCE, _BEGAN, _CHUNK = "owner", "source", "began", "chunk-"
 
 
 class SessionTakenError(Exception):
@@ -65,6 +68,10 @@ class Register:
         facts = SessionFacts(user_id=user, source_type=_kind(source), target_languages=list(targets))
         if await Sessions(self._app, ttl=self._ttl).open(self.session_id, facts) is None:
             raise SessionTakenError(f"session {self.session_id!r} has been deleted; leave session_id out for a new one")
+
+    async def begun_at(self, now: datetime) -> datetime:
+        """When the second 0 of the session was: now, where nobody has said so yet."""
+        return datetime.fromisoformat(await self._claim(_BEGAN, now.isoformat()))
 
     async def write(self, entry: Entry) -> Entry:
         """Write a chunk down; returns what stands under its sequence, which another may have been faster with."""

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import math
-import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterator
@@ -30,8 +28,8 @@ from websockets.exceptions import ConnectionClosed
 
 from streamtask import App, Context
 from tests.chaos import workers
+from tests.contrib.pcm import RATE, quiet, tone  # noqa: F401 - for the tests of the API
 
-RATE = 16_000
 #: Seconds that anything may take.
 PATIENCE = 20.0
 
@@ -129,28 +127,6 @@ def answers(chunk: AudioChunkReceived) -> Iterator[TranscriptionCompleted | Tran
 
 
 # ── audio ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@functools.cache
-def tone(seconds: float, *, rate: int = RATE, loudness: float = 0.2) -> bytes:
-    """Something loud, with the dips that speech has."""
-    values = (
-        loudness * math.sin(2 * math.pi * 200 * n / rate) * (0.55 + 0.45 * math.sin(2 * math.pi * 4 * n / rate))
-        for n in range(round(seconds * rate))
-    )
-    return _pcm(values)
-
-
-@functools.cache
-def quiet(seconds: float, *, rate: int = RATE, loudness: float = 0.0003) -> bytes:
-    """The noise of a room."""
-    noise = random.Random(0)
-    return _pcm(noise.gauss(0, loudness) for _ in range(round(seconds * rate)))
-
-
-def _pcm(values: Iterator[float]) -> bytes:
-    samples = [round(value * 32767) for value in values]
-    return struct.pack(f"<{len(samples)}h", *samples)
 
 
 def wav(pcm: bytes, *, rate: int = RATE) -> bytes:

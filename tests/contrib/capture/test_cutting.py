@@ -8,12 +8,9 @@ from array import array
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-pytest.importorskip("fastapi", reason="the extra `api` is not installed")
-
 from streamtask_contrib.capture.cutting import Cuts, Cutter, Format, Piece
 
-from tests.contrib.api.serving import RATE, quiet, tone
+from tests.contrib.pcm import RATE, quiet, tone
 
 FORM = Format(rate=RATE)
 #: What is cut in the properties: (seconds, loud), in twentieths of a second.

@@ -73,6 +73,8 @@ class Ended:
 
     reason: str
     sub_code: str = ""
+    #: It is the driver that has come to its end, not the meeting: a new process may have more luck.
+    is_fault: bool = False
 
 
 Happening = WaitingRoom | Admitted | Joined | Left | Heard | Ended

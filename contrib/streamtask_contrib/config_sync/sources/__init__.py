@@ -1,0 +1,1 @@
+"""Where configurations come from: a folder, hashes of a Redis server, pages."""

@@ -1,0 +1,41 @@
+"""Bots and their tests: a broker and a stage for their processes; bot workers, whose bots are stand-ins."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.conftest import StartWorker, chance, ledger, measured, server_binary, start_worker
+from tests.chaos.workers import Ledger
+from tests.conftest import ServerPool
+from tests.contrib.bot.attempts import Stage, staged
+from tests.contrib.bot.meetings import Meetings
+from tests.servers import RedisServer, available_servers
+
+__all__ = ["broker", "chance", "ledger", "measured", "meetings", "server_binary", "stage", "start_worker"]
+
+
+@pytest.fixture
+def broker(server_pool: ServerPool) -> Iterator[str]:
+    """The URL of an empty server, which is shared with other tests."""
+    server = server_pool.get(available_servers()[0])
+    yield server.url
+    server.flush()
+
+
+@pytest.fixture
+async def stage(broker: str, tmp_path: Path) -> AsyncIterator[Stage]:
+    """Where processes of bots run."""
+    async with staged(broker, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def meetings(
+    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, tmp_path: Path
+) -> AsyncIterator[Meetings]:
+    """Bots on a server of the test's own, and the workers that look after them; none of both outlives the test."""
+    async with Meetings(private_redis.url, start_worker, ledger, tmp_path) as running:
+        yield running
