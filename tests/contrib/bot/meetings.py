@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
-from streamtask_contrib.bot.processes import ATTEMPT, BOT_ID, BROKER
+from streamtask_contrib.bot.processes import BOT_ID, BROKER
 from streamtask_contrib.bot.registry import Bots
 from streamtask_contrib.bot.states import Bot
 from streamtask_contrib.events import BotRequested, BotStopRequested
