@@ -117,11 +117,25 @@ async def test_it_can_be_left_at_any_time(folder: Path, options: str) -> None:
 
 
 async def test_who_comes_late_hears_the_rest(folder: Path) -> None:
-    began = quote((datetime.now(UTC) - timedelta(seconds=0.5)).isoformat())
-    happenings = await played(driver(folder, f"file:two.wav?began={began}"))
+    begins = quote((datetime.now(UTC) - timedelta(seconds=0.5)).isoformat())
+    happenings = await played(driver(folder, f"file:two.wav?begins={begins}"))
     assert 0 < len(sound(happenings, "0")) < len(LEFT) * 0.6
     assert LEFT.endswith(sound(happenings, "0"))
     assert happenings[-1] == Ended("meeting_ended")
+
+
+async def test_who_is_early_waits_for_the_others(folder: Path) -> None:
+    begins = datetime.now(UTC) + timedelta(seconds=0.6)
+    made = driver(folder, f"file:two.wav?begins={quote(begins.isoformat())}")
+    await made.join()
+    happenings = made.happenings()
+    assert await anext(happenings) == Admitted()
+    assert await anext(happenings) == Joined("0", "Speaker 1")
+    assert datetime.now(UTC) >= begins
+    heard = sound([happening async for happening in happenings], "0")
+    assert LEFT.endswith(heard)
+    assert len(heard) > len(LEFT) * 0.8
+    await made.close()
 
 
 async def test_a_file_that_was_cut_off_is_played_as_far_as_it_goes(folder: Path) -> None:
@@ -149,7 +163,7 @@ async def test_a_file_that_was_cut_off_is_played_as_far_as_it_goes(folder: Path)
         ("file:two.wav?speed=0", "wrong_address"),
         ("file:two.wav?speed=nan", "wrong_address"),
         ("file:two.wav?volume=11", "wrong_address"),
-        ("file:two.wav?began=2026-01-01T00:00:00", "wrong_address"),
+        ("file:two.wav?begins=2026-01-01T00:00:00", "wrong_address"),
     ],
 )
 async def test_an_address_leads_nowhere_else(folder: Path, address: str, reason: str) -> None:
