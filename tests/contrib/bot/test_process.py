@@ -62,8 +62,8 @@ async def test_a_bot_hears_a_meeting_to_its_end(stage: Stage) -> None:
 
 async def test_a_bot_that_was_killed_goes_on_behind_its_last_chunk(stage: Stage) -> None:
     name = stage.record("talk.wav", [part for _ in range(40) for part in (tone(0.7), quiet(0.8))])
-    began = quote(datetime.now(UTC).isoformat())
-    await stage.request(f"file:{name}?began={began}", metadata={"names": "Anna"})
+    begins = quote(datetime.now(UTC).isoformat())
+    await stage.request(f"file:{name}?begins={begins}", metadata={"names": "Anna"})
     first = await stage.start()
     await stage.has_chunks(2)
     before = len(await stage.chunks())
