@@ -156,13 +156,7 @@ class Stage:
 
     def record(self, name: str, *channels: Sequence[bytes]) -> str:
         """A recording of these channels; its name."""
-        tracks = [b"".join(parts) for parts in channels]
-        longest = max(map(len, tracks))
-        tracks = [track.ljust(longest, b"\0") for track in tracks]
-        frames = b"".join(b"".join(track[at : at + 2] for track in tracks) for at in range(0, longest, 2))
-        with wave.open(str(self.recordings / name), "wb") as file:
-            file.setparams((len(tracks), 2, RATE, 0, "NONE", ""))
-            file.writeframes(frames)
+        record(self.recordings / name, *channels)
         return name
 
     async def close(self) -> None:
@@ -170,6 +164,17 @@ class Stage:
             if attempt.process.poll() is None:
                 attempt.process.kill()
             attempt.process.wait()
+
+
+def record(path: Path, *channels: Sequence[bytes]) -> None:
+    """Write a recording of these channels."""
+    tracks = [b"".join(parts) for parts in channels]
+    longest = max(map(len, tracks))
+    tracks = [track.ljust(longest, b"\0") for track in tracks]
+    frames = b"".join(b"".join(track[at : at + 2] for track in tracks) for at in range(0, longest, 2))
+    with wave.open(str(path), "wb") as file:
+        file.setparams((len(tracks), 2, RATE, 0, "NONE", ""))
+        file.writeframes(frames)
 
 
 @asynccontextmanager
