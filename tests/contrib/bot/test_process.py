@@ -279,6 +279,15 @@ async def test_a_token_is_in_no_log_no_status_and_no_chunk(stage: Stage, tmp_pat
         assert form not in stored
 
 
+async def test_a_token_that_a_driver_gives_as_a_reason_is_in_no_status(stage: Stage) -> None:
+    await stage.request("odd:", driver="leaky", auth_token_ref="env:STREAMTASK_BOT_TOKEN_MEET")
+    attempt = await stage.start(TOKEN_MEET="sesame")
+    assert await ended(stage, attempt) == ("stopped", "refused_***", False)
+    statuses = await stage.statuses()
+    assert (statuses[-1].reason, statuses[-1].sub_code) == ("refused_***", "***")
+    assert "sesame" not in attempt.said() + str(await stage.bot())
+
+
 async def test_the_log_tells_what_has_happened(stage: Stage) -> None:
     name = stage.record("two.wav", [tone(0.5), quiet(1.5)], [quiet(2)])
     await stage.request(f"file:{name}", metadata={"names": "Anna,Ben"})
