@@ -90,16 +90,21 @@ async def test_lines_of_one_who_died_at_publishing_are_told_once(app: App, writt
     assert await told(app) == [(0, ["one", "two"]), (8, ["three"])]
 
 
-async def test_one_that_could_not_publish_tries_the_same_again(app: App, written: Path) -> None:
+@pytest.mark.parametrize("stores", [True, False], ids=["stored", "not stored"])
+async def test_one_that_does_not_know_whether_it_has_published_tries_the_same_again(
+    app: App, written: Path, *, stores: bool
+) -> None:
+    logs = Logs(app, kept=60)
     add(written, b"one\n")
-    logs, dying = Logs(app, kept=60), Dying(app, stores=False)
-    logs._app = dying
+    await logs.follow(bot(written))
+    add(written, b"two\n")
+    logs._app = Dying(app, stores=stores)
     with pytest.raises(PublishError):
         await logs.follow(bot(written))
-    add(written, b"two\n")
+    add(written, b"three\n")
     logs._app = app
     await logs.follow(bot(written))
-    assert await told(app) == [(0, ["one"]), (4, ["two"])]
+    assert await told(app) == [(0, ["one"]), (4, ["two"]), (8, ["three"])]
 
 
 async def test_attempts_have_logs_of_their_own(app: App, written: Path, tmp_path: Path) -> None:

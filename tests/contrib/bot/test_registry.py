@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -80,23 +79,23 @@ async def test_many_who_change_a_bot_at_once_make_one_row_of_statuses(app: App, 
     await bots.request(requested())
     for state in ("starting", "joining", "in_call"):
         await bots.change("b", to(state))  # type: ignore[arg-type] # a state, as it stands
-    chance = random.Random(7)
 
-    async def changes(name: str) -> None:
+    async def join(name: str) -> None:
         mine = Bots(app)
-        for _ in range(8):
-            await mine.change(
-                "b",
-                lambda bot: bot.advanced("in_call", at=datetime.now(UTC), participants=[*bot.participants, name][-3:]),
-            )
-            await asyncio.sleep(chance.random() / 100)
 
-    await asyncio.gather(*(changes(f"p{n}") for n in range(8)))
+        def joined(bot: Bot) -> Bot | None:
+            return bot.advanced("in_call", at=datetime.now(UTC), participants=[*bot.participants, name])
+
+        assert await mine.change("b", joined) is not None
+
+    names = {f"p{n}" for n in range(32)}
+    await asyncio.gather(*map(join, names))
     bot = await bots.load("b")
     assert bot is not None
-    assert bot.unpublished == ()
+    # None was made on what had been replaced meanwhile.
+    assert set(bot.participants) == names
+    assert (bot.sequence, bot.unpublished) == (3 + len(names), ())
     assert await sequences(app) == list(range(bot.sequence + 1))
-    assert bot.sequence >= 4 + 8
 
 
 class Failing:
@@ -248,7 +247,8 @@ async def test_a_bot_that_is_requested_again_while_it_is_forgotten_stays_on_the_
         records = Slow()
 
     await Bots(SlowApp(), kept=60.0).forget()  # type: ignore[arg-type] # it publishes nothing
-    assert [bot.bot_id for bot in await bots.living()] == ["b"]
+    for listed in (await bots.living(), await bots.all()):
+        assert [bot.bot_id for bot in listed] == ["b"]
 
 
 def test_the_last_status_of_a_bot_is_as_it_was_published() -> None:
