@@ -103,8 +103,10 @@ class Detector:
             *self._judge_services(sample),
             *(bots.judge(bot, self._limits) for bot in sample.bots),
         ]
-        begun = [verdict.finding for verdict in verdicts if verdict.is_bad and verdict.name not in self._open]
-        over = list(self._over_now({verdict.name: verdict for verdict in verdicts}, sample.at))
+        # A service may be called as a group is: then what is bad counts.
+        by_name = {verdict.name: verdict for verdict in sorted(verdicts, key=lambda verdict: verdict.is_bad)}
+        begun = [verdict.finding for name, verdict in by_name.items() if verdict.is_bad and name not in self._open]
+        over = list(self._over_now(by_name, sample.at))
         return [*self._begin(begun, sample.at), *over, *self._many_over(sample.at)]
 
     # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,19 +128,28 @@ class Detector:
         self._over = {name: (over + missed, calm) for name, (over, calm) in self._over.items()}
         return at - self._limits.interval
 
+    def _group(self, subject: str) -> GroupJudge:
+        if subject not in self._groups:
+            self._groups[subject] = GroupJudge(self._limits)
+        return self._groups[subject]
+
+    def _service(self, service: str) -> ServiceJudge:
+        if service not in self._services:
+            self._services[service] = ServiceJudge(service, self._limits)
+        return self._services[service]
+
     # ── judging ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _judge_groups(self, sample: Sample, began: float) -> Iterator[Verdict]:
         for group in sample.groups:
-            judge = self._groups.setdefault(group.subject, GroupJudge(self._limits))
+            judge = self._group(group.subject)
             self._last_seen["group", group.subject] = sample.at
             yield from judge.look(group, sample.at, began, self._open.keys())
         yield from self._gone("group", self._groups, sample.at, _GONE)
 
     def _judge_services(self, sample: Sample) -> Iterator[Verdict]:
         for service, instances in sample.services.items():
-            self._services.setdefault(service, ServiceJudge(service, self._limits))
-            self._services[service].report(instances, sample.at)
+            self._service(service).report(instances, sample.at)
             self._last_seen["service", service] = sample.at
         for judge in self._services.values():
             yield from judge.look(sample.at, self._open.keys(), reports_wait=sample.reports_wait)
@@ -171,9 +182,9 @@ class Detector:
 
     def _note(self, name: Name, at: float, *, part_of: str = "") -> None:
         calm = _CALM.get(name[0], _CALM_ELSE)
-        ended, before = self._over.pop(name, (at - _AGAIN, calm))
-        if at - ended < _AGAIN:
-            calm = min(_LONGEST_CALM, max(calm, 2 * before, 1.0))
+        before = self._over.pop(name, None)
+        if before is not None and at - before[0] < _AGAIN:
+            calm = min(_LONGEST_CALM, max(calm, 2 * before[1], 1.0))
         self._open[name] = _Open(part_of, calm=calm)
 
     # ── what is over ──────────────────────────────────────────────────────────────────────────────────────────
@@ -227,10 +238,10 @@ class Detector:
         """Go on from there. Raises ValueError, TypeError or KeyError where it is nothing that was written by this."""
         self._at = None if written["at"] is None else float(written["at"])
         for subject, moment in written["groups"].items():
-            self._groups.setdefault(subject, GroupJudge(self._limits)).load_moment(moment)
+            self._group(subject).load_moment(moment)
             self._last_seen["group", subject] = self._at or 0.0
         for service, moment in written["services"].items():
-            self._services.setdefault(service, ServiceJudge(service, self._limits)).load_moment(moment)
+            self._service(service).load_moment(moment)
             self._last_seen["service", service] = self._at or 0.0
         self._over = {
             (str(kind), str(subject)): (float(over), float(calm)) for kind, subject, over, calm in written["over"]
@@ -248,11 +259,7 @@ class Detector:
 
     def load_usual(self, of: str, subject: str, written: Mapping[str, Any]) -> None:
         """Take over what was learned of a subject. Raises as `load_moments` does."""
-        judge: GroupJudge | ServiceJudge
-        if of == "group":
-            judge = self._groups.setdefault(subject, GroupJudge(self._limits))
-        else:
-            judge = self._services.setdefault(subject, ServiceJudge(subject, self._limits))
+        judge = self._group(subject) if of == "group" else self._service(subject)
         judge.load_usual(written)
         self._last_seen.setdefault((of, subject), self._at or 0.0)
 

@@ -15,8 +15,8 @@ from streamtask_contrib.monitoring.verdicts import Finding, Verdict
 
 #: Seconds over which dead letters are counted.
 _DEAD_OVER = 300.0
-#: How much more than at the last look a backlog grows, and how much less it shrinks, to be said to.
-_GROWS, _SHRINKS = 1.1, 0.9
+#: A backlog grows that is so much more than two minutes ago, and about the most since then; it shrinks at so much less.
+_GROWS, _MOST, _SHRINKS = 1.1, 0.98, 0.9
 #: How much longer than any before an event is in work to be late, and in how many looks the group had done something
 #: before that is judged.
 _LATER, _ACTIVE = 3.0, 120
@@ -38,7 +38,7 @@ class GroupJudge:
         self._track = GroupTrack()
         self._lag = Usual(spread=max(1.0, limits.lag_events / 10), share=0.1)
         self._lags: deque[tuple[float, int]] = deque()
-        self._grows = Lasting(limits.lag_grows)
+        self._grows = Lasting(limits.lag_grows, share=0.5)
         self._dead = Usual(spread=1.0)
         self._deaths: deque[tuple[float, int]] = deque()
         self._dead_before: int | None = None
@@ -100,7 +100,7 @@ class GroupJudge:
         most = max(seen for _, seen in self._lags)
         bound = max(self._limits.lag_events, self._lag.above(self._limits.deviations), 1.5 * self._lag.high)
         is_much = lag >= bound and (sample.lag_seconds or 0.0) >= self._limits.lag_age
-        self._grows.add(at, is_so=is_much and lag >= _SHRINKS * most and lag > _GROWS * before)
+        self._grows.add(at, is_so=is_much and lag >= _MOST * most and lag > _GROWS * before)
         is_known = self._lag.is_known
         self._lag.add(float(lag), at, is_unusual=is_open or self._grows.has_begun)
         if is_open:

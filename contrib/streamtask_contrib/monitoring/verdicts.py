@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
 Severity = Literal["warning", "critical"]
-
-#: No figure is told as larger: JSON has no infinity.
-_LARGEST = 1e12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +20,6 @@ class Finding:
     #: How far that is from what is usual, or allowed: 1 is at the limit, or in deviations.
     score: float = 0.0
     evidence: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("observed", "expected", "score"):
-            value = getattr(self, name)
-            bounded = 0.0 if math.isnan(value) else min(max(value, -_LARGEST), _LARGEST)
-            object.__setattr__(self, name, bounded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 LEASE, _MOMENTS, _USUAL = "monitoring-watch", "monitoring-moments", "monitoring-usual"
 #: Seconds between two tries to become the watcher, or to stay it; and between two times that the usual is kept.
 _TRY, _KEEP = 1.0, 60.0
+#: No figure is told as larger.
+_LARGEST = 1e12
 #: What a broken record may raise when it is read.
 _BROKEN = (ValueError, TypeError, KeyError, AttributeError)
 
@@ -190,7 +193,7 @@ class _Watch:
         for anomaly in await self._anomalies.known():
             if anomaly.name == (change.kind, change.subject) and not anomaly.is_over:
                 await self._anomalies.recovered(
-                    anomaly, observed=change.observed, evidence=change.evidence, at=datetime.now(UTC)
+                    anomaly, observed=_bounded(change.observed), evidence=change.evidence, at=datetime.now(UTC)
                 )
                 log.info("monitoring.recovered", extra={"kind": change.kind, "subject": change.subject})
 
@@ -230,11 +233,16 @@ def _event(opened: Opened) -> AnomalyDetected:
         kind=finding.kind,
         subject=finding.subject,
         severity=finding.severity,
-        observed=finding.observed,
-        expected=finding.expected,
-        score=finding.score,
+        observed=_bounded(finding.observed),
+        expected=_bounded(finding.expected),
+        score=_bounded(finding.score),
         evidence=finding.evidence,
     )
+
+
+def _bounded(figure: float) -> float:
+    """A figure as JSON can hold it."""
+    return 0.0 if math.isnan(figure) else min(max(figure, -_LARGEST), _LARGEST)
 
 
 def _written(value: Mapping[str, Any]) -> bytes:

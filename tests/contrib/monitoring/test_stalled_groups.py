@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,9 +12,10 @@ from pathlib import Path
 import pytest
 from streamtask_contrib.events import AnomalyDetected
 
-from streamtask import App
+from streamtask import App, StoredEnvelope
 from tests.chaos.conftest import Measured, StartWorker
-from tests.chaos.workers import Job, Ledger, WorkerProcess, publish, until
+from tests.chaos.workers import Job, Ledger, publish, until
+from tests.contrib.listening import listening
 from tests.servers import RedisServer
 
 #: Seconds within which a stall has to be told, and its end.
@@ -43,11 +43,9 @@ class Told:
     def __init__(self) -> None:
         self.heard: list[tuple[AnomalyDetected, float]] = []
 
-    async def listen(self, url: str) -> None:
-        async with App("test", broker=url) as app:
-            async for stored in app.read("monitoring", after="0"):
-                if stored.event_type == "AnomalyDetected":
-                    self.heard.append((AnomalyDetected.model_validate(stored.payload), time.monotonic()))
+    def take(self, stored: StoredEnvelope) -> None:
+        if stored.event_type == "AnomalyDetected":
+            self.heard.append((AnomalyDetected.model_validate(stored.payload), time.monotonic()))
 
     def of(self, subject: str, state: str) -> list[tuple[AnomalyDetected, float]]:
         return [(event, at) for event, at in self.heard if (event.subject, event.state) == (subject, state)]
@@ -56,12 +54,8 @@ class Told:
 @asynccontextmanager
 async def hearing(url: str) -> AsyncIterator[Told]:
     told = Told()
-    listening = asyncio.create_task(told.listen(url))
-    try:
+    async with listening(App("test", broker=url), "monitoring", told.take):
         yield told
-    finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
 
 
 def environment() -> dict[str, str]:
