@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Path, WebSocket
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from streamtask import StreamtaskError
 from streamtask_contrib.api.delivery import BehindError, Mailbox, status_message, tell
@@ -26,67 +26,16 @@ from streamtask_contrib.api.sockets import (
     stay,
 )
 from streamtask_contrib.api.wording import WordedRoute
-from streamtask_contrib.bot.asking import BotTakenError, ask_for, ask_to_stop, check, new_bot_id
+from streamtask_contrib.bot.asking import BotTakenError, ask_for, ask_to_stop
 from streamtask_contrib.bot.registry import status_of
 from streamtask_contrib.bot.states import FINAL, Bot
-from streamtask_contrib.capture.chunks import Wishes, new_session_id
-from streamtask_contrib.events import ID, AutomaticLeave, BotRequested, BotState
+from streamtask_contrib.bot.wishes import BotWish, in_words
+from streamtask_contrib.capture.register import NOBODY
+from streamtask_contrib.events import ID, BotState
 
 router = APIRouter(tags=["bots"], route_class=WordedRoute)
 
 BotId = Annotated[str, Path(pattern=ID)]
-_Fact = Annotated[str, Field(max_length=500)]
-
-
-class Leaving(AutomaticLeave):
-    """When it leaves by itself, in seconds; 0: never for this reason."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class BotWish(BaseModel):
-    """A meeting, and how a bot should be in it."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    meeting_url: str = Field(min_length=1, max_length=2000)
-    #: A name for it: who sends the same request again gets the same bot.
-    bot_id: str | None = Field(default=None, pattern=ID)
-    #: A name for its session, which must not have audio yet.
-    session_id: str | None = Field(default=None, pattern=ID)
-    driver: str = Field(default="browser", pattern=r"^[a-z][a-z0-9_-]{0,49}$")
-    recipe: str = Field(default="auto", pattern=r"^[a-z][a-z0-9_-]{0,49}$")
-    #: What the meeting shows.
-    display_name: str = Field(default="streamtask bot", min_length=1, max_length=100)
-    #: Where the token is, never the token.
-    auth_token_ref: str = Field(default="", max_length=500)
-    #: What is spoken; left out, the model finds out.
-    language: str | None = None
-    #: Languages to translate to.
-    translate: list[str] = Field(default_factory=list, max_length=20)
-    automatic_leave: Leaving = Field(default_factory=Leaving)
-    #: Facts to find it again by.
-    metadata: dict[_Fact, _Fact] = Field(default_factory=dict, max_length=20)
-
-    def request(self, *, bot_id: str, user: str) -> BotRequested:
-        """The same as an event. Raises ValueError where a language or the address is none."""
-        wishes = Wishes(language=self.language, translate=self.translate)
-        request = BotRequested(
-            bot_id=bot_id,
-            session_id=self.session_id or new_session_id(),
-            user_id=user,
-            meeting_url=self.meeting_url,
-            driver=self.driver,
-            recipe=self.recipe,
-            display_name=self.display_name,
-            auth_token_ref=self.auth_token_ref,
-            processing_flags=wishes.flags,
-            language=wishes.language,
-            automatic_leave=AutomaticLeave(**self.automatic_leave.model_dump()),
-            metadata=self.metadata,
-        )
-        check(request)
-        return request
 
 
 class Accepted(BaseModel):
@@ -134,11 +83,11 @@ class Participants(BaseModel):
 @router.post("/api/bots", status_code=202)
 async def start(wish: BotWish, service: Serving, user: User) -> Accepted:
     """Ask for a bot. Its words come as the events and the transcript of its session."""
-    bot_id = wish.bot_id or new_bot_id()
     try:
-        request = wish.request(bot_id=bot_id, user=user)
+        request = wish.request(user)
     except ValueError as error:
-        raise HTTPException(422, _in_words(error)) from None
+        raise HTTPException(422, in_words(error)) from None
+    bot_id = request.bot_id
     try:
         # One after the other: two that come together must not both be the last that there may be.
         async with service.asking:
@@ -170,12 +119,6 @@ async def _check_room(service: Service, bot_id: str, user: str) -> None:
     if len(living) >= most and all(bot.bot_id != bot_id for bot in living):
         message = f"{most} of your bots have not ended yet, the limit of this server; stop one first"
         raise HTTPException(429, message, {"Retry-After": "5"})
-
-
-def _in_words(error: ValueError) -> str:
-    """What is wrong. Pydantic's own text quotes what was sent."""
-    problems = getattr(error, "errors", None)
-    return "; ".join(str(one["msg"]) for one in problems(include_input=False)) if problems else str(error)
 
 
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,7 +154,7 @@ async def owned(service: Service, bot_id: str, user: str) -> Bot:
 
 
 def _user_of(bot: Bot) -> str | None:
-    return None if bot.request is None else bot.request.user_id
+    return None if bot.request is None else bot.request.user_id or NOBODY
 
 
 def _session_of(bot: Bot) -> str:

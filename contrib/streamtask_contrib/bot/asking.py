@@ -6,19 +6,12 @@ known as soon as it was asked for, and a stop holds. Published, it wakes the orc
 
 from __future__ import annotations
 
-import uuid
-from urllib.parse import urlsplit
-
 from streamtask import App, PublishError
 from streamtask_contrib.bot.registry import Bots
 from streamtask_contrib.bot.states import Bot
-from streamtask_contrib.capture.register import BOT, Register
+from streamtask_contrib.capture.register import BOT, NOBODY, Register
 from streamtask_contrib.events import BotRequested, BotStopRequested
 
-#: What a token's reference begins with.
-REFERENCES = ("env:", "file:", "call:")
-#: Schemes that a browser would open, and that are no meeting.
-_NO_MEETING = frozenset({"about", "blob", "chrome", "data", "file", "javascript", "view-source"})
 #: Of a request, what two who mean the same may have different.
 _OWN = {"session_id", "requested_at"}
 
@@ -27,52 +20,18 @@ class BotTakenError(Exception):
     """There is a bot of this id already, and it is another user's, or another bot."""
 
 
-def new_bot_id() -> str:
-    """An id that no other bot has, short enough to be typed."""
-    return uuid.uuid4().hex[:12]
-
-
-def check(request: BotRequested) -> None:
-    """Refuse what no bot could do, or what none should; raises ValueError with what to do."""
-    _check_address(request.driver, request.meeting_url)
-    if request.auth_token_ref and not request.auth_token_ref.startswith(REFERENCES):
-        raise ValueError(
-            "auth_token_ref says where the token is, and is never the token itself: "
-            '"env:NAME", "file:name" or "call:anything"'
-        )
-
-
-def _check_address(driver: str, address: str) -> None:
-    try:
-        url = urlsplit(address)
-        has_password = url.username is not None or url.password is not None
-    except ValueError as error:
-        raise ValueError(f"meeting_url is no address: {error}") from error
-    if driver == "file":
-        if url.scheme not in {"file", "recording"}:
-            raise ValueError('the driver "file" plays a recording, "file:name.wav", and joins no other meeting')
-    elif url.scheme in _NO_MEETING:
-        raise ValueError(f"meeting_url may not begin with {url.scheme}: that is no meeting")
-    elif driver == "browser" and (url.scheme not in {"http", "https"} or not url.hostname):
-        raise ValueError("meeting_url has to be a whole address: https://meet.example.org/room")
-    if has_password:
-        raise ValueError("meeting_url holds a user or a password, which every log would show; use auth_token_ref")
-
-
 async def ask_for(app: App, request: BotRequested, *, session_ttl: float) -> Bot:
     """Ask for a bot; the bot as it stands. The same request again is answered with the same bot.
 
-    `session_ttl`: seconds that its session is kept. Raises ValueError, `BotTakenError`, `SessionTakenError`, and
-    `StreamtaskError` where the broker is away: then the same request, sent again, makes up for it.
+    `session_ttl`: seconds that its session is kept. Raises `BotTakenError`, `SessionTakenError`, and `StreamtaskError`
+    where the broker is away: then the same request, sent again, makes up for it.
     """
-    check(request)
     bots = Bots(app)
     known = await bots.load(request.bot_id)
     if known is None or known.request is None:
         register = Register(app, request.session_id, ttl=session_ttl)
-        await register.begin(
-            request.user_id or "", BOT + request.bot_id, targets=request.processing_flags.target_languages
-        )
+        targets = request.processing_flags.target_languages
+        await register.begin(request.user_id or NOBODY, BOT + request.bot_id, targets=targets)
         known = await bots.request(request)
     if known.request is None or known.request.user_id != request.user_id:
         raise BotTakenError(f"there is a bot {request.bot_id!r} already, and it is not yours")

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,11 +13,12 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `api` is not installed")
 
 from streamtask_contrib.bot.registry import Bots
-from streamtask_contrib.events import AudioChunkReceived, BotRequested, BotState, BotStopRequested
+from streamtask_contrib.events import AudioChunkReceived, BotRequested, BotStopRequested
 from websockets.asyncio.client import ClientConnection
 
 from streamtask import App
 from tests.contrib.api.serving import Served, answers, deaf, hear, hear_all, measured, served, until
+from tests.contrib.bots import advance
 
 KEYS = {"keys": {"anna": "a-secret", "ben": "b-secret"}}
 ANNA, BEN = ({"X-Api-Key": key} for key in KEYS["keys"].values())
@@ -29,16 +29,6 @@ async def ask(api: Served, **wish: Any) -> Any:
     """The answer to a wish for a bot."""
     headers = wish.pop("headers", {})
     return await api.client.post("/api/bots", json={"meeting_url": MEETING} | wish, headers=headers)
-
-
-async def advance(app: App, bot_id: str, *states: BotState, people: tuple[str, ...] = (), reason: str = "") -> None:
-    """What the orchestrator and the bot would do."""
-    for state in states:
-        changed = await Bots(app).change(
-            bot_id,
-            lambda bot, state=state: bot.advanced(state, at=datetime.now(UTC), reason=reason, participants=people),
-        )
-        assert changed is not None, state
 
 
 async def published(app: App, kind: type[BotRequested | BotStopRequested], bot_id: str) -> list[Any]:
