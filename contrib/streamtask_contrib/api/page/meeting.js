@@ -2,7 +2,7 @@
 
 import { ask, element, hue, openSocket, sentence, showError, span } from "./page.js";
 
-const STEPS = ["Asked for", "Joining", "In the call", "Listening", "Left"];
+const STEPS = ["Asked", "Joining", "In call", "Listening", "Left"];
 const STATES = {
   requested: { step: 0, name: "asked for", text: "Waits to be started" },
   starting: { step: 0, name: "starting", text: "Is being started" },
@@ -37,6 +37,8 @@ export class Meeting {
   #captions;
   #bot = null;
   #socket = null;
+  // How far it came: one that failed did not go through what is between.
+  #reached = 0;
 
   constructor(captions) {
     this.#captions = captions;
@@ -65,6 +67,7 @@ export class Meeting {
   show(bot) {
     this.#socket?.close();
     this.#bot = { ...bot, sequence: -1 };
+    this.#reached = 0;
     element("bot").hidden = false;
     element("bot-id").textContent = bot.bot_id;
     element("meeting-name").textContent = shortName(bot.meeting_url);
@@ -135,10 +138,12 @@ export class Meeting {
     const asked = desired === "stopped" && !isOver && state !== "leaving";
     element("bot").dataset.state = state;
     element("bot-state").textContent = asked ? "asked to leave" : name;
-    element("bot-text").textContent = `${text}${isOver ? because(reason, subCode) : ""}${attempt > 1 ? `, attempt ${attempt}` : ""}.`;
+    element("bot-text").textContent = `${text}${isOver ? because(reason, subCode) : ""}${attempt > 1 ? `, attempt ${attempt}` : ""}`;
+    if (state !== "failed") this.#reached = step;
     for (const [place, item] of [...element("track").children].entries()) {
-      item.className = place < step ? "done" : place === step ? "now" : "";
+      item.className = place === step ? "current" : place <= this.#reached ? "done" : "";
     }
+    element("track").lastElementChild.textContent = state === "failed" ? "Failed" : STEPS.at(-1);
     element("participants").replaceChildren(...participants.map(chip));
     element("participants").hidden = !participants.length;
     element("stop-bot").hidden = isOver || asked || state === "leaving";

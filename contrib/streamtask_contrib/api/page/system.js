@@ -50,8 +50,9 @@ export class System {
       evidence || subject,
       `for ${span(age)}`,
     ]);
+    const living = new Set(health.workers.flatMap(({ groups }) => groups));
     table("groups", health.groups, ({ stream, group, lag, pending, dead }) => [
-      dotted(dead ? "degraded" : "ok", group),
+      dotted(living.has(group) ? (dead ? "degraded" : "ok") : "down", group),
       stream,
       `${lag ?? "?"} wait · ${pending} at work${dead ? ` · ${dead} given up` : ""}`,
     ]);
@@ -68,7 +69,10 @@ export class System {
 }
 
 function line(health) {
-  if (health.status !== "ok") return health.problems[0];
+  if (health.status !== "ok") {
+    const more = health.problems.length - 1;
+    return `${sentence(health.problems[0])}${more ? ` (and ${more} more)` : ""}`;
+  }
   const living = Object.values(health.bots).reduce((sum, count) => sum + count, 0);
   const bots = living ? ` · ${living} ${living === 1 ? "bot" : "bots"}` : "";
   return `ready · ${health.workers.length} workers${bots} · ${health.redis_ping_ms} ms`;
