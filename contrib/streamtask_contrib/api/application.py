@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from streamtask import App, BlobTooLargeError, StreamtaskError
-from streamtask_contrib.api import bots, events, health, live, openai, sessions, uploads
+from streamtask_contrib.api import bots, configuration, events, health, live, openai, sessions, uploads
 from streamtask_contrib.api.keys import Guard, SeatsTakenError
 from streamtask_contrib.api.service import Service
 from streamtask_contrib.api.settings import ApiSettings
@@ -56,7 +56,7 @@ def create_app(settings: ApiSettings | None = None, *, broker: str | None = None
     api = FastAPI(title="Speech", description=_DESCRIPTION, lifespan=lifespan)
     api.state.service = service
     api.add_middleware(Guard, keys=service.keys, max_upload=settings.max_upload_bytes)
-    for module in (uploads, live, openai, events, sessions, bots, health):
+    for module in (uploads, live, openai, events, sessions, bots, configuration, health):
         api.include_router(module.router)
     _answer_errors(api)
     _serve_page(api)

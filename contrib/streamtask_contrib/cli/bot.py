@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import click
@@ -27,8 +26,6 @@ _NOBODY_STARTS = (
 )
 #: The bot is where it should be, or nowhere.
 _THERE: frozenset[BotState] = FINAL | {"in_call", "capturing"}
-#: Bots that an error names.
-_LISTED = 10
 #: Seconds that a session is kept.
 _SESSION_TTL = 7 * 86_400.0
 
@@ -217,9 +214,5 @@ async def _bot(app: App, bot_id: str) -> Bot:
     found = await Bots(app).load(bot_id)
     if found is not None and found.request is not None:
         return found
-    there = [one.bot_id for one in await Bots(app).all() if one.request is not None]
-    near = difflib.get_close_matches(bot_id, there, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    listed = ", ".join(reversed(there[-_LISTED:])) or "none"
-    more = ", …" if len(there) > _LISTED else ""
-    raise StreamtaskError(f"no bot {bot_id!r}; {hint}there are: {listed}{more}")
+    there = [one.bot_id for one in reversed(await Bots(app).all()) if one.request is not None]
+    raise StreamtaskError(f"no bot {bot_id!r}; {printing.there_are(bot_id, there)}")

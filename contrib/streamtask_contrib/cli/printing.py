@@ -5,6 +5,7 @@ What comes from meetings, services and logs is shown and never obeyed: a termina
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import sys
@@ -22,6 +23,8 @@ from rich.text import Text
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 #: Characters of a line where no terminal says how many it has: nothing is cut off in a file or a pipe.
 _WIDE = 100_000
+#: Names that an error lists.
+_LISTED = 10
 _SPANS = ((86_400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 #: Word → how it is shown on a terminal.
 _STYLES = {
@@ -75,9 +78,31 @@ def say(text: str) -> None:
     click.echo(printable(text))
 
 
+def say_coloured(text: str, colour: str | None) -> None:
+    """A line of the answer, coloured on a terminal."""
+    click.echo(click.style(printable(text), fg=colour))
+
+
+def heading(text: str) -> None:
+    """What the next lines are."""
+    click.echo("\n" + click.style(printable(text), bold=True))
+
+
+def compact(value: Any) -> str:
+    """A value on one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def remark(text: str) -> None:
     """A word for people, on standard error: it is no part of the answer."""
     click.echo(printable(text), err=True)
+
+
+def there_are(name: str, known: Sequence[str]) -> str:
+    """What to say of a name that is none of those that there are."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}there are: {', '.join(known[:_LISTED]) or 'none'}{', …' if len(known) > _LISTED else ''}"
 
 
 def ago(moment: datetime) -> str:
