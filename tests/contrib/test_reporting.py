@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator
@@ -19,8 +18,9 @@ from streamtask_contrib.reporting import Reporter, reporter
 from streamtask_contrib.reporting import router as reporting
 from streamtask_contrib.reporting.figures import Counts, counts, quantiles
 
-from streamtask import App, Event, Reject, Retry, StoredEnvelope, TransportError
+from streamtask import App, Event, Reject, Retry, StoredEnvelope
 from tests.chaos.workers import until
+from tests.contrib.listening import listening
 from tests.servers import RedisServer, available_servers
 
 
@@ -35,15 +35,6 @@ class Heard:
         self.health: list[ServiceHealthReport] = []
         self.usage: list[UsageMetrics] = []
 
-    async def listen(self, app: App) -> None:
-        after = "0"
-        while True:
-            with contextlib.suppress(TransportError):
-                async for stored in app.read("monitoring", after=after):
-                    after = stored.entry_id
-                    self.take(stored)
-            await asyncio.sleep(0.1)
-
     def take(self, stored: StoredEnvelope) -> None:
         if stored.event_type == "ServiceHealthReport":
             self.health.append(ServiceHealthReport.model_validate(stored.payload))
@@ -54,12 +45,8 @@ class Heard:
 @asynccontextmanager
 async def hearing(app: App) -> AsyncIterator[Heard]:
     heard = Heard()
-    listening = asyncio.create_task(heard.listen(app))
-    try:
+    async with listening(app, "monitoring", heard.take):
         yield heard
-    finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
 
 
 def billing(**options: Any) -> App:

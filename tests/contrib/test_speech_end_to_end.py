@@ -32,6 +32,7 @@ from streamtask_contrib.cli.processes import Workers
 from websockets.asyncio.client import connect
 
 from tests.contrib.api.serving import begin, control, hear, measured, quiet
+from tests.contrib.browsing import errors_of, opened
 from tests.servers import RedisServer, available_servers, free_port
 
 pytestmark = pytest.mark.timeout(180)
@@ -43,7 +44,6 @@ SAID = {
     "open the next slide": "ouvrez la diapositive suivante",
     "thank you": "merci",
 }
-CHROMIUM = Path("/usr/bin/chromium")
 DOCS = Path(__file__).parents[2] / "docs"
 ESPEAK = shutil.which("espeak-ng") or ""
 if not ESPEAK:
@@ -273,37 +273,13 @@ async def test_the_client_of_the_documentation_works(system: Api, tmp_path: Path
 
 
 @pytest.fixture
-def has_chromium() -> bool:
-    return CHROMIUM.exists()
-
-
-@pytest.fixture
-async def page(tmp_path: Path, has_chromium: bool) -> Any:
-    """A page of a real Chromium, into whose microphone the second sentence is spoken again and again."""
-    playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
-    if not has_chromium:
-        pytest.skip("Chromium is not installed")
+async def page(tmp_path: Path) -> Any:
+    """A page into whose microphone the second sentence is spoken again and again."""
     microphone = tmp_path / "microphone.wav"
     microphone.write_bytes(as_wav(spoken("open the next slide") + quiet(2)))
-    arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required"]
-    arguments += ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
-    arguments += [f"--use-file-for-fake-audio-capture={microphone}"]
-    async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments)
-        try:
-            opened = await browser.new_page()
-            opened.set_default_timeout(PATIENCE * 1000)
-            yield opened
-        finally:
-            await browser.close()
-
-
-def errors_of(page: Any) -> list[str]:
-    """What goes wrong in a page from now on."""
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    return errors
+    arguments = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    async with opened(*arguments, f"--use-file-for-fake-audio-capture={microphone}", patience=PATIENCE) as page:
+        yield page
 
 
 #: What a browser does when a file is dropped on a page.

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 from streamtask import App, BlobTooLargeError, StreamtaskError
-from streamtask_contrib.api import events, health, live, openai, sessions, uploads
+from streamtask_contrib.api import bots, configuration, events, health, live, openai, sessions, uploads
 from streamtask_contrib.api.keys import Guard, SeatsTakenError
 from streamtask_contrib.api.service import Service
 from streamtask_contrib.api.settings import ApiSettings
@@ -49,13 +49,14 @@ def create_app(settings: ApiSettings | None = None, *, broker: str | None = None
             if settings.keep_transcripts:
                 await stack.enter_async_context(app.worker())
             await stack.enter_async_context(Reporter(app, app.name, without_worker=True).running())
-            await stack.enter_async_context(_running(service.hub.run(), service.pressure.run()))
+            duties = (service.hub.run(), service.statuses.run(), service.pressure.run())
+            await stack.enter_async_context(_running(*duties))
             yield
 
     api = FastAPI(title="Speech", description=_DESCRIPTION, lifespan=lifespan)
     api.state.service = service
     api.add_middleware(Guard, keys=service.keys, max_upload=settings.max_upload_bytes)
-    for module in (uploads, live, openai, events, sessions, health):
+    for module in (uploads, live, openai, events, sessions, bots, configuration, health):
         api.include_router(module.router)
     _answer_errors(api)
     _serve_page(api)

@@ -14,15 +14,27 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from streamtask_contrib.events import (
+    BotStatusUpdate,
     ProcessingFailed,
     TranscriptionCompleted,
     TranslationCompleted,
     Word,
 )
 
-#: What a client is told. `partial` to `failed` are results; the others only stand in a live session.
+#: What a client is told. `partial` to `failed` are results; a bot has `status` and `ended`, a live session the others.
 Kind = Literal[
-    "partial", "final", "translation", "failed", "gap", "ready", "ack", "status", "backpressure", "pong", "error"
+    "partial",
+    "final",
+    "translation",
+    "failed",
+    "gap",
+    "ready",
+    "ack",
+    "status",
+    "ended",
+    "backpressure",
+    "pong",
+    "error",
 ]
 Result = TranscriptionCompleted | TranslationCompleted | ProcessingFailed
 _KINDS: Mapping[type[Result], Kind] = {
@@ -43,6 +55,8 @@ class Message:
     id: str = ""
     #: The result that it tells of, if it does.
     result: Result | None = None
+    #: The status of a bot that it tells of, if it does.
+    status: BotStatusUpdate | None = None
 
     @property
     def session_id(self) -> str:
@@ -68,6 +82,11 @@ def message_of(result: Result, *, entry_id: str) -> Message:
         facts["segments_left_out"] = True
     kind = _KINDS[type(result)]
     return Message(kind=kind, id=entry_id, result=result, text=_json({"type": kind, "id": entry_id} | facts))
+
+
+def status_message(status: BotStatusUpdate) -> Message:
+    """The status of a bot as a message."""
+    return Message(kind="status", status=status, text=_json({"type": "status"} | status.model_dump(mode="json")))
 
 
 def partial_of(result: TranscriptionCompleted, stable: Sequence[Word], tentative: Sequence[Word]) -> Message:

@@ -17,7 +17,7 @@ from streamtask_contrib.api.delivery import BehindError, Mailbox, tell
 from streamtask_contrib.api.keys import SeatsTakenError
 from streamtask_contrib.api.service import Service, Serving, User
 from streamtask_contrib.api.sessions import SessionId, owned
-from streamtask_contrib.api.sockets import NOT_FOUND, UNAUTHORIZED, ClosedError, closing, content, first_to_end
+from streamtask_contrib.api.sockets import NOT_FOUND, UNAUTHORIZED, ClosedError, closing, first_to_end, ignore, stay
 
 router = APIRouter(tags=["sessions"])
 
@@ -85,8 +85,8 @@ async def over_socket(websocket: WebSocket, service: Serving, session_id: Sessio
             await websocket.send_text(tell("ready", session_id=session_id).text)
             await first_to_end(
                 _send(websocket, mailbox),
-                _ignore(websocket, service.settings.max_frame_bytes),
-                _stay(mailbox),
+                ignore(websocket, service.settings.max_frame_bytes),
+                stay(mailbox),
             )
 
 
@@ -94,15 +94,3 @@ async def _send(websocket: WebSocket, mailbox: Mailbox) -> None:
     while True:
         message = await mailbox.get()
         await websocket.send_text(message.text)
-
-
-async def _ignore(websocket: WebSocket, limit: int) -> None:
-    """Read until the client leaves, which is seen in no other way."""
-    while True:
-        content(await websocket.receive(), limit=limit)
-
-
-async def _stay(mailbox: Mailbox) -> None:
-    """A client that is behind ends here, because sending to it may hang."""
-    await mailbox.is_behind.wait()
-    raise mailbox.behind()

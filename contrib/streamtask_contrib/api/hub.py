@@ -1,25 +1,19 @@
-"""One reader of the results in each API process, and everybody who waits for them.
+"""The results of sessions, for everybody who waits for them.
 
 The hub reads `stream:audio-results` from the beginning of the replay window on, and keeps what it read, as far as
-memory allows: a client that comes back is served from there, and no socket ever reads the stream itself.
+memory allows: a client that comes back is served from there.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
-import time
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
-from pydantic import ValidationError
-
-from streamtask import App, EnvelopeError, StoredEnvelope, TransportError
+from streamtask import App, StoredEnvelope
 from streamtask_contrib.api.delivery import Mailbox, Message, Result, message_of, partial_of, tell
+from streamtask_contrib.api.reading import Reader, decoded
 from streamtask_contrib.api.settings import ApiSettings
 from streamtask_contrib.events import (
     ProcessingFailed,
@@ -28,16 +22,10 @@ from streamtask_contrib.events import (
 )
 from streamtask_contrib.transcript.agreement import Agreement
 
-log = logging.getLogger(__name__)
-
 STREAM = "audio-results"
 _RESULTS: Mapping[str, type[Result]] = {
     cls.__name__: cls for cls in (TranscriptionCompleted, TranslationCompleted, ProcessingFailed)
 }
-#: Seconds after which a stream that could not be read is tried again.
-_AGAIN = 1.0
-#: Seconds without trouble after which the stream can be read.
-_AWAY = 3 * _AGAIN
 #: Sessions of which is remembered how far their speech has come.
 _MAX_SPOKEN = 10_000
 
@@ -50,65 +38,30 @@ class _Spoken:
     agreement: Agreement = field(default_factory=Agreement)
 
 
-class Hub:
+class Hub(Reader):
     """Reads results and hands them to mailboxes, by session."""
 
     def __init__(self, app: App, settings: ApiSettings) -> None:
-        self._app = app
+        super().__init__(app, STREAM, since=settings.replay)
         self._settings = settings
-        self._position: str | datetime = "$"
         self._kept: deque[Message] = deque()
         self._kept_bytes = 0
         self._by_session: dict[str, deque[Message]] = {}
         #: The last id that was forgotten: whoever asks from before it misses something.
         self._forgotten = ""
         self._spoken: OrderedDict[str, _Spoken] = OrderedDict()
-        self._mailboxes: dict[str, set[Mailbox]] = {}
-        self._failed_at = -_AWAY
-
-    @property
-    def is_reading(self) -> bool:
-        """Whether the stream can be read, as far as is known: there was no trouble in the last seconds."""
-        return time.monotonic() - self._failed_at >= _AWAY
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self) -> None:
-        """Read until cancelled; after trouble, go on where it was."""
-        try:
-            await self._read()
-        finally:
-            # Whatever ended it: nothing is read from here on.
-            self._failed_at = math.inf
-
-    async def _read(self) -> None:
-        self._position = datetime.now(UTC) - timedelta(seconds=self._settings.replay)
-        while True:
-            try:
-                async for stored in self._app.read(STREAM, after=self._position):
-                    self._position = stored.entry_id
-                    self.take(stored)
-            except TransportError as error:
-                self._failed_at = time.monotonic()
-                log.warning("hub.interrupted", extra={"error": str(error), "again_in": _AGAIN})
-            await asyncio.sleep(_AGAIN)
-
     def take(self, stored: StoredEnvelope) -> None:
-        """Hand one entry of the stream to those who wait for it."""
-        cls = _RESULTS.get(stored.event_type)
-        if cls is None:
-            return
-        try:
-            result = cls.model_validate(stored.payload)
-        except (ValidationError, EnvelopeError) as error:
-            log.warning("hub.undecodable", extra={"entry_id": stored.entry_id, "error": str(error)})
-            return
-        message = self._message(result, stored.entry_id)
+        """Hand one result to those who wait for it."""
+        result = decoded(stored, _RESULTS)
+        message = None if result is None else self._message(result, stored.entry_id)
         if message is None:
             return
         if not message.is_passing:
             self._keep(message)
-        for mailbox in self._mailboxes.get(result.session_id, ()):
+        for mailbox in self.mailboxes(message.session_id):
             mailbox.put(message)
 
     def _message(self, result: Result, entry_id: str) -> Message | None:
@@ -159,14 +112,8 @@ class Hub:
             earlier=self._earlier(session_id, after),
             last_id="" if after == "$" else after,
         )
-        self._mailboxes.setdefault(session_id, set()).add(mailbox)
-        try:
+        with self.waiting(session_id, mailbox):
             yield mailbox
-        finally:
-            listening = self._mailboxes[session_id]
-            listening.remove(mailbox)
-            if not listening:
-                del self._mailboxes[session_id]
 
     def known(self, session_id: str) -> list[Result]:
         """The final results of a session that are kept."""

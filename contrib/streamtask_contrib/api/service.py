@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends
@@ -14,6 +15,8 @@ from streamtask_contrib.api.hub import Hub
 from streamtask_contrib.api.keys import Keys, Seats
 from streamtask_contrib.api.pressure import Pressure
 from streamtask_contrib.api.settings import ApiSettings
+from streamtask_contrib.api.statuses import Statuses
+from streamtask_contrib.bot.registry import Bots
 from streamtask_contrib.capture.register import Register
 
 
@@ -31,6 +34,10 @@ class Service:
     #: Sockets and event streams, and uploads, that are open.
     connections: Seats
     uploads: Seats
+    bots: Bots
+    statuses: Statuses
+    #: Held by who asks for a bot.
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @classmethod
     def of(cls, settings: ApiSettings, events: App) -> Service:
@@ -44,6 +51,8 @@ class Service:
             handover=Handover(),
             connections=Seats(settings.max_connections),
             uploads=Seats(settings.max_uploads),
+            bots=Bots(events),
+            statuses=Statuses(events, settings),
         )
 
     def register(self, session_id: str) -> Register:

@@ -52,6 +52,13 @@ class ApiSettings(BaseSettings):
     #: How long a socket waits for the last results after `end`, and `/v1/audio/transcriptions` for all of them.
     end_timeout: float = Field(default=120.0, ge=0)
 
+    # ── bots and configuration ────────────────────────────────────────────────────────────────────────────────
+
+    #: Bots of one user that have not ended.
+    max_bots: int = Field(default=10, ge=1)
+    #: Users who may see what services are configured with, and take it back, as JSON. Without keys: who is let in.
+    operators: tuple[str, ...] = ()
+
     # ── what is kept ──────────────────────────────────────────────────────────────────────────────────────────
 
     #: Audio, after it has come: as long as a worker may be away.
@@ -67,7 +74,7 @@ class ApiSettings(BaseSettings):
     replay_bytes: int = Field(default=64 << 20, ge=0)
     #: Partial results that wait for a slow client; older ones are dropped.
     max_waiting_partials: int = Field(default=8, ge=1)
-    #: Final results that wait for a slow client; with more, it is closed and told where to go on.
+    #: Final results, or statuses, that wait for a slow client; with more, it is closed and told where to go on.
     max_waiting_finals: int = Field(default=1000, ge=1)
     #: An event stream says that it is alive so often.
     keepalive: float = Field(default=15.0, gt=0)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 
-from streamtask_contrib.api.delivery import BehindError, tell
+from streamtask_contrib.api.delivery import BehindError, Mailbox, tell
 from streamtask_contrib.api.keys import SeatsTakenError
 
 # Below 4000 the codes are those of the WebSocket protocol.
@@ -77,3 +77,15 @@ async def first_to_end(*duties: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in ended:
         task.result()
+
+
+async def ignore(websocket: WebSocket, limit: int) -> None:
+    """Read until the client leaves, which is seen in no other way."""
+    while True:
+        content(await websocket.receive(), limit=limit)
+
+
+async def stay(mailbox: Mailbox) -> None:
+    """A client that is behind ends here, because sending to it may hang."""
+    await mailbox.is_behind.wait()
+    raise mailbox.behind()

@@ -27,10 +27,11 @@ class Secrets:
         self._texts: list[str] = []
 
     def add(self, secret: SecretStr) -> None:
-        """Tell it no more, also as it stands in an address."""
+        """Tell it no more, also as it stands in an address or within quotes."""
         text = secret.get_secret_value()
         if len(text) >= _SHORTEST:
-            forms = {text, quote(text), quote(text, safe=""), quote_plus(text)}
+            quoted = {repr(text)[1:-1], json.dumps(text)[1:-1]}
+            forms = {text, quote(text), quote(text, safe=""), quote_plus(text)} | quoted
             # The longest first: one may be part of another.
             self._texts = sorted({*self._texts, *forms}, key=len, reverse=True)
 

@@ -54,7 +54,7 @@ class Logs:
         if position is None:
             position = await self._resume(bot, path)
         for _ in range(_LAST_PIECES if is_over else 1):
-            piece = await asyncio.to_thread(_read, path, position, is_over=is_over)
+            piece = await asyncio.to_thread(_read, path, position, _PIECE, is_over=is_over)
             if not piece:
                 break
             await self._write(bot, position, position + len(piece))
@@ -67,7 +67,7 @@ class Logs:
         """Publish once more what was written down last; where the log goes on behind it."""
         fields = await self._app.records.read(_key(bot.bot_id))
         begin, _, end = fields.get(str(bot.attempt), b"0-0").partition(b"-")
-        piece = await asyncio.to_thread(_read, path, int(begin), is_over=True, size=int(end) - int(begin))
+        piece = await asyncio.to_thread(_read, path, int(begin), int(end) - int(begin), is_over=True)
         if piece:
             await self._publish(bot, int(begin), piece)
         return int(end)
@@ -82,7 +82,7 @@ class Logs:
         await self._app.publish(event, dedup_key=f"{bot.bot_id}:{bot.attempt}:{position}")
 
 
-def _read(path: Path, position: int, *, is_over: bool, size: int = _PIECE) -> bytes:
+def _read(path: Path, position: int, size: int, *, is_over: bool) -> bytes:
     """The next bytes up to the end of a line; of a log that is over, or in a line that is too long, up to anywhere."""
     try:
         with path.open("rb") as file:
@@ -91,7 +91,7 @@ def _read(path: Path, position: int, *, is_over: bool, size: int = _PIECE) -> by
     except FileNotFoundError:
         return b""
     whole = piece[: piece.rfind(b"\n") + 1]
-    return whole or (piece if is_over or len(piece) == _PIECE else b"")
+    return whole or (piece if is_over or len(piece) == size else b"")
 
 
 def _key(bot_id: str) -> str:

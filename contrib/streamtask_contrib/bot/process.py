@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
 
-from streamtask import App, ConfigurationError, PublishError, StreamtaskError, TransportError
+from streamtask import App, ConfigurationError, TransportError
 from streamtask_contrib.bot.attendance import Attendance, BehindError
 from streamtask_contrib.bot.drivers.port import Ended, JoinError
 from streamtask_contrib.bot.lifeline import Lifeline, kill_group
@@ -38,7 +38,8 @@ from streamtask_contrib.capture.tracks import SessionEndedError, Tracks, tracks_
 from streamtask_contrib.leases import Lease
 from streamtask_contrib.settings import blob_stores, from_environment
 
-log = logging.getLogger(__name__)
+#: Not by `__name__`, which is "__main__" here.
+log = logging.getLogger("streamtask_contrib.bot.process")
 
 #: Exit codes: it has said how it ended; something is wrong; there is nothing to do for it; it was told to end, no more.
 IN_ORDER, FAULT, NOT_WANTED, TERMINATED = 0, 1, 3, 4
@@ -210,8 +211,13 @@ class BotProcess:
         self._go(ending_of(error))
 
     def _go(self, ending: Ending | None) -> None:
-        if not self._cause.done():
-            self._cause.set_result(ending)
+        if self._cause.done():
+            return
+        if ending is not None:
+            # A driver has chosen the words, and they become a status.
+            told = {"reason": self._struck.strike(ending.reason), "sub_code": self._struck.strike(ending.sub_code)}
+            ending = ending.model_copy(update=told)
+        self._cause.set_result(ending)
 
     # ── going ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -298,7 +304,8 @@ async def _run() -> int:
         log.info("bot.process", extra={"bot_id": assignment.bot_id, "attempt": assignment.attempt, "pid": os.getpid()})
         async with App("bot", broker=assignment.broker, blobs=blob_stores()) as app:
             return await BotProcess(app, assignment, settings, struck).run()
-    except (StreamtaskError, PublishError):
+    except Exception:
+        # Whatever it is: what Python would print of it has not been through the log.
         log.exception("bot.fault")
         return FAULT
 

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 
 from streamtask import App, Backoff, Context, DeadEvent, PublishError, Retry, RetryLater, Router, TransportError
-from streamtask_contrib.bot.orchestrator import CloseSession, Orchestrator
+from streamtask_contrib.bot.care import CloseSession
+from streamtask_contrib.bot.orchestrator import Orchestrator
 from streamtask_contrib.bot.processes import PROGRAM
 from streamtask_contrib.bot.registry import Bots
 from streamtask_contrib.bot.settings import BotSettings

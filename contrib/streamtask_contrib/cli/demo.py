@@ -1,7 +1,8 @@
 """`streamtask demo`: all of speech on this machine, at once.
 
-It starts a Redis, the workers for audio and translation, and the API; it speaks a recording into the API's socket,
-shows the words and their French as they come, and leaves the page open for whoever wants to speak. It needs no network.
+It starts a Redis, the workers for audio, translation, bots and monitoring, and the API; it speaks a recording into the
+API's socket, sends a bot to a meeting, shows the words and their French as they come, and leaves the page open for
+whoever wants to speak. It needs no network.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import click
 from streamtask_contrib.cli.processes import Workers
 from streamtask_contrib.extras import require
 
-_RECORDING = Path(__file__).parent.parent / "demo" / "meeting.wav"
-_APPS = ("streamtask_contrib.audio:app", "streamtask_contrib.translation:app")
+_RECORDINGS = Path(__file__).parent.parent / "demo"
 _NEEDED = (
     "ctranslate2",
     "fastapi",
     "faster_whisper",
     "multipart",
+    "psutil",
     "pydantic_settings",
     "sentencepiece",
     "uvicorn",
@@ -36,11 +37,16 @@ _NEEDED = (
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the page and the API; 0: any free one.")
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page.")
-@click.option("--once", is_flag=True, help="End after the recording, which is spoken faster; no page is opened.")
-@click.option("--speak", "recording", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=_RECORDING,
-              help="Another recording: WAV, 16 bits.")  # fmt: skip
+@click.option("--once", is_flag=True, help="Go faster, open no page, and end after the meeting.")
+@click.option(
+    "--speak",
+    "recording",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=_RECORDINGS / "meeting.wav",
+    help="Another recording: WAV, 16 bits.",
+)
 def demo(*, port: int, browser: bool, once: bool, recording: Path) -> None:
-    """Watch spoken words come as text, and as French; then speak yourself.
+    """Watch spoken words come as text, and as French, and a bot in a meeting; then speak yourself.
 
     Everything runs on this machine and ends with this command.
     """
@@ -50,8 +56,11 @@ def demo(*, port: int, browser: bool, once: bool, recording: Path) -> None:
         logging.basicConfig(filename=f"{folder}/api.log", level=logging.INFO)
         broker = f"embedded://{folder}/redis"
         with Workers(broker, Path(folder)) as workers:
-            for app in _APPS:
-                workers.start(app)
+            workers.start("streamtask_contrib.audio:app")
+            workers.start("streamtask_contrib.translation:app")
+            bots = {"STREAMTASK_BOT_RECORDINGS": str(_RECORDINGS), "STREAMTASK_BOT_LOGS": f"{folder}/bots"}
+            workers.start("streamtask_contrib.bot:app", **bots)
+            workers.start("streamtask_contrib.monitoring:app")
             # Loaded while the workers load their models: together they are there sooner.
             from streamtask_contrib.cli.showing import Show  # noqa: PLC0415
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +24,15 @@ class Workers:
         self._folder = folder
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, app: str) -> None:
-        """Start the worker of an app, "package:attribute"."""
+    def start(self, app: str, **environment: str) -> None:
+        """Start the worker of an app, "package:attribute". `environment`: beside what there is."""
         with self._log(app).open("wb") as log:
             self._running[app] = subprocess.Popen(  # noqa: S603 - our own program
                 [*_PROGRAM, "worker", "-A", app, "--broker", self._broker],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=os.environ | environment,
                 # Ctrl-C is for the command, which ends them in order.
                 process_group=0,
             )

@@ -161,8 +161,8 @@ class Follower:
             for step in (self._look_at_file, self._look_at_head, self._report):
                 try:
                     await step()
-                except (StreamtaskError, OSError, ValueError) as error:
-                    # The broker is away, the file cannot be written, or something in the records is not ours.
+                except Exception as error:  # noqa: BLE001 - a duty: what nobody has thought of must not end it
+                    # Most often the broker is away, or the file cannot be written.
                     self._complain(step.__name__.lstrip("_"), error)
             self._looked.set()
             with contextlib.suppress(TimeoutError):
@@ -177,7 +177,7 @@ class Follower:
                 async for envelope in self._app.read("config-sync"):
                     if envelope.event_type == "ConfigSnapshot":
                         self._woken.set()
-            except StreamtaskError as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 self._complain("listen", error)
             await asyncio.sleep(self._every)
 

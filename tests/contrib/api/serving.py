@@ -80,6 +80,22 @@ async def served(url: str, **settings: Any) -> AsyncIterator[Served]:
             await running
 
 
+@asynccontextmanager
+async def deaf(api: Served, path: str) -> AsyncIterator[None]:
+    """A client that opens a socket, and reads nothing of what comes."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", api.port))
+        head = (
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{api.port}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        await loop.sock_sendall(client, head.encode())
+        yield
+
+
 def worker_app(url: str, *, seen: list[AudioChunkReceived] | None = None, delay: float = 0.0) -> App:
     """Answers each chunk with a word for its place, and with its translations; fast, and without a model."""
     app = App("stand-in", broker=url)

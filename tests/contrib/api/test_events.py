@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket as sockets
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from streamtask import App
-from tests.contrib.api.serving import Served, answers, hear, hear_all, measured, served, until
+from tests.contrib.api.serving import Served, answers, deaf, hear, hear_all, measured, served, until
 
 pytest.importorskip("fastapi", reason="the extra `api` is not installed")
 
@@ -125,8 +124,7 @@ async def test_one_client_that_reads_nothing_holds_nobody_up(broker: str) -> Non
     long = "word " * 1000
     async with served(broker, max_waiting_finals=10) as api, App("test", broker=broker) as app:
         await own(api)
-        with sockets.socket() as deaf:
-            await _connect(deaf, api)
+        async with deaf(api, "/api/sessions/talk/events"):
             async with AsyncExitStack() as stack:
                 opened = [await stack.enter_async_context(api.socket("/api/sessions/talk/events")) for _ in arrivals]
                 readers = [
@@ -151,19 +149,6 @@ async def test_one_client_that_reads_nothing_holds_nobody_up(broker: str) -> Non
             for n in range(40):
                 await app.publish(result(finals + n, text="word " * 50_000))
             await until(lambda: api.service.connections.taken == 0)
-
-
-async def _connect(client: sockets.socket, api: Served) -> None:
-    """Ask for events, and read nothing of what comes."""
-    client.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
-    client.setblocking(False)
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(client, ("127.0.0.1", api.port))
-    head = (
-        f"GET /api/sessions/talk/events HTTP/1.1\r\nHost: 127.0.0.1:{api.port}\r\nUpgrade: websocket\r\n"
-        "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    await loop.sock_sendall(client, head.encode())
 
 
 async def _read(socket: Any, finals: int, arrivals: list[float]) -> None:

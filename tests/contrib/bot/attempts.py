@@ -161,14 +161,7 @@ class Stage:
 
     def record(self, name: str, *channels: Sequence[bytes]) -> str:
         """A recording of these channels; its name."""
-        tracks = [array("h", b"".join(parts)) for parts in channels]
-        longest = max(map(len, tracks))
-        frames = array("h", bytes(2 * longest * len(tracks)))
-        for number, track in enumerate(tracks):
-            frames[number : len(track) * len(tracks) : len(tracks)] = track
-        with wave.open(str(self.recordings / name), "wb") as file:
-            file.setparams((len(tracks), 2, RATE, 0, "NONE", ""))
-            file.writeframes(frames.tobytes())
+        record(self.recordings / name, *channels)
         return name
 
     async def close(self) -> None:
@@ -176,6 +169,18 @@ class Stage:
             if attempt.process.poll() is None:
                 attempt.process.kill()
             attempt.process.wait()
+
+
+def record(path: Path, *channels: Sequence[bytes]) -> None:
+    """Write a recording of these channels."""
+    tracks = [array("h", b"".join(parts)) for parts in channels]
+    longest = max(map(len, tracks))
+    frames = array("h", bytes(2 * longest * len(tracks)))
+    for number, track in enumerate(tracks):
+        frames[number : len(track) * len(tracks) : len(tracks)] = track
+    with wave.open(str(path), "wb") as file:
+        file.setparams((len(tracks), 2, RATE, 0, "NONE", ""))
+        file.writeframes(frames.tobytes())
 
 
 @asynccontextmanager

@@ -12,9 +12,19 @@ from tests.chaos.workers import Ledger
 from tests.conftest import ServerPool
 from tests.contrib.bot.attempts import Stage, staged
 from tests.contrib.bot.meetings import Meetings
-from tests.servers import RedisServer, available_servers
+from tests.servers import RedisServer, ServerBinary, available_servers
 
-__all__ = ["broker", "chance", "ledger", "measured", "meetings", "server_binary", "stage", "start_worker"]
+__all__ = [
+    "broker",
+    "chance",
+    "ledger",
+    "measured",
+    "meeting_server",
+    "meetings",
+    "server_binary",
+    "stage",
+    "start_worker",
+]
 
 
 @pytest.fixture
@@ -33,9 +43,18 @@ async def stage(broker: str, tmp_path: Path) -> AsyncIterator[Stage]:
 
 
 @pytest.fixture
+def meeting_server(server_binary: ServerBinary) -> Iterator[RedisServer]:
+    """A server of the test's own, to be paused; its disk is not what is tried here."""
+    server = RedisServer(server_binary)
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
 async def meetings(
-    private_redis: RedisServer, start_worker: StartWorker, ledger: Ledger, tmp_path: Path
+    meeting_server: RedisServer, start_worker: StartWorker, ledger: Ledger, tmp_path: Path
 ) -> AsyncIterator[Meetings]:
     """Bots on a server of the test's own, and the workers that look after them; none of both outlives the test."""
-    async with Meetings(private_redis.url, start_worker, ledger, tmp_path) as running:
+    async with Meetings(meeting_server, start_worker, ledger, tmp_path) as running:
         yield running

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
-from streamtask_contrib.bot.processes import BOT_ID, BROKER
+from streamtask_contrib.bot.processes import BOT_ID, BROKER, PROGRAM
 from streamtask_contrib.bot.registry import Bots
 from streamtask_contrib.bot.states import Bot
 from streamtask_contrib.events import BotRequested, BotStopRequested
@@ -17,6 +17,7 @@ from streamtask_contrib.events import BotRequested, BotStopRequested
 from streamtask import App, Event
 from tests.chaos.conftest import StartWorker
 from tests.chaos.workers import Ledger, WorkerProcess, emitted, until
+from tests.servers import RedisServer
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 SOURCE = """
@@ -28,18 +29,22 @@ from streamtask_contrib.settings import from_environment
 
 app.include(router(from_environment(BotSettings), program=(sys.executable, os.environ["STAND_IN"])))
 """
+#: The worker as it is shipped, whose bots are real.
+REAL = "from streamtask_contrib.bot import app\n"
 
 
 class Meetings:
     """One broker, its bot workers, and the bots of both."""
 
-    def __init__(self, url: str, start_worker: StartWorker, ledger: Ledger, folder: Path) -> None:
-        self.url = url
+    def __init__(self, server: RedisServer, start_worker: StartWorker, ledger: Ledger, folder: Path) -> None:
+        self.server = server
+        self.url = url = server.url
         self.ledger = ledger
         self.logs = folder / "logs"
         self.settings: dict[str, object] = {"logs": self.logs}
         self._start_worker = start_worker
         self._app = App("test", broker=url)
+        self._workers: list[WorkerProcess] = []
         #: At most so many processes of each bot were seen at once.
         self.most: Counter[str] = Counter()
         self.looks = 0
@@ -51,6 +56,9 @@ class Meetings:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # The orchestrators first: they would start again what is ended here.
+        for worker in self._workers:
+            await worker.close()
         self._watching.cancel()
         await asyncio.wait([self._watching])
         await self._app.__aexit__()
@@ -65,13 +73,15 @@ class Meetings:
             f"STREAMTASK_BOT_{name.upper()}": str(value) for name, value in {**self.settings, **settings}.items()
         }
         environment |= {"STAND_IN": str(STAND_IN), "STAND_IN_NOTES": str(self.ledger.path)}
-        return await self._start_worker(self.url, source, environment=environment)
+        worker = await self._start_worker(self.url, source, environment=environment)
+        self._workers.append(worker)
+        return worker
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def request(self, *bot_ids: str, does: str = "") -> None:
-        """Ask for bots."""
-        await self._app.publish_many([requested(bot_id, does) for bot_id in bot_ids])
+    async def request(self, *bot_ids: str, does: str = "", **wanted: Any) -> None:
+        """Ask for bots. `does`: what a stand-in does; `wanted`: more of the request."""
+        await self._app.publish_many([requested(bot_id, does, **wanted) for bot_id in bot_ids])
 
     async def stop(self, *bot_ids: str) -> None:
         """Ask bots to leave."""
@@ -100,7 +110,7 @@ class Meetings:
 
     def processes(self, bot_id: str = "") -> list[psutil.Process]:
         """The living processes of bots, without those that they have started."""
-        alike = {each.pid: each for each in members(self.url, bot_id) if str(STAND_IN) in _command(each)}
+        alike = {each.pid: each for each in members(self.url, bot_id) if _is_main(each)}
         # Between fork and exec, a child looks like its parent.
         return [each for each in alike.values() if _parent(each) not in alike]
 
@@ -130,11 +140,10 @@ class Meetings:
             await asyncio.sleep(0.1)
 
 
-def requested(bot_id: str, does: str = "") -> BotRequested:
+def requested(bot_id: str, does: str = "", **wanted: Any) -> BotRequested:
     """A bot for a meeting that nobody holds."""
-    return BotRequested(
-        bot_id=bot_id, session_id=f"s-{bot_id}", meeting_url="http://127.0.0.1:9/", metadata={"does": does}
-    )
+    fields = {"meeting_url": "http://127.0.0.1:9/", "metadata": {"does": does}} | wanted
+    return BotRequested(bot_id=bot_id, session_id=f"s-{bot_id}", **fields)
 
 
 def members(url: str, bot_id: str = "") -> list[psutil.Process]:
@@ -149,10 +158,10 @@ def members(url: str, bot_id: str = "") -> list[psutil.Process]:
     return found
 
 
-def _command(process: psutil.Process) -> list[str]:
+def _is_main(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
-        return process.cmdline()
-    return []
+        return process.cmdline()[1:] in ([str(STAND_IN)], list(PROGRAM[1:]))
+    return False
 
 
 def _parent(process: psutil.Process) -> int:

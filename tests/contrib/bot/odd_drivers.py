@@ -23,7 +23,9 @@ from streamtask_contrib.bot.drivers.port import (
 
 from tests.contrib.pcm import quiet, tone
 
-NAMES = ("nowhere", "deaf", "lobby", "blocked", "seized", "broken", "crashed", "clinging", "littering", "talk")
+NAMES = (
+    "nowhere", "deaf", "lobby", "blocked", "seized", "broken", "crashed", "leaky", "clinging", "littering", "talk",
+)  # fmt: skip
 
 
 def install(site: Path) -> None:
@@ -127,6 +129,16 @@ class Crashed(Talk):
         yield Ended("browser_crashed", is_fault=True)
 
 
+class Leaky(Talk):
+    """Tells its token, where only reasons are to be told."""
+
+    async def happenings(self) -> AsyncIterator[Happening]:
+        yield Admitted()
+        token = self.invitation.token
+        assert token is not None
+        yield Ended(f"refused_{token.get_secret_value()}", token.get_secret_value())
+
+
 class Clinging(Talk):
     """Its way out never ends."""
 
@@ -158,4 +170,4 @@ make_seized, make_broken, make_crashed, make_clinging = (
     _maker(Crashed),
     _maker(Clinging),
 )
-make_littering, make_talk = _maker(Littering), _maker(Talk)
+make_littering, make_talk, make_leaky = _maker(Littering), _maker(Talk), _maker(Leaky)

@@ -47,8 +47,7 @@ class StandIn:
             note("not wanted")
             await self.end("stopped", bot.stop_reason if bot else "")
             return
-        while not await self.lease.take():
-            await asyncio.sleep(0.1)
+        await self.hold()
         note("holds")
         does = (bot.request.metadata if bot.request else {}).get("does", "")
         if does == "never says a word":
@@ -60,7 +59,8 @@ class StandIn:
             await self.end("failed", "no_such_meeting")
             return
         await self.become("in_call")
-        print(f"{BOT} is in the call", flush=True)
+        sys.stdout.write(f"{BOT} is in the call\n")
+        sys.stdout.flush()
         if does == "is deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self.hang(renews=True)
@@ -69,6 +69,12 @@ class StandIn:
             os._exit(9)
         await self.become("capturing", participants=["Anna"])
         await self.listen()
+
+    async def hold(self) -> None:
+        held = await self.lease.take()
+        while not held:
+            await asyncio.sleep(0.1)
+            held = await self.lease.take()
 
     async def listen(self) -> None:
         """Until it is asked to leave. A broker that is away is waited for, as long as the lease lasts."""

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,8 +16,9 @@ from streamtask_contrib.events import BotRecoveryRequested
 
 from tests.chaos.conftest import Measured
 from tests.chaos.workers import LONG, Ledger, emitted, lives, nothing_pending, until
-from tests.contrib.bot.meetings import Meetings
-from tests.servers import RedisServer
+from tests.contrib.api.serving import quiet, tone
+from tests.contrib.bot.attempts import record
+from tests.contrib.bot.meetings import REAL, Meetings
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -43,6 +45,16 @@ async def owned_by_another(meetings: Meetings, bot_ids: Sequence[str], before: s
 
 async def owners(meetings: Meetings, bot_ids: Sequence[str]) -> set[str]:
     return {(await meetings.bot(bot_id)).owner for bot_id in bot_ids}
+
+
+async def in_calls(meetings: Meetings, *, attempt: int) -> None:
+    """Wait until the process of this attempt of all five is in its call."""
+
+    async def are_there() -> bool:
+        bots = [await meetings.bot(bot_id) for bot_id in five()]
+        return all(bot.attempt == attempt and bot.state == "capturing" for bot in bots)
+
+    await until(are_there, 60)
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:
@@ -81,7 +93,7 @@ async def test_a_bot_is_started_once_told_of_in_order_and_leaves_when_asked(meet
 
 
 async def test_the_worker_of_the_package_takes_its_settings_from_the_environment(meetings: Meetings) -> None:
-    worker = await meetings.worker("from streamtask_contrib.bot import app\n", max_bots=1)
+    worker = await meetings.worker(REAL, max_bots=1)
     assert worker.logs("orchestrator.begins")
     assert await worker.terminate() == 0
 
@@ -280,7 +292,7 @@ async def test_bots_that_die_with_their_orchestrator_are_started_again_once_each
     measured("seconds until all five are owned again", took)
     assert took < _OWNED_AGAIN
     began = time.monotonic()
-    await meetings.reach("capturing", *five(), within=60)
+    await in_calls(meetings, attempt=2)
     measured("seconds from there until all five are in their calls again", time.monotonic() - began)
 
     for bot_id in five():
@@ -403,17 +415,15 @@ async def test_two_orchestrators_that_race_for_twenty_bots_start_each_once(
         assert await meetings.states(bot_id) == WHOLE_LIFE[:5]
 
 
-async def test_a_broker_that_is_away_costs_no_bot(
-    meetings: Meetings, private_redis: RedisServer, ledger: Ledger
-) -> None:
+async def test_a_broker_that_is_away_costs_no_bot(meetings: Meetings, ledger: Ledger) -> None:
     worker = await meetings.worker(orchestrator_ttl=2)
     await meetings.request(*five())
     await meetings.reach("capturing", *five(), within=60)
     processes = Counter(process.pid for process in meetings.processes())
     # Beyond the orchestrators' leases, and within those of the bots.
-    private_redis.pause()
+    meetings.server.pause()
     await asyncio.sleep(25 if LONG else 12)
-    private_redis.resume()
+    meetings.server.resume()
     await until(lambda: len(worker.logs("orchestrator.begins")) == 2, 20)
     before = {line["orchestrator"] for line in worker.logs("orchestrator.begins")[:1]}
     await owned_by_another(meetings, five(), before)
@@ -425,3 +435,67 @@ async def test_a_broker_that_is_away_costs_no_bot(
     for bot_id in five():
         assert await meetings.states(bot_id) == WHOLE_LIFE
     assert ledger.count("start") == dict.fromkeys(five(), 1)
+
+
+# ── with real bots ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("bots_die", [False, True], ids=["bots-live", "bots-die"])
+async def test_five_bots_in_meetings_outlive_their_orchestrator_and_their_sessions_are_whole(
+    meetings: Meetings, tmp_path: Path, measured: Measured, *, bots_die: bool
+) -> None:
+    talk = [part for _ in range(8) for part in (tone(0.7), quiet(0.8))]
+    record(tmp_path / "talk.wav", talk)
+    meetings.settings["recordings"] = tmp_path
+    first = await meetings.worker(REAL)
+    meeting = {"driver": "file", "meeting_url": "file:talk.wav?hold=600", "metadata": {"names": "Anna"}}
+    await meetings.request(*five(), **meeting)
+    await meetings.reach("capturing", *five(), within=90)
+    before = await owners(meetings, five())
+    await meetings.worker(REAL)
+    await first.kill_whole()
+    if bots_die:
+        kill(meetings.processes())
+    took = await owned_by_another(meetings, five(), before)
+    measured("seconds until all five are owned again", took)
+    assert took < _OWNED_AGAIN
+    began = time.monotonic()
+    attempt = 2 if bots_die else 1
+    await in_calls(meetings, attempt=attempt)
+    measured("seconds from there until all five are in their calls", time.monotonic() - began)
+    await meetings.stop(*five())
+    began = time.monotonic()
+    await meetings.reach("stopped", *five(), within=60)
+    measured("seconds from the stop until all five have left", time.monotonic() - began)
+
+    assert meetings.most == dict.fromkeys(five(), 1)
+    assert meetings.everything() == []
+    for bot_id, updates in (await meetings.statuses()).items():
+        starts = [update["attempt"] for update in updates if update["state"] == "starting"]
+        assert starts == list(range(1, attempt + 1)), bot_id
+        assert (updates[-1]["state"], updates[-1]["reason"]) == ("stopped", "asked")
+    for bot_id in five():
+        chunks = [each for each in await emitted(meetings.url, "audio-ingest") if each["session_id"] == f"s-{bot_id}"]
+        assert [chunk["sequence"] for chunk in chunks] == list(range(len(chunks)))
+        assert [chunk["is_last"] for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+
+
+async def test_the_session_of_a_bot_that_is_given_up_gets_its_last_chunk(meetings: Meetings, tmp_path: Path) -> None:
+    record(tmp_path / "talk.wav", [part for _ in range(8) for part in (tone(0.7), quiet(0.8))])
+    await meetings.worker(REAL, recordings=tmp_path, max_attempts=1)
+    meeting = {"driver": "file", "meeting_url": "file:talk.wav?hold=600", "metadata": {"names": "Anna"}}
+    await meetings.request("b1", **meeting)
+
+    async def chunks() -> list[bool]:
+        return [chunk["is_last"] for chunk in await emitted(meetings.url, "audio-ingest")]
+
+    await until(chunks, 60)
+    kill(meetings.processes())
+    await meetings.reach("failed", "b1")
+
+    *before, last = await chunks()
+    assert last
+    assert not any(before)
+    # Whoever wants to know why reads it in the log.
+    logged = await emitted(meetings.url, "bot-logs")
+    assert any('"event": "bot.state"' in line for each in logged for line in each["lines"])

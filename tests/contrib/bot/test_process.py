@@ -62,8 +62,8 @@ async def test_a_bot_hears_a_meeting_to_its_end(stage: Stage) -> None:
 
 async def test_a_bot_that_was_killed_goes_on_behind_its_last_chunk(stage: Stage) -> None:
     name = stage.record("talk.wav", [part for _ in range(40) for part in (tone(0.7), quiet(0.8))])
-    began = quote(datetime.now(UTC).isoformat())
-    await stage.request(f"file:{name}?began={began}", metadata={"names": "Anna"})
+    begins = quote(datetime.now(UTC).isoformat())
+    await stage.request(f"file:{name}?begins={begins}", metadata={"names": "Anna"})
     first = await stage.start()
     await stage.has_chunks(2)
     before = len(await stage.chunks())
@@ -277,6 +277,15 @@ async def test_a_token_is_in_no_log_no_status_and_no_chunk(stage: Stage, tmp_pat
     for form in (token, quote(token), "sesame"):
         assert form not in attempt.said()
         assert form not in stored
+
+
+async def test_a_token_that_a_driver_gives_as_a_reason_is_in_no_status(stage: Stage) -> None:
+    await stage.request("odd:", driver="leaky", auth_token_ref="env:STREAMTASK_BOT_TOKEN_MEET")
+    attempt = await stage.start(TOKEN_MEET="sesame")
+    assert await ended(stage, attempt) == ("stopped", "refused_***", False)
+    statuses = await stage.statuses()
+    assert (statuses[-1].reason, statuses[-1].sub_code) == ("refused_***", "***")
+    assert "sesame" not in attempt.said() + str(await stage.bot())
 
 
 async def test_the_log_tells_what_has_happened(stage: Stage) -> None:

@@ -131,19 +131,30 @@ def recording(tmp_path: Path) -> Path:
     return made
 
 
-def test_it_speaks_a_recording_and_shows_words_and_french(started: Callable[..., Demo], recording: Path) -> None:
+def test_it_speaks_a_recording_sends_a_bot_to_a_meeting_and_ends(started: Callable[..., Demo], recording: Path) -> None:
     began = time.monotonic()
     running = started("--once", "--speak", str(recording), alone=True)
     running.wait_for("the meeting .*veuillez rejoindre la réunion")
     first = time.monotonic() - began
     found = running.wait_for(r"(\d+) words.*text\s+([\d.]+) s,\s+to\s+its\s+French\s+([\d.]+) s")
+    for said in (
+        "bot listening",
+        r"Ada: hello team\s+bonjour l'équipe",
+        r"Ben: hello\s+bonjour",
+        "bot leaving",
+        "bot left",
+        r"The system: ok, 5 workers, [4-9] services well, nothing unusual",
+    ):
+        running.wait_for(said)
     assert running.process.wait(PATIENCE) == 0, running.said()
+    took = time.monotonic() - began
     running.until(lambda: not running.alive())
     assert int(found[1]) > 5
     assert not list(running.output.parent.glob("streamtask-demo-*")), "its folder was left behind"
     measured(
         network=not _without_network(),
         first_words=round(first, 1),
+        all=round(took, 1),
         words=found[1],
         to_text=found[2],
         to_french=found[3],
@@ -152,14 +163,25 @@ def test_it_speaks_a_recording_and_shows_words_and_french(started: Callable[...,
 
 def test_it_stays_until_it_is_ended_and_takes_everything_with_it(started: Callable[..., Demo], recording: Path) -> None:
     running = started("--speak", str(recording))
-    address = running.wait_for(r"speak at (http://127\.0\.0\.1:\d+/)")[1]
+    address = running.wait_for(r"send a bot at (http://127\.0\.0\.1:\d+/)")[1]
     answer = httpx.get(address)
     assert answer.status_code == 200
     assert "Drop a recording here" in answer.text
-    assert len(running.alive()) > 4, "the demo, two supervisors, two workers"
+    assert len(running.alive()) > 8, "the demo, four supervisors, four workers"
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(PATIENCE) == 0, running.said()
     running.until(lambda: not running.alive())
+
+
+def test_it_is_ended_in_the_middle_of_a_meeting_and_the_bot_with_it(
+    started: Callable[..., Demo], recording: Path
+) -> None:
+    running = started("--speak", str(recording))
+    running.wait_for("bot listening")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(PATIENCE) == 0, running.said()
+    running.until(lambda: not running.alive())
+    assert not list(running.output.parent.glob("streamtask-demo-*")), "its folder was left behind"
 
 
 def test_it_is_ended_while_it_still_loads(started: Callable[..., Demo], recording: Path) -> None:

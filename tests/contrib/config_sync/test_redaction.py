@@ -16,9 +16,10 @@ from tests.contrib.config_sync.made import ANY, VALUES
 
 SECRET = "Tr0ub4dor-and-3"
 NAMES = (
-    "password", "PASSWORD", "db_password", "dbPassword", "smtp-passwd", "passphrase", "secret", "client_secret", "token",
-    "hf_token", "authToken", "api_key", "apiKey", "APIKEY", "x-api-key", "private_key", "AWS_SECRET_ACCESS_KEY",
-    "signing.key", "credentials", "cookie", "authorization", "webhook_secret", "password1", "salt", "tokens", "api_keys",
+    "password", "PASSWORD", "db_password", "dbPassword", "smtp-passwd", "passphrase", "secret", "client_secret",
+    "token", "hf_token", "authToken", "api_key", "apiKey", "APIKEY", "x-api-key", "private_key", "signing.key",
+    "AWS_SECRET_ACCESS_KEY", "credentials", "cookie", "authorization", "webhook_secret", "password1", "salt",
+    "tokens", "api_keys",
 )  # fmt: skip
 OPEN = (
     "model", "key", "public_key", "routing_key", "partition_keys", "tokenizer", "token_ttl", "password_file",

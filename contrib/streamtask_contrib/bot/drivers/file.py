@@ -7,7 +7,7 @@ else by who speaks in `NAME.json`, in order, else by number. In the address:
     speed=4         faster than life; moments are those of the recording
     lobby=2         seconds in the waiting room
     hold=60         the meeting goes on for so many seconds after the recording
-    began=2026-…    the meeting began then, ISO 8601: who comes later, or again, hears the rest
+    begins=2026-…   when somebody else comes, ISO 8601: a bot that is there later, or again, hears the rest
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Options:
     speed: float = 1.0
     lobby: float = 0.0
     hold: float = 0.0
-    began: datetime | None = None
+    begins: datetime | None = None
 
 
 class FileDriver:
@@ -97,6 +97,7 @@ class FileDriver:
             await self._sleep_until(time.monotonic() + self._options.lobby)
         if not self._leaves.is_set():
             yield Admitted()
+            await self._sleep_until(time.monotonic() - self._over)
             for number, name in enumerate(self._names):
                 yield Joined(str(number), name)
             async for heard in self._played():
@@ -117,13 +118,18 @@ class FileDriver:
         if file is not None:
             file.close()
 
+    @property
+    def _over(self) -> float:
+        """Seconds of the meeting that are over; below 0 where it has not begun."""
+        begins = self._options.begins
+        return 0.0 if begins is None else (datetime.now(UTC) - begins).total_seconds()
+
     async def _played(self) -> AsyncIterator[Heard]:
         """The recording, at its pace."""
         file, speed = self._file, self._options.speed
         if file is None:
             return
-        late = 0.0 if self._options.began is None else (datetime.now(UTC) - self._options.began).total_seconds() * speed
-        file.setpos(min(max(0, round(late * RATE)), file.getnframes()))
+        file.setpos(min(max(0, round(self._over * speed * RATE)), file.getnframes()))
         portion = round(_PORTION * RATE)
         began, played = time.monotonic(), 0
         while pcm := await asyncio.to_thread(file.readframes, portion):
@@ -153,7 +159,7 @@ def _parsed(address: str) -> tuple[str, _Options]:
         "speed": lambda text: _number(text, least=1.0, most=_FASTEST),
         "lobby": lambda text: _number(text, least=0.0, most=_LONGEST_WAIT),
         "hold": lambda text: _number(text, least=0.0, most=_LONGEST_WAIT),
-        "began": _moment,
+        "begins": _moment,
     }
     options: dict[str, float | datetime] = {}
     for key, text in parse_qsl(parts.query):

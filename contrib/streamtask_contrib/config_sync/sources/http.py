@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Final
 
 import httpx
 
+from streamtask import ConfigurationError
 from streamtask_contrib.config_sync.documents import FORMS, MAX_BYTES, Form
 from streamtask_contrib.config_sync.settings import ConfigSettings
 from streamtask_contrib.config_sync.sources.port import (
@@ -22,25 +25,44 @@ from streamtask_contrib.config_sync.versions import Version
 _TYPES: Final[dict[str, Form]] = {"json": "json", "yaml": "yaml", "toml": "toml"}
 _SENT: Final[dict[Form, str]] = {"json": "application/json", "yaml": "application/yaml", "toml": "application/toml"}
 _FORBIDDEN: Final = {httpx.codes.FORBIDDEN, httpx.codes.METHOD_NOT_ALLOWED, httpx.codes.NOT_IMPLEMENTED}
+_HTTPX: Final = logging.getLogger("httpx")
+
+
+class _Hidden(logging.Filter):
+    """Keeps addresses out of the log: httpx tells each question with its whole address, password, query and all."""
+
+    def __init__(self, addresses: Iterable[httpx.URL]) -> None:
+        super().__init__()
+        self._addresses = frozenset(addresses)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        return not any(isinstance(each, httpx.URL) and each in self._addresses for each in arguments)
 
 
 class HttpSource:
     """Pages of one server, or of several. An unchanged page costs a question and a short answer, by its ETag."""
 
     def __init__(self, settings: ConfigSettings) -> None:
-        """`settings`: whatever of them begins with `http_`, and `pages`."""
+        """`settings`: whatever of them begins with `http_`, and `pages`.
+
+        Raises:
+            ConfigurationError: an address is none.
+        """
         token = settings.http_token.get_secret_value()
         self._client = httpx.AsyncClient(
             timeout=settings.http_timeout,
             # What comes compressed may be a thousand times as long; no document is long enough to be worth it.
             headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {token}"} if token else {}),
         )
-        self._pages = {service: httpx.URL(address) for service, address in settings.pages.items()}
+        self._pages = {service: _address(service, text) for service, text in settings.pages.items()}
         #: Without user, password and query: they may be secrets.
         self._places = {
             service: str(url.copy_with(username=None, password=None, query=None, fragment=None))
             for service, url in self._pages.items()
         }
+        self._hidden = _Hidden(self._pages.values())
+        _HTTPX.addFilter(self._hidden)
         self._is_writable = settings.http_writable
         #: What was read last, with its ETag.
         self._last: dict[str, Reading] = {}
@@ -102,6 +124,7 @@ class HttpSource:
 
     async def close(self) -> None:
         """See `Source.close`."""
+        _HTTPX.removeFilter(self._hidden)
         await self._client.aclose()
 
     def _form(self, service: str, response: httpx.Response) -> Form:
@@ -118,3 +141,14 @@ class HttpSource:
     def _failed(self, service: str, error: httpx.HTTPError) -> SourceError:
         # Not its own words: they may have the whole address.
         return SourceError(f"the page {self._places[service]} cannot be had: {type(error).__name__}")
+
+
+def _address(service: str, text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in {"http", "https"} or not url.host:
+        # Not the address: it may have a password.
+        raise ConfigurationError(f"STREAMTASK_CONFIG_PAGES: the address of {service} is none of http or https")
+    return url
