@@ -37,6 +37,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!streamtask\b).*"),
     # Type variables, and what is behind the public names: see the module itself.
     (r"py:class", r"streamtask\.(router\.(FunctionT|LifespanT)|event\._UpcasterT|inspector\._Row)"),
+    (r"py:class", r"streamtask\.task\.(C|P|Q|R|Sending|TaskDecorator|TaskOptions|Sender)(\.\w+)?"),
     (r"py:class", r"streamtask\.(transport\.port\.Transport|broker\.Broker|context\.\w+|inspector\.Connected)"),
 ]
 

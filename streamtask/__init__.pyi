@@ -13,10 +13,12 @@ from streamtask.errors import (
     HandlerTimeoutError,
     PublishError,
     Reject,
+    ResultTimeoutError,
     RetryLater,
     SoftTimeoutError,
     StoreFullError,
     StreamtaskError,
+    TaskFailedError,
     TransportError,
 )
 from streamtask.event import Event
@@ -25,6 +27,7 @@ from streamtask.inspector import Inspector
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
+from streamtask.task import Handle, Task
 
 __all__ = [
     "App",
@@ -41,10 +44,12 @@ __all__ = [
     "EnvelopeError",
     "Event",
     "EventRefusedError",
+    "Handle",
     "HandlerTimeoutError",
     "Inspector",
     "PublishError",
     "Reject",
+    "ResultTimeoutError",
     "Retention",
     "Retry",
     "RetryLater",
@@ -53,6 +58,8 @@ __all__ = [
     "StoreFullError",
     "StoredEnvelope",
     "StreamtaskError",
+    "Task",
+    "TaskFailedError",
     "Timeout",
     "TransportError",
 ]

@@ -23,11 +23,13 @@ from streamtask.context import PublishOptions
 from streamtask.envelope import StoredEnvelope
 from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
 from streamtask.event import Event
-from streamtask.handler import Handler
+from streamtask.handler import Handler, make_handler
 from streamtask.records import Records
 from streamtask.redact import MaskedUrl, mask_url
+from streamtask.results import ResultReader
 from streamtask.router import Router
 from streamtask.settings import Retention, WorkerSettings
+from streamtask.task import Task
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.connect import Connector, Durability, broker_url
@@ -84,6 +86,7 @@ class App(Router):
         self._url = None if broker is None else MaskedUrl(broker)
         self._connector: Connector | None = None
         self._transport: Transport | None = None
+        self._results: ResultReader | None = None
         self._users = 0
         self._cut_off = ""
         self._sync: SyncApp | None = None
@@ -95,10 +98,18 @@ class App(Router):
         self.broker.add(handler)
         super().add(handler)
 
+    def add_task(self, task: Task[Any, Any, Any, Any]) -> None:
+        """Take a task in."""
+        event = task.bind(self)
+        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, **task.options_of_task.handler))
+        super().add_task(task)
+
     def include(self, router: Router) -> None:
-        """Take in the handlers of a router, and its worker lifespans."""
+        """Take in the handlers and tasks of a router, and its worker lifespans."""
         for handler in router.handlers:
             self.add(handler)
+        for task in router.tasks:
+            self.add_task(task)
         self.worker_lifespans += router.worker_lifespans
 
     # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,7 +135,7 @@ class App(Router):
         shared = self.connector()
         # A memory is shared; an embedded server has a user of its own here, which outlives `async with`.
         self._connector = shared if shared.scheme == "memory" else Connector(shared.url, durability=self.durability)
-        self._transport, self._users, self._sync = None, 0, sync
+        self._transport, self._results, self._users, self._sync = None, None, 0, sync
 
     def cut_off(self, reason: str) -> None:
         """Refuse to connect, with this reason: in a child process that cannot reach the broker."""
@@ -154,6 +165,9 @@ class App(Router):
         self._users -= 1
         if not self._users:
             transport, self._transport = self._transport, None
+            results, self._results = self._results, None
+            if results is not None:
+                await results.close()
             if transport is not None:
                 await transport.close()
             if self._connector is not None and self._connector.scheme == "embedded":
@@ -290,6 +304,16 @@ class App(Router):
         for stream, n in Counter(item.stream for item in items).items():
             count(stream, n)
 
+    async def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
+        """What became of an event whose handler keeps that; for `Handle.result`.
+
+        Raises:
+            ResultTimeoutError: nothing has within `timeout` seconds; None: it waits for as long as it takes.
+        """
+        if self._results is None:
+            self._results = ResultReader(self.transport.results)
+        return await self._results.wait(stream, event_id, timeout=timeout)
+
     @property
     def sync(self) -> SyncApp:
         """The blocking twin, for Flask, Django, scripts and threads; safe after a fork."""
@@ -367,6 +391,12 @@ class SyncApp:
     def publish_many(self, events: Sequence[Event]) -> list[str]:
         """See `App.publish_many`."""
         return self._wait(lambda twin: twin.publish_many(events), "await app.publish_many(...)")
+
+    def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
+        """See `App.wait_for_result`."""
+        return self._wait(
+            lambda twin: twin.wait_for_result(stream, event_id, timeout=timeout), "await handle.result(...)"
+        )
 
     def _wait(self, call: Callable[[App], Coroutine[Any, Any, _T]], instead: str) -> _T:
         try:

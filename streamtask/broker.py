@@ -253,12 +253,15 @@ class Broker:
     def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
         """The handler returned: its effects. `context` is None where the handler does not take one."""
         emitted = context.emits if context is not None else ()
+        keeping, result = run.handler.keeping, None
+        if keeping is not None:
+            result, returned = keeping.returned(run.envelope.event_id, returned), None
         if returned is None and not emitted:
-            return Done(mark=mark) if mark else _DONE
+            return Done(mark=mark, result=result) if mark or result else _DONE
         name = run.handler.name
         emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
         emits += emitted
-        return Done(self._emits(run, name, emits), mark)
+        return Done(self._emits(run, name, emits), mark, result)
 
     def _emits(self, run: Run, emitter: str, emits: Iterable[tuple[Event, float | None]]) -> tuple[Outgoing, ...]:
         """Events and their delays as a delivery emits them: with ids that come out the same when it is repeated."""
@@ -277,6 +280,9 @@ class Broker:
         reason = self._final(run, error)
         if reason:
             dead = self._dead(run, reason, error)
+            if run.handler.keeping is not None:
+                result = run.handler.keeping.failed(run.envelope.event_id, dead)
+                dead = msgspec.structs.replace(dead, result=result)
             return dead if run.handler.on_dead is None else self._with_last_words(run, dead, run.handler.on_dead)
         return Retry(self._delay(run), error=_describe(error))
 

@@ -11,6 +11,8 @@ StreamtaskError
     HandlerTimeoutError         the handler ran past its hard timeout
     SoftTimeoutError            raised inside the handler at its soft timeout
     WorkerLostError             the child process that ran the handler died
+    TaskFailedError             a task was given up: who asks for its result is told why, with its last traceback
+    ResultTimeoutError          a task's result has not come in time; the task goes on
     LeaseLostError              another consumer owns the entry now: the outcome was dropped, the checkpoint refused
     TransportError              the connection, not the event; retried by the worker
     NotFoundError               what was asked for is not on the server, or not any more
@@ -55,6 +57,24 @@ class EventRefusedError(PublishError):
 
 class StoreFullError(PublishError):
     """The server is out of memory and refused the event; nothing was stored."""
+
+
+class TaskFailedError(StreamtaskError):
+    """A task was given up, and is a dead letter of its group."""
+
+    def __init__(self, message: str, *, reason: str, error: str, traceback: str, attempts: int) -> None:
+        """`reason`: as in the dead letter, such as "max_attempts". `error`: of the last attempt, class and words."""
+        super().__init__(message)
+        self.reason = reason
+        self.error = error
+        self.traceback = traceback
+        self.attempts = attempts
+        if traceback:
+            self.add_note(f"\nWhere it was raised, in a worker:\n\n{traceback}")
+
+
+class ResultTimeoutError(StreamtaskError, TimeoutError):
+    """A task's result has not come in time. It still runs, or waits to; its handle may be asked again."""
 
 
 class EnvelopeError(StreamtaskError):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from streamtask.context import Context
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
+from streamtask.outcomes import Keeping
 from streamtask.retry import Retry
 
 Pool = Literal["async", "thread", "process"]
@@ -69,6 +70,8 @@ class Handler:
     dedupe_window: float
     pool: Pool
     on_dead: OnDead | None
+    #: How what it returns is kept; None: it returns events.
+    keeping: Keeping | None
     #: Whether the function is a coroutine function.
     is_async: bool
     #: Whether it is one that runs on the loop for as long as it likes.
@@ -94,6 +97,7 @@ def make_handler(
     dedupe_window: float = DEDUPE_WINDOW,
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
+    keeping: Keeping | None = None,
 ) -> Handler:
     """Read a function's signature and check the options of `@app.on`.
 
@@ -101,7 +105,7 @@ def make_handler(
         ConfigurationError: it takes no event, or an option makes no sense; the message names the function.
     """
     name = f"{function.__module__}.{function.__qualname__}"
-    hints = _hints(function, name)
+    hints = hints_of(function, name)
     parameters = list(inspect.signature(function).parameters)
     taken = events or _event_classes(hints.get(parameters[0]) if parameters else None)
     if not taken:
@@ -136,12 +140,14 @@ def make_handler(
         dedupe_window=dedupe_window,
         pool=chosen,
         on_dead=on_dead,
+        keeping=keeping,
         is_async=is_async,
         is_unbounded=is_async and limits == Timeout(),
     )
 
 
-def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+def hints_of(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    """The annotations of a function as types. Raises ConfigurationError, naming it."""
     try:
         return typing.get_type_hints(function)
     except NameError as error:

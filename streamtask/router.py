@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Concatenate, TypeVar, overload
 
+from streamtask.context import Context
 from streamtask.event import Event
 from streamtask.handler import DEDUPE_WINDOW, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
 from streamtask.lifespan import Lifespan, make_lifespan
 from streamtask.retry import Retry
+from streamtask.task import RESULT_TTL, P, R, Task, TaskDecorator, TaskOptions
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 LifespanT = TypeVar("LifespanT", bound=Callable[..., AsyncIterator[None]])
@@ -20,6 +22,7 @@ class Router:
 
     def __init__(self) -> None:
         self.handlers: list[Handler] = []
+        self.tasks: list[Task[Any, Any, Any, Any]] = []
         self.worker_lifespans: list[Lifespan] = []
 
     def on(
@@ -63,6 +66,62 @@ class Router:
             return function
 
         return register
+
+    @overload
+    def task(
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Concatenate[Context, P], Coroutine[Any, Any, R]]: ...
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R, Concatenate[Context, P], R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R, P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        stream: str | None = None,
+        group: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | Timeout | None = None,
+        concurrency: int | None = None,
+        pool: Pool | None = None,
+        result_ttl: float | None = RESULT_TTL,
+    ) -> TaskDecorator: ...
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+        stream: str | None = None,
+        group: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | Timeout | None = None,
+        concurrency: int | None = None,
+        pool: Pool | None = None,
+        result_ttl: float | None = RESULT_TTL,
+    ) -> Any:
+        """Make a function a task: `add(2, 3)` still calls it, `add.delay(2, 3)` and `await add.send(2, 3)` send it.
+
+        `name`: of the task on the wire, by default module and name of the function. `stream`: by default the app's name
+        with "-tasks" behind it. `result_ttl`: seconds that what it returns is kept; None: it is not. The others are
+        those of `on`. A task that wants its `Context` takes it first.
+        """
+        handler = {"group": group, "retry": retry, "timeout": timeout, "concurrency": concurrency, "pool": pool}
+        options = TaskOptions(name=name, stream=stream, result_ttl=result_ttl, handler=handler)
+
+        def make(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:
+            task: Task[Any, Any, Any, Any] = Task(function, options)
+            self.add_task(task)
+            return task
+
+        return make if function is None else make(function)
+
+    def add_task(self, task: Task[Any, Any, Any, Any]) -> None:
+        """Take a task in."""
+        self.tasks.append(task)
 
     def add(self, handler: Handler) -> None:
         """Take a handler in."""

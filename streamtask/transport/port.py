@@ -44,6 +44,7 @@ class Transport(Protocol):
     capabilities: Capabilities
     recovery: Recovery
     checkpoints: Checkpoints
+    results: Results
     schedule: Schedule | None
     retention: Retention | None
     dead_letters: DeadLetters | None
@@ -163,6 +164,22 @@ class Checkpoints(Protocol):
 
     async def report(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
         """Keep how far each is, for `Inspection`; one whose lease is lost is passed over."""
+
+
+class Results(Protocol):
+    """What became of events, for those who wait for it; written by `settle`, kept beside the stream, and run out."""
+
+    async def get(self, stream: str, event_id: str) -> bytes | None:
+        """The result of an event; None: there is none yet, or none any more."""
+
+    async def position(self, stream: str) -> str:
+        """Where the news of a stream's results stand: what comes from now on is behind it."""
+
+    async def news(self, stream: str, *, after: str, wait: float) -> tuple[list[str], str]:
+        """Events whose results were stored behind a position, and the position behind them; waits `wait` seconds.
+
+        News are kept for a while only: who comes late misses some, and asks for the results.
+        """
 
 
 class Schedule(Protocol):

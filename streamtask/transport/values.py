@@ -135,11 +135,21 @@ class Mark(msgspec.Struct, frozen=True):
     replace: bool = False
 
 
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """What became of an event, for whoever waits for it."""
+
+    event_id: str
+    body: bytes
+    #: Seconds for which it is kept.
+    ttl: float
+
+
 class Done(msgspec.Struct, frozen=True, gc=False):
     """Handled: commit the effects and ack, in one atomic step."""
 
     emits: tuple[Outgoing, ...] = ()
     mark: Mark | None = None
+    result: Result | None = None
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -151,7 +161,7 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class Dead(msgspec.Struct, frozen=True, kw_only=True):
-    """Keep the whole entry in the dead-letter stream with the evidence, store the emits and ack, in one atomic step."""
+    """Keep the whole entry in the dead-letter stream with the evidence, store the effects, ack: in one atomic step."""
 
     reason: str
     error: str = ""
@@ -162,6 +172,7 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     worker: str = ""
     #: What the handler has to say about its end.
     emits: tuple[Outgoing, ...] = ()
+    result: Result | None = None
 
 
 class Release(msgspec.Struct, frozen=True):

@@ -154,6 +154,21 @@ async def test_an_operator_sees_how_far_a_handler_is(users: Users) -> None:
     assert row["progress"] == {"fraction": 0.5, "message": ""}
 
 
+async def test_a_task_and_waiting_for_its_result_need_no_more_than_the_lines_give(users: Users) -> None:
+    def double(n: int) -> int:
+        return 2 * n
+
+    door, shop = App("shop", broker=users.url("publisher")), App("shop", broker=users.url("worker"))
+    sent = door.task(name="double")(double)
+    shop.task(name="double")(double)
+    async with door:
+        first = await sent.send(1)
+        waiting = asyncio.create_task(first.result(timeout=20))
+        async with shop.worker():
+            assert await waiting == 2
+            assert await (await sent.send(2)).result(timeout=20) == 4
+
+
 async def test_blobs_and_records_need_no_more_than_the_lines_of_a_worker_and_of_a_publisher_give(users: Users) -> None:
     for name in ("worker", "publisher"):
         async with App("shop", broker=users.url(name)) as app:

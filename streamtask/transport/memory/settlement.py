@@ -48,9 +48,7 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
                 ledger.skipped.setdefault(event_type, Skipped(entry_id)).count += 1
             state.ack(delivery.group, entry_id)
         case Dead():
-            # As in `_done`: an emit that cannot be stored leaves the entry pending.
-            for emit in outcome.emits:
-                store.publish(emit, now)
+            _store(store, delivery.stream, outcome, now)
             _bury(state, delivery, outcome, now)
             state.ack(delivery.group, entry_id)
     return Verdict.SETTLED
@@ -62,13 +60,19 @@ def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: D
     if mark is not None and not mark.replace and marks.get(mark.name, now):
         verdict = Verdict.DUPLICATE
     else:
-        # The ack comes last: an emit that cannot be stored leaves the entry pending.
-        for emit in outcome.emits:
-            store.publish(emit, now)
+        _store(store, delivery.stream, outcome, now)
         if mark is not None:
             marks.put(mark.name, value=True, until=now + mark.window, now=now)
     state.ack(delivery.group, parse_id(delivery.entry_id))
     return verdict
+
+
+def _store(store: MemoryStore, stream: str, outcome: Done | Dead, now: float) -> None:
+    """Store what an outcome leaves. The ack comes after it: an emit that cannot be stored leaves the entry pending."""
+    for emit in outcome.emits:
+        store.publish(emit, now)
+    if outcome.result is not None:
+        store.keep(stream, outcome.result, now)
 
 
 def _count(counts: Counts, outcome: Retry | Release) -> None:

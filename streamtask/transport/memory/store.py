@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,13 +17,15 @@ from typing import Generic, TypeVar
 
 from streamtask.errors import TransportError
 from streamtask.transport.memory.log import EntryId, Group, Log, id_text
-from streamtask.transport.values import DeadLetter, Outgoing, Progress, StoredBlob, TypeVersion
+from streamtask.transport.values import DeadLetter, Outgoing, Progress, Result, StoredBlob, TypeVersion
 
 #: Owns entries whose retry or hand-back is not taken up yet.
 PARKED = "~parked"
 #: Owns entries of types that only other workers handle.
 WAITING = "~waiting"
 RESERVED = frozenset({PARKED, WAITING})
+#: Results that are told to those who come late.
+NEWS = 10_000
 
 _Value = TypeVar("_Value")
 
@@ -121,6 +124,10 @@ class StreamState:
     #: Dead letters by id, ascending.
     dead: dict[EntryId, DeadLetter] = field(default_factory=dict)
     last_dead_id: EntryId = (0, 0)
+    #: Results by event id, and these ids in the order in which they came; how many were forgotten before the first.
+    results: Expiring[bytes] = field(default_factory=Expiring)
+    news: deque[str] = field(default_factory=deque)
+    old_news: int = 0
 
     def ledger(self, group: str) -> Ledger:
         """What stands beside a group, to be changed."""
@@ -165,6 +172,16 @@ class MemoryStore:
     def find(self, name: str) -> StreamState:
         """A stream's state for reading: an empty one, not kept, where there is none."""
         return self.streams.get(name) or StreamState()
+
+    def keep(self, stream: str, result: Result, now: float) -> None:
+        """Store a result, and wake those who wait for one."""
+        state = self.stream(stream)
+        state.results.put(result.event_id, result.body, now + result.ttl, now)
+        state.news.append(result.event_id)
+        if len(state.news) > NEWS:
+            state.news.popleft()
+            state.old_news += 1
+        self.wake(results_of(stream))
 
     def group(self, stream: str, group: str) -> Group:
         """A group, which must exist."""
@@ -225,6 +242,11 @@ class MemoryStore:
         finally:
             with self.lock:
                 del self._listeners[listener]
+
+
+def results_of(stream: str) -> str:
+    """What to listen to for the results of a stream: no stream is called so."""
+    return f"{stream}\0results"
 
 
 def fields_of(item: Outgoing) -> list[bytes]:

@@ -16,6 +16,7 @@ from streamtask.transport.memory.dead_letters import MemoryDeadLetters
 from streamtask.transport.memory.inspection import MemoryInspection
 from streamtask.transport.memory.log import ZERO, EntryId, Group, id_at, id_before, id_text, parse_id
 from streamtask.transport.memory.recovery import MemoryRecovery
+from streamtask.transport.memory.results import MemoryResults
 from streamtask.transport.memory.retention import MemoryRetention
 from streamtask.transport.memory.schedule import MemorySchedule
 from streamtask.transport.memory.settlement import delivery_of, holds, settle
@@ -27,6 +28,7 @@ from streamtask.transport.port import (
     Inspection,
     Outbox,
     Recovery,
+    Results,
     Retention,
     Schedule,
     Storage,
@@ -53,6 +55,7 @@ class MemoryTransport:
         self.capabilities = Capabilities(engine="memory", durable=False)
         self.recovery: Recovery = MemoryRecovery(store, clock)
         self.checkpoints: Checkpoints = MemoryCheckpoints(store)
+        self.results: Results = MemoryResults(store, clock)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)

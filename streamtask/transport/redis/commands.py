@@ -11,7 +11,7 @@ import msgspec
 from streamtask.errors import EventRefusedError, PublishError, StoreFullError
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.client import Argument, ServerError
-from streamtask.transport.values import Dead, Delivery, Done, Outcome, Outgoing, Release, Retry, Skip, Wait
+from streamtask.transport.values import Dead, Delivery, Done, Outcome, Outgoing, Release, Result, Retry, Skip, Wait
 
 #: KEYS of the settle script before the streams that are emitted to.
 _SETTLE_KEYS = 8
@@ -82,7 +82,7 @@ def published(item: Outgoing, reply: Any) -> str | Exception:
 def is_plain(settlement: tuple[Delivery, Outcome]) -> bool:
     """Done without effects, and without a history that would have to be cleared."""
     delivery, result = settlement
-    if type(result) is not Done or result.emits or result.mark is not None:
+    if type(result) is not Done or result.emits or result.mark is not None or result.result is not None:
         return False
     return delivery.deliveries == 1 and not delivery.kept
 
@@ -136,7 +136,8 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
         case Dead():
             words = _letter(delivery, result)
             emits = [word for emit in result.emits for word in targets.words(emit)]
-            return ("dead", *head, len(words), *words, len(result.emits), *emits)
+            told = (0,) if result.result is None else (1, *_result(result.result))
+            return ("dead", *head, len(words), *words, len(result.emits), *emits, *told)
         case Skip():
             noted = int(delivery.only is None)
             return ("skip", *head, result.event_type, noted, result.version, round(result.timeout * 1000))
@@ -146,8 +147,8 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
 
 def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument]:
     # Every word costs; most outcomes have few.
-    mark, emits = done.mark, done.emits
-    if mark is None:
+    mark, emits, result = done.mark, done.emits, done.result
+    if mark is None and result is None:
         if not emits:
             return ("done", delivery.entry_id, delivery.deliveries)
         if len(emits) == 1:
@@ -157,11 +158,17 @@ def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument
                 if place:
                     return ("emit", delivery.entry_id, delivery.deliveries, place, emit.body)
     words: list[Argument] = ["effects", delivery.entry_id, delivery.deliveries]
+    if result is not None:
+        words = ["result", delivery.entry_id, delivery.deliveries, *_result(result)]
     words += ("", 0, 0) if mark is None else (mark.name, max(1, round(mark.window * 1000)), int(mark.replace))
     words.append(len(emits))
     for emit in emits:
         words += targets.words(emit)
     return words
+
+
+def _result(result: Result) -> tuple[Argument, ...]:
+    return result.event_id, max(1, round(result.ttl * 1000)), result.body
 
 
 def _letter(delivery: Delivery, dead: Dead) -> list[Argument]:

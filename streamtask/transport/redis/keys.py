@@ -9,6 +9,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:history:G              HASH    "ID:f" failures, "ID:u" uncharged deliveries, "ID:e" last error,
                                      "ID:s" checkpointed state, "ID:p" progress
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
+    T:result:ID              STRING  what became of an event           (expires)
+    T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
     T:dead                   STREAM  dead letters of all groups
@@ -85,6 +87,16 @@ def wait(name: str, group: str, type_: str, version: str) -> str:
 def history(name: str, group: str) -> str:
     """Failures and uncharged deliveries of entries that have any, and what their handlers have come to."""
     return f"{tag(name)}:history:{group}"
+
+
+def result(name: str, event_id: str) -> str:
+    """The result of an event."""
+    return f"{tag(name)}:result:{event_id}"
+
+
+def results(name: str) -> str:
+    """The stream that tells whose results have come."""
+    return f"{tag(name)}:results"
 
 
 def done(name: str, group: str, mark: str) -> str:

@@ -25,6 +25,7 @@ from streamtask.transport.port import (
     Inspection,
     Outbox,
     Recovery,
+    Results,
     Retention,
     Schedule,
     Storage,
@@ -39,6 +40,7 @@ from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention,
 from streamtask.transport.redis.permissions import lacking
 from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
+from streamtask.transport.redis.results import RedisResults
 from streamtask.transport.redis.storage import RedisStorage
 from streamtask.transport.values import (
     Capabilities,
@@ -90,6 +92,7 @@ class RedisTransport:
         self._copies = copies
         self.recovery: Recovery = RedisRecovery(self._wire)
         self.checkpoints: Checkpoints = RedisCheckpoints(self._wire)
+        self.results: Results = RedisResults(self._wire, self._blocking)
         self.schedule: Schedule | None = RedisSchedule(self._wire)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)
@@ -187,10 +190,10 @@ class RedisTransport:
     async def fetch(self, group: str, owner: str, streams: Sequence[str], *, count: int, wait: float) -> list[Delivery]:
         """See `Transport.fetch`. One XREADGROUP for all streams of the group."""
         block: list[Argument] = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
-        reply = await self._read_call(
+        reply = await self._blocking(
             "XREADGROUP", "GROUP", group, owner, "COUNT", count, *block,
             "STREAMS", *(keys.stream(name) for name in streams), *(">" for _ in streams),
-            timeout=wait + _BLOCK_MARGIN,
+            wait=wait,
         )  # fmt: skip
         if not reply:
             return []
@@ -202,15 +205,15 @@ class RedisTransport:
             if fields is not None
         ]
 
-    async def _read_call(self, *command: Argument, timeout: float) -> Any:
-        """A command that may block, on a connection that nobody else waits on meanwhile."""
+    async def _blocking(self, *command: Argument, wait: float) -> Any:
+        """A command that may block for so long, on a connection that nobody else waits on meanwhile."""
         if self._idle_readers:
             wire = self._idle_readers.pop()
         else:
             wire = self._new_wire()
             self._readers.append(wire)
         try:
-            return await wire.call(*command, timeout=timeout)
+            return await wire.call(*command, timeout=wait + _BLOCK_MARGIN)
         except asyncio.CancelledError:
             # The server would go on waiting for us, and hand over what comes.
             await wire.close()
@@ -223,8 +226,8 @@ class RedisTransport:
         position = after if isinstance(after, str) else f"{round(after.timestamp() * 1000) - 1}-18446744073709551615"
         while True:
             block: list[Argument] = ["BLOCK", max(1, round(wait * 1000))] if wait > 0 else []
-            reply = await self._read_call(
-                "XREAD", "COUNT", count, *block, "STREAMS", keys.stream(stream), position, timeout=wait + _BLOCK_MARGIN
+            reply = await self._blocking(
+                "XREAD", "COUNT", count, *block, "STREAMS", keys.stream(stream), position, wait=wait
             )
             if not reply:
                 return []

@@ -9,7 +9,9 @@
 --              ('' for none), event id, number of field words, the words
 --     retry    delay ms, failed (0 or 1), error
 --     release  delay ms
---     dead     number of field words, the words, number of emits, for each as above
+--     result   event id, ttl ms, result, then as effects
+--     dead     number of field words, the words, number of emits, for each as above, 1 if there is a result (else 0), and
+--              then event id, ttl ms, result
 --     skip     type ('' for an entry of another group), to be noted (0 or 1), version, timeout ms
 --     wait     type, version, timeout ms
 -- -> for each: 'ok', 'lost', 'duplicate', or 'failed: ' and why (nothing was changed, the entry stays pending)
@@ -45,8 +47,15 @@ local function emits(n)
     return list
 end
 
+local function result()
+    return { name = word(), ttl = word(), body = word() }
+end
+
 local function parse()
     local o = { verb = word(), id = word(), count = tonumber(word()) }
+    if o.verb == 'result' then
+        o.verb, o.result = 'effects', result()
+    end
     if o.verb == 'done' then
         o.emits = {}
     elseif o.verb == 'emit' then
@@ -61,6 +70,7 @@ local function parse()
     elseif o.verb == 'dead' then
         o.fields = words(tonumber(word()))
         o.emits = emits(tonumber(word()))
+        if word() == '1' then o.result = result() end
     elseif o.verb == 'skip' then
         o.type, o.noted, o.version, o.timeout = word(), word(), word(), tonumber(word())
     elseif o.verb == 'wait' then
@@ -130,6 +140,21 @@ local function take_back(undos)
     for _, command in ipairs(undos) do redis.call(unpack(command)) end
 end
 
+-- Store a result, and tell those who wait that it is there -> nil and why not, or how to take it back.
+local news, has_news = '{' .. stream .. '}:results', false
+local function keep(found)
+    local key = '{' .. stream .. '}:result:' .. found.name
+    local _, refused = try('SET', key, found.body, 'PX', found.ttl)
+    if refused then return nil, refused end
+    _, refused = try('XADD', news, 'MAXLEN', '~', 10000, '*', 'id', found.name)
+    if refused then
+        redis.call('DEL', key)
+        return nil, refused
+    end
+    has_news = true
+    return { { 'DEL', key } }
+end
+
 -- Store several entries, or none -> nil and why not, or how to take them back.
 local function append(entries)
     for _, entry in ipairs(entries) do
@@ -175,13 +200,24 @@ end
 
 local verbs = {}
 
-function verbs.emit(o, mark)
-    local undos, refused = append(o.emits)
-    if refused then return failed(refused) end
-    if mark then refused = select(2, try('SET', mark, o.id, 'PX', o.window)) end
-    if not refused then return ack(o) end
+-- Store entries and what else there is of an outcome, or nothing -> nil and why not, or true.
+local function commit(o, entries, mark)
+    local undos, refused = append(entries)
+    if refused then return nil, refused end
+    if o.result then
+        local undo
+        undo, refused = keep(o.result)
+        if undo then undos[#undos + 1] = undo[1] end
+    end
+    if mark and not refused then refused = select(2, try('SET', mark, o.id, 'PX', o.window)) end
+    if not refused then return true end
     take_back(undos)
-    return failed(refused)
+    return nil, refused
+end
+
+function verbs.emit(o, mark)
+    local _, refused = commit(o, o.emits, mark)
+    return refused and failed(refused) or ack(o)
 end
 
 verbs.done = verbs.emit
@@ -210,7 +246,7 @@ function verbs.dead(o)
     if not is_type(counts_key, 'hash') then return 'failed: WRONGTYPE ' .. counts_key end
     o.fields[#o.fields + 1] = 'dead_at'
     o.fields[#o.fields + 1] = string.format('%.0f', now)
-    local _, refused = append({ { key = dead, delay = '', fields = o.fields }, unpack(o.emits) })
+    local _, refused = commit(o, { { key = dead, delay = '', fields = o.fields }, unpack(o.emits) })
     if refused then return failed(refused) end
     redis.pcall('HINCRBY', counts_key, group, 1)
     return ack(o)
@@ -253,6 +289,8 @@ for i, o in ipairs(outcomes) do
         verdicts[i] = 'lost'
     end
 end
+-- News of results that have run out are of no use to anybody.
+if has_news then redis.call('PEXPIRE', news, 86400000) end
 for i = 1, #acked, 1000 do
     redis.call('XACK', stream, group, unpack(acked, i, math.min(i + 999, #acked)))
 end

@@ -1,0 +1,65 @@
+"""What became of a task, as it is kept for those who wait: a value, or why there is none. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from streamtask.errors import TaskFailedError
+from streamtask.transport.values import Dead, Result
+
+
+class _Returned(msgspec.Struct, tag="returned", frozen=True):
+    #: JSON.
+    value: msgspec.Raw
+
+
+class _Failed(msgspec.Struct, tag="failed", frozen=True):
+    reason: str
+    error: str
+    traceback: str
+    attempts: int
+
+
+_decode = msgspec.json.Decoder(_Returned | _Failed).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """How the outcomes of one handler are kept: they are what it returns, and no events."""
+
+    #: Value → JSON. Raises `EventRefusedError` for what would not come back as it is.
+    dump: Callable[[Any], bytes]
+    #: Seconds.
+    ttl: float
+
+    def returned(self, event_id: str, value: Any) -> Result:
+        """What was returned. Raises `EventRefusedError`."""
+        return Result(event_id, _encode(_Returned(msgspec.Raw(self.dump(value)))), self.ttl)
+
+    def failed(self, event_id: str, dead: Dead) -> Result:
+        """Why nothing will be."""
+        failed = _Failed(reason=dead.reason, error=dead.error, traceback=dead.traceback, attempts=dead.attempts)
+        return Result(event_id, _encode(failed), self.ttl)
+
+
+def value_of(body: bytes, *, of: str) -> bytes:
+    """The value in a kept outcome, as JSON. `of`: which task, for people.
+
+    Raises:
+        TaskFailedError: there is none.
+    """
+    kept = _decode(body)
+    if isinstance(kept, _Returned):
+        return bytes(kept.value)
+    raise TaskFailedError(
+        f"{of} failed ({kept.reason}): {kept.error}",
+        reason=kept.reason,
+        error=kept.error,
+        traceback=kept.traceback,
+        attempts=kept.attempts,
+    )

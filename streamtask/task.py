@@ -1,0 +1,319 @@
+"""Tasks: functions that are called here and run in a worker, with a result that can be waited for.
+
+A task is an event whose payload is the call's arguments, checked against the function's signature by pydantic when it
+is sent and when it is run; all that holds for events holds for tasks. This module makes the event class and the
+handler of a function, and what a sender holds; it connects nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, Generic, NotRequired, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError, create_model
+from pydantic_core import PydanticSerializationError
+from typing_extensions import TypedDict
+
+from streamtask.context import Context, PublishOptions
+from streamtask.errors import ConfigurationError, EventRefusedError
+from streamtask.event import Event, describe
+from streamtask.handler import hints_of
+from streamtask.outcomes import Keeping, value_of
+
+#: Arguments of a task's call; what it gives; arguments and result of the function itself.
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+C = TypeVar("C")
+
+#: Seconds that a result is kept.
+RESULT_TTL = 3600.0
+
+
+class Sender(Protocol):
+    """What of an app a task needs."""
+
+    @property
+    def name(self) -> str:
+        """See `App.name`."""
+
+    async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
+        """See `App.publish`."""
+
+    async def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
+        """What became of an event, as it is kept. Raises `ResultTimeoutError`."""
+
+    @property
+    def sync(self) -> BlockingSender:
+        """The blocking twin."""
+
+
+class BlockingSender(Protocol):
+    """The same for code that cannot await."""
+
+    def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
+        """See `App.publish`."""
+
+    def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
+        """See `Sender.wait_for_result`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What `@app.task` is given for all calls; the others are those of `@app.on`."""
+
+    #: Type of the event: how the task is called on the wire. None: module and name of the function.
+    name: str | None = None
+    #: None: the app's name with "-tasks" behind it.
+    stream: str | None = None
+    #: Seconds that the result is kept; None: none is.
+    result_ttl: float | None = RESULT_TTL
+    #: Of the handler.
+    handler: Mapping[str, Any]
+
+
+class Task(Generic[P, R, Q, C]):
+    """A function that can be called here, as it is, and sent to a worker."""
+
+    def __init__(self, function: Callable[Q, C], options: TaskOptions) -> None:
+        self._function = function
+        self.options_of_task = options
+        self.name = options.name or _name(function)
+        self.is_async = inspect.iscoroutinefunction(function)
+        hints = hints_of(function, self.name)
+        parameters = list(inspect.signature(function).parameters.values())
+        #: Whether its first parameter is the context.
+        self.takes_context = bool(parameters) and hints.get(parameters[0].name) is Context
+        self._parameters = parameters[1:] if self.takes_context else parameters
+        self._signature = inspect.Signature(self._parameters)
+        self._hints = hints
+        self._value: TypeAdapter[Any] = _adapter(hints.get("return", Any), self.name)
+        self._sender: Sender | None = None
+        self._event: type[Event] | None = None
+        self.__doc__ = function.__doc__
+        self.__name__ = getattr(function, "__name__", self.name)
+
+    def __call__(self, *args: Q.args, **kwargs: Q.kwargs) -> C:
+        """Call the function here, as if it were no task."""
+        return self._function(*args, **kwargs)
+
+    # ── in an app ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def bind(self, sender: Sender) -> type[Event]:
+        """Make it a task of an app; the event class that its calls are.
+
+        Raises:
+            ConfigurationError: it is another app's, or its parameters cannot be written.
+        """
+        if self._sender is not None and self._sender is not sender:
+            raise ConfigurationError(f"the task {self.name} is of the app {self._sender.name!r} already")
+        if self._event is None:
+            self._event = self._event_class(self.options_of_task.stream or f"{sender.name}-tasks")
+        self._sender = sender
+        return self._event
+
+    @property
+    def event(self) -> type[Event]:
+        """The event class that its calls are. Raises ConfigurationError where the task is in no app."""
+        if self._event is None:
+            raise ConfigurationError(f"the task {self.name} is in no app yet: app.include(router)")
+        return self._event
+
+    @property
+    def keeping(self) -> Keeping | None:
+        """How its results are kept; None: not at all."""
+        ttl = self.options_of_task.result_ttl
+        return None if ttl is None else Keeping(dump=self._dump, ttl=ttl)
+
+    def runner(self) -> Callable[..., Any]:
+        """The function as a handler: of the event, and of the context."""
+
+        async def run_async(event: Event, ctx: Context) -> Any:
+            coroutine: Any = self._run(event, ctx)
+            return await coroutine
+
+        def run(event: Event, ctx: Context) -> Any:
+            return self._run(event, ctx)
+
+        chosen: Any = run_async if self.is_async else run
+        # As the function is called: handlers are found, and shown, by their names.
+        for attribute in ("__module__", "__name__", "__qualname__"):
+            setattr(chosen, attribute, getattr(self._function, attribute))
+        return chosen  # type: ignore[no-any-return]
+
+    def _run(self, event: Event, ctx: Context) -> Any:
+        arguments: dict[str, Any] = event.arguments  # type: ignore[attr-defined] # the class is made below
+        bound = inspect.BoundArguments(self._signature, OrderedDict(arguments))
+        function: Callable[..., Any] = self._function
+        return (
+            function(ctx, *bound.args, **bound.kwargs) if self.takes_context else function(*bound.args, **bound.kwargs)
+        )
+
+    # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def send(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Send a call to the workers. Returns what its result can be asked of.
+
+        Raises:
+            TypeError: the arguments do not fit the function's parameters.
+            ValidationError: their types do not (pydantic's).
+            PublishError: unknown whether it is stored.
+        """
+        return await self.options().send(*args, **kwargs)
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """The same for code that cannot await."""
+        return self.options().delay(*args, **kwargs)
+
+    def options(self, **options: Unpack[PublishOptions]) -> Sending[P, R]:
+        """The task with options of `App.publish`: `add.options(delay=60).send(2, 3)`."""
+        return Sending(self, options)
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Event:
+        """A call as an event."""
+        bound = self._signature.bind(*args, **kwargs)
+        return self.event(arguments=bound.arguments)
+
+    @property
+    def sender(self) -> Sender:
+        """The app that it is a task of. Raises ConfigurationError where there is none."""
+        if self._sender is None:
+            raise ConfigurationError(f"the task {self.name} is in no app yet: app.include(router)")
+        return self._sender
+
+    def handle(self, event_id: str) -> Handle[R]:
+        """The handle of a call by its id, as another process has it from `Handle.id`."""
+        return Handle(self, event_id)
+
+    def load(self, body: bytes) -> R:
+        """The value in a kept outcome. Raises `TaskFailedError`."""
+        value: R = self._value.validate_json(value_of(body, of=self.name))
+        return value
+
+    # ── to the wire ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _event_class(self, stream: str) -> type[Event]:
+        fields: dict[str, Any] = {}
+        for parameter in self._parameters:
+            hint: Any = self._hints.get(parameter.name, Any)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                fields[parameter.name] = NotRequired[tuple[hint, ...]]
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                fields[parameter.name] = NotRequired[Mapping[str, hint]]
+            else:
+                has_default = parameter.default is not parameter.empty
+                fields[parameter.name] = NotRequired[hint] if has_default else hint
+        arguments = TypedDict("arguments", fields)  # type: ignore[misc]
+        try:
+            return create_model(
+                self.__name__,
+                __base__=Event,
+                __module__=self._function.__module__,
+                __cls_kwargs__={"stream": stream, "type": self.name},
+                arguments=(arguments, ...),
+            )
+        except PydanticSchemaGenerationError as error:
+            raise ConfigurationError(f"the task {self.name} has a parameter that cannot be written: {error}") from error
+
+    def _dump(self, value: Any) -> bytes:
+        try:
+            written = self._value.dump_json(value, warnings="error")
+            self._value.validate_json(written)
+        except (PydanticSerializationError, ValidationError) as error:
+            said = str(error).partition("\n")[0]
+            raise EventRefusedError(
+                f"the task {self.name} returned a {type(value).__name__} that does not fit its annotation: {said}",
+                event_id="",
+            ) from None
+        return written
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+class Sending(Generic[P, R]):
+    """A task and how its next calls are published."""
+
+    def __init__(self, task: Task[P, R, Any, Any], options: PublishOptions) -> None:
+        self._task = task
+        self._options = options
+
+    async def send(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """See `Task.send`."""
+        event = self._task.call(args, kwargs)
+        return Handle(self._task, await self._task.sender.publish(event, **self._options))
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """See `Task.delay`."""
+        event = self._task.call(args, kwargs)
+        return Handle(self._task, self._task.sender.sync.publish(event, **self._options))
+
+
+class Handle(Generic[R]):
+    """One call of a task, sent."""
+
+    def __init__(self, task: Task[Any, R, Any, Any], event_id: str) -> None:
+        self._task = task
+        #: The event id of the call; `task.handle(id)` makes the handle again, in whatever process.
+        self.id = event_id
+
+    async def result(self, timeout: float | None = None) -> R:
+        """What the call returned, once it has.
+
+        Raises:
+            TaskFailedError: it was given up; the error has the traceback of its last attempt.
+            ResultTimeoutError: it has not ended within `timeout` seconds. It goes on.
+        """
+        body = await self._task.sender.wait_for_result(self._stream(), self.id, timeout=timeout)
+        return self._task.load(body)
+
+    def get(self, timeout: float | None = None) -> R:
+        """The same for code that cannot await."""
+        return self._task.load(self._task.sender.sync.wait_for_result(self._stream(), self.id, timeout=timeout))
+
+    def _stream(self) -> str:
+        if self._task.keeping is None:
+            raise ConfigurationError(f"the task {self._task.name} keeps no results: result_ttl is None")
+        return describe(self._task.event).stream
+
+    def __repr__(self) -> str:
+        return f"<call {self.id} of {self._task.name}>"
+
+
+# ── the decorator ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class TaskDecorator(Protocol):
+    """What `@app.task(...)` gives."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Context, P], Coroutine[Any, Any, R]], /
+    ) -> Task[P, R, Concatenate[Context, P], Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R, P, Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Context, P], R], /) -> Task[P, R, Concatenate[Context, P], R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R, P, R]: ...
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """What a task is called on the wire: the same in a script and in the worker that imports it."""
+    module = function.__module__
+    if module == "__main__":
+        started = getattr(sys.modules["__main__"], "__file__", None)
+        module = Path(started).stem if started else module
+    return f"{module}.{function.__qualname__}"
+
+
+def _adapter(hint: Any, name: str) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint)
+    except PydanticSchemaGenerationError as error:
+        raise ConfigurationError(f"the task {name} returns what cannot be written: {error}") from error
