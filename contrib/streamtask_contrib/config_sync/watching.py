@@ -76,14 +76,20 @@ class Watch:
         is_due = time.monotonic() - self._looked_at >= self._source.every
         if is_due:
             self._looked_at = time.monotonic()
-        for service, place in (await self._places()).items():
-            if not await self._lease.renew():
-                return
-            state = await self._keeper.configs.state(service) or State(service=service, key="")
-            if state.unpublished:
-                await self._keeper.publish(state)
-            if is_due or state.unwritten == place:
-                await self._keeper.look(self._source, service, place, state)
+        # All at once: a page that takes its time keeps no other waiting.
+        looks = [self._look_at(service, place, is_due=is_due) for service, place in (await self._places()).items()]
+        for outcome in await asyncio.gather(*looks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                self._complain(outcome)
+
+    async def _look_at(self, service: str, place: str, *, is_due: bool) -> None:
+        if not await self._lease.renew():
+            return
+        state = await self._keeper.configs.state(service) or State(service=service, key="")
+        if state.unpublished:
+            await self._keeper.publish(state)
+        if is_due or state.unwritten == place:
+            await self._keeper.look(self._source, service, place, state)
 
     async def _places(self) -> dict[str, str]:
         """Service → place, of all that this source has, and of those that it had."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 from streamtask_contrib.config_sync.keeping import Keeper
+from streamtask_contrib.config_sync.versions import Configs, UnreadableStateError
 from streamtask_contrib.events import ConfigRollbackRequested, ConfigSnapshot
 
 from streamtask import App, Event, PublishError, Reject
@@ -135,6 +137,33 @@ async def test_a_request_is_fulfilled_once(keeper: Keeper, publisher: Publisher)
     assert publisher.told == [(1, "a"), (2, "b"), (3, "a")]
 
 
+async def test_a_request_that_two_workers_have_is_fulfilled_once(
+    keeper: Keeper, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+):
+    await look(keeper, MadeSource(A))
+    both, store = asyncio.Barrier(2), Configs.store
+
+    async def together(self: Configs, *arguments: Any) -> str:
+        await both.wait()
+        return await store(self, *arguments)
+
+    monkeypatch.setattr(Configs, "store", together)
+    await asyncio.gather(keeper.restore(back_to(1, "one")), keeper.restore(back_to(1, "one")))
+    assert publisher.told == [(1, "a"), (2, "a")]
+
+
+async def test_a_request_whose_snapshot_could_not_be_published_is_told_when_it_comes_again(
+    keeper: Keeper, publisher: Publisher
+):
+    await look(keeper, MadeSource(A))
+    publisher.failing = 1
+    with pytest.raises(PublishError):
+        await keeper.restore(back_to(1, "one"))
+    assert publisher.told == [(1, "a")]
+    await keeper.restore(back_to(1, "one"))
+    assert publisher.told == [(1, "a"), (2, "a")]
+
+
 @pytest.mark.parametrize(
     ("service", "version", "said"),
     [
@@ -179,6 +208,46 @@ async def test_a_change_in_the_moment_of_writing_is_seen_before_it_is_lost(keepe
 
     assert (source.content, source.writes, state.unwritten) == (C, [], "")
     assert publisher.told[-1] == (4, "c")
+
+
+async def test_what_a_worker_wrote_before_it_died_is_no_change_whatever_the_head_is_by_then(
+    keeper: Keeper, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+):
+    source = MadeSource(A)
+    for content in (A, B, C):
+        source.content = content
+        await look(keeper, source)
+
+    async def dies(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    await keeper.restore(back_to(1, "one"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "_read_back", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await look(keeper, source)
+    assert source.content == A
+    await keeper.restore(back_to(2, "other"))
+    await look(keeper, source, times=2)
+    assert source.content == B
+    assert publisher.told == [(1, "a"), (2, "b"), (3, "c"), (4, "a"), (5, "b")]
+
+
+async def test_what_was_read_before_a_rollback_is_no_change_after_it(keeper: Keeper, publisher: Publisher):
+    source = MadeSource(A)
+    await look(keeper, source)
+    source.content = C
+
+    async def meanwhile() -> None:
+        source.after_read = partial(asyncio.sleep, 0)
+        await look(keeper, source)
+        await keeper.restore(back_to(1))
+        await look(keeper, source)
+
+    source.after_read = meanwhile
+    await look(keeper, source, times=2)
+    assert source.content == A
+    assert publisher.told == [(1, "a"), (2, "c"), (3, "a")]
 
 
 async def test_a_source_that_cannot_be_written_is_not_read_again_until_it_changes(keeper: Keeper, publisher: Publisher):
@@ -267,6 +336,18 @@ async def test_no_secret_is_told(publisher: Publisher):
     assert version is not None
     assert version.shown() == snapshot.values
     assert "hunter2" not in f"{version} {await keeper.configs.state('whisper')!r}"
+
+
+async def test_a_state_that_is_of_a_newer_version_hides_no_other_service_and_shows_nothing(
+    keeper: Keeper, publisher: Publisher, caplog: pytest.LogCaptureFixture
+):
+    await look(keeper, MadeSource(A))
+    await publisher.records.write("configs", {"newer": b"now"}, ttl=60)
+    await publisher.records.write("config-of-newer", {"state": b'{"key": "hunter2", "versions": 5}'}, ttl=60)
+    assert await keeper.configs.services() == ["whisper"]
+    with pytest.raises(UnreadableStateError) as raised:
+        await keeper.configs.head("newer")
+    assert "hunter2" not in f"{raised.value} {caplog.text}"
 
 
 async def test_whoever_writes_and_restores_at_once_all_end_in_one_state(publisher: Publisher, chance: random.Random):

@@ -482,6 +482,10 @@ async def test_versions_come_from_each_source_and_go_back_to_it(
         change("c")
         await until(lambda: is_head(configs, 4, "c"), PATIENCE)
         assert await configs.troubles("whisper") == {}
+    ends = [client.ttl(key) for key in client.scan_iter("streamtask:record:config-[co][of]*")]
+    assert len(ends) == 5
+    # As long as nobody says otherwise; not as what waits for its version.
+    assert min(ends) > 365 * 86_400
 
 
 async def is_head(configs: Configs, number: int, model: str) -> bool:

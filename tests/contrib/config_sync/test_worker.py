@@ -237,6 +237,20 @@ async def test_another_worker_goes_on_watching_when_one_is_killed(scene: Scene, 
     measured("seconds from the kill to the next version", time.monotonic() - began)
 
 
+async def test_versions_go_on_when_the_broker_was_killed_and_came_back(scene: Scene, measured: Measured):
+    scene.source.write_bytes(b"model: a\n")
+    await scene.worker()
+    await scene.service()
+    scene.server.kill()
+    scene.source.write_bytes(b"model: b\n")
+    await asyncio.sleep(1)
+    began = time.monotonic()
+    scene.server.start()
+    await until(lambda: scene.file.read_bytes() == b"model: b\n", PATIENCE)
+    measured("seconds from the broker's start to the service's file", time.monotonic() - began)
+    assert (await scene.settled()).number == 2
+
+
 async def test_a_rollback_to_what_is_not_kept_is_a_dead_letter_that_says_why(scene: Scene):
     scene.source.write_bytes(b"model: a\n")
     await scene.worker()
