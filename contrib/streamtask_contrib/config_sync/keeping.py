@@ -6,7 +6,7 @@ steps of writing back, so that what we write is never taken for somebody's chang
 
 1. the rollback's swap makes the version the head, and names the source as `unwritten`
 2. a swap adds what is about to be written to what the source may hold
-3. the source is written, if it still holds what was read
+3. the source is written, if it still holds what was read, by the one who has its lease
 4. a swap says that this, and nothing else, is what it holds
 """
 
@@ -64,19 +64,23 @@ class Keeper:
 
     # ── from a source ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def look(self, source: Source, service: str, place: str, state: State) -> None:
-        """Bring a service and one of its sources together. `state`: as it was read before the source is."""
+    async def look(self, source: Source, place: str, state: State, *, is_ours: Callable[[], bool]) -> None:
+        """Bring a service and one of its sources together.
+
+        `state`: as it was read before the source is. `is_ours`: whether the source may still be written from here.
+        """
+        service = state.service
         try:
             reading = await source.read(service)
         except SourceError as error:
             if isinstance(error, MissingError) and state.unwritten == place:
-                await self._write_back(source, state, None)
+                await self._write_back(source, state, None, is_ours)
             else:
                 await self._troubled(service, place, str(error))
             return
         if state.is_known(place, reading.digest):
             if state.unwritten == place:
-                await self._write_back(source, state, reading)
+                await self._write_back(source, state, reading, is_ours)
             else:
                 await self._troubled(service, place, "")
             return
@@ -85,7 +89,7 @@ class Keeper:
         except DocumentError as error:
             if state.unwritten == place:
                 # What nobody can read is what the rollback is to put right.
-                await self._write_back(source, state, reading)
+                await self._write_back(source, state, reading, is_ours)
             else:
                 await self._troubled(service, place, str(error))
         else:
@@ -157,7 +161,9 @@ class Keeper:
         await self.configs.refuse(request.request_id, reason)
         raise Reject(f"no rollback of {request.service!r}: {reason}")
 
-    async def _write_back(self, source: Source, state: State, reading: Reading | None) -> None:
+    async def _write_back(
+        self, source: Source, state: State, reading: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
         """Have a source hold the head. What goes wrong on the way is seen, and done, at the next look."""
         place, held = state.unwritten, reading.digest if reading else _NOTHING
         version = await self.configs.version(state.service, state.head) if state.head else None
@@ -170,7 +176,7 @@ class Keeper:
                 if announced is None:
                     return
                 state = announced
-                await source.write(state.service, version, reading)
+                await source.write(state.service, version, reading, is_ours)
                 held = await self._read_back(source, version, target)
         except (ChangedError, MissingError):
             return

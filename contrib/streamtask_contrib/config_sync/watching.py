@@ -1,7 +1,7 @@
 """Watching: one source is looked at again and again, by one worker at a time.
 
-The lease saves work, and is not what makes versions right: every change is a swap, so that two who look at once do no
-harm. A worker that dies is replaced when its lease has run out.
+Versions are right without a lease, for each is a swap. The lease is for what cannot be swapped: who holds it writes the
+source back, and nobody else does. A worker that dies is replaced when its lease has run out.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Watch:
         if state.unpublished:
             await self._keeper.publish(state)
         if is_due or state.unwritten == place:
-            await self._keeper.look(self._source, service, place, state)
+            await self._keeper.look(self._source, place, state, is_ours=lambda: self._lease.remaining > 0)
 
     async def _places(self) -> dict[str, str]:
         """Service → place, of all that this source has, and of those that it had."""

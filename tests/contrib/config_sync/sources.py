@@ -49,10 +49,12 @@ class MadeSource:
             raise NotWritableError("it is only read")
         return version.content
 
-    async def write(self, service: str, version: Version, instead_of: Reading | None) -> None:
+    async def write(
+        self, service: str, version: Version, instead_of: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
         await asyncio.sleep(0)
         self.before_write()
-        if self.content != (instead_of and instead_of.content):
+        if not is_ours() or self.content != (instead_of and instead_of.content):
             raise ChangedError("somebody was faster")
         self.content = version.content
         self.writes.append(version.content)
@@ -66,7 +68,7 @@ async def look(keeper: Keeper, *sources: MadeSource, times: int = 1) -> State:
     for _ in range(times):
         for source in sources:
             state = await keeper.configs.state("whisper") or State(service="whisper", key="")
-            await keeper.look(source, "whisper", source.place, state)
+            await keeper.look(source, source.place, state, is_ours=lambda: True)
     state = await keeper.configs.state("whisper")
     assert state is not None
     return state

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from streamtask_contrib.config_sync import files
@@ -58,7 +59,9 @@ class FolderSource:
         """See `Source.rendered`."""
         return version.content
 
-    async def write(self, service: str, version: Version, instead_of: Reading | None) -> None:
+    async def write(
+        self, service: str, version: Version, instead_of: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
         """See `Source.write`."""
         try:
             path = _only(service, await self._files())
@@ -70,8 +73,13 @@ class FolderSource:
         stands = await self._content(path) if path.exists() else None
         if stands != (None if instead_of is None else instead_of.content):
             raise ChangedError(f"{path.name} has just been changed")
+
+        def check() -> None:
+            if not is_ours():
+                raise ChangedError(f"another worker looks after {path.name} now")
+
         try:
-            await asyncio.to_thread(files.replace, path, version.content)
+            await asyncio.to_thread(files.replace, path, version.content, check)
         except OSError as error:
             kind = NotWritableError if error.errno in _FORBIDDEN else SourceError
             raise kind(f"{path.name} cannot be written: {error.strerror}") from None
