@@ -102,9 +102,7 @@ class Configs:
 
     async def services(self) -> list[str]:
         """Every service that has a configuration."""
-        named = sorted(await self._records.read(_SERVICES))
-        states = await asyncio.gather(*map(self._readable, named))
-        return [state.service for state in states if state is not None and state.versions]
+        return [state.service for state in await self._states() if state.versions]
 
     async def head(self, service: str) -> Version | None:
         """What a service is to run with; None where nothing is known of it."""
@@ -130,6 +128,11 @@ class Configs:
         """Source → what is wrong with it now, for people: it is broken, gone, or cannot be written."""
         state = await self.state(service)
         return {**state.behind, **state.troubles} if state else {}
+
+    async def all_troubles(self) -> dict[str, dict[str, str]]:
+        """The same of every service with one, also of those that have no version yet."""
+        found = {state.service: {**state.behind, **state.troubles} for state in await self._states()}
+        return {service: troubles for service, troubles in found.items() if troubles}
 
     async def refusal(self, request_id: str) -> str | None:
         """Why a request for a rollback was refused; None where it was not, or more than a day ago."""
@@ -160,6 +163,10 @@ class Configs:
             original=found.get(_ORIGINAL),
             patterns=facts.patterns,
         )
+
+    async def _states(self) -> list[State]:
+        named = sorted(await self._records.read(_SERVICES))
+        return [state for state in await asyncio.gather(*map(self._readable, named)) if state is not None]
 
     async def _readable(self, service: str) -> State | None:
         try:

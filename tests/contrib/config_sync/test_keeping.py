@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from streamtask_contrib.config_sync.keeping import Keeper
 from streamtask_contrib.config_sync.versions import Configs, UnreadableStateError
+from streamtask_contrib.config_sync.worker import all_sources
 from streamtask_contrib.events import ConfigRollbackRequested, ConfigSnapshot
 
 from streamtask import App, Event, PublishError, Reject
@@ -280,12 +281,15 @@ async def test_what_is_broken_keeps_the_last_version_and_says_so(
     source.content = broken
     await look(keeper, source, times=3)
     assert publisher.told == [(1, "a")]
-    assert list(await keeper.configs.troubles("whisper")) == [PLACE]
+    [(place, trouble)] = (await keeper.configs.troubles("whisper")).items()
+    assert place == PLACE
+    assert await all_sources(publisher)() == f"whisper: {trouble}"
     assert [record.message for record in caplog.records].count("config.unreadable") == 1
 
     source.content = A
     await look(keeper, source, times=2)
     assert await keeper.configs.troubles("whisper") == {}
+    assert not await all_sources(publisher)()
     assert publisher.told == [(1, "a")]
 
 
