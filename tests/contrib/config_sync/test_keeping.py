@@ -331,6 +331,23 @@ async def test_a_snapshot_that_could_not_be_published_is_published_by_whoever_co
     assert (await look(keeper, source)).unpublished == ()
 
 
+async def test_bytes_that_made_room_are_forgotten_by_whoever_comes_next(keeper: Keeper, publisher: Publisher):
+    source = MadeSource(A)
+    first = (await look(keeper, source)).versions[0].content
+    for n in range(4):
+        source.content = b"model: %d\n" % n
+        await look(keeper, source)
+    source.content = b"model: the sixth\n"
+    publisher.failing = 1
+    with pytest.raises(PublishError):
+        await look(keeper, source)
+    # As if its worker had died right behind the swap.
+    assert await publisher.records.read(f"config-content-{first}")
+    await keeper.publish(await look(keeper, source))
+    assert not await publisher.records.read(f"config-content-{first}")
+    assert (await look(keeper, source)).dropped == ()
+
+
 async def test_no_secret_is_told(publisher: Publisher):
     keeper = Keeper(publisher, keep=5, patterns=("hook",))
     await look(keeper, MadeSource(b"model: a\npassword: hunter2\nhook: hunter2\nurl: redis://u:hunter2@h/0\n"))
