@@ -105,7 +105,7 @@ async def test_two_rollbacks_at_once_end_in_one_of_the_two_states_everywhere(
 ):
     kept = {n: f"# {n}\r\nmodel: m{n}\n{'x: 1' if n % 2 else 'y: [2]'}".encode() for n in (1, 2, 3)}
     scene.source.write_bytes(kept[1])
-    await asyncio.gather(scene.worker(), scene.worker())
+    workers = await asyncio.gather(scene.worker(), scene.worker())
     await scene.service()
     for n in (2, 3):
         await scene.write(kept[n], n)
@@ -138,6 +138,10 @@ async def test_two_rollbacks_at_once_end_in_one_of_the_two_states_everywhere(
     measured("rounds", sum(ends.values()))
     measured("rounds that ended in the first of the two", ends["first"])
     measured("seconds of the longest round", longest)
+    restored = [len(worker.logs("config.restored")) for worker in workers]
+    measured("rollbacks that the first worker made", restored[0])
+    assert sum(restored) == number - 3
+    assert min(restored) > 0
     # Whatever was seen in a file at any moment is one of the states, whole.
     assert seen <= set(kept.values())
     # No version was made of what we wrote ourselves, and each was told once.
