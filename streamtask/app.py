@@ -156,7 +156,11 @@ class App(Router):
         if not self._users:
             transport = await asyncio.to_thread(self.connector().open)
             await transport.connect()
-            self._transport = transport
+            if self._users:
+                # Another task was faster.
+                await transport.close()
+            else:
+                self._transport = transport
         self._users += 1
         return self
 

@@ -14,6 +14,7 @@ from typing import Any
 from streamtask import App
 from streamtask_contrib.config_sync.following import Follower
 from streamtask_contrib.extras import require
+from streamtask_contrib.reporting import router as reporting
 
 __all__ = ["ConfigSettings", "Follower", "app", "router"]
 
@@ -37,5 +38,7 @@ def _app() -> App:
     settings = import_module("streamtask_contrib.config_sync.settings").ConfigSettings
     environment = import_module("streamtask_contrib.settings")
     made = App("config-sync")
-    made.include(import_module(_WHERE["router"]).router(environment.from_environment(settings)))
+    worker = import_module(_WHERE["router"])
+    made.include(worker.router(environment.from_environment(settings)))
+    made.include(reporting(made.name, checks=[worker.all_sources(made)]))
     return made

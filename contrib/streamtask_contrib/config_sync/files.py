@@ -7,6 +7,7 @@ import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -39,11 +40,11 @@ def _beginning(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, check: Callable[[], None] = lambda: None) -> None:
     """Put content in the place of a file, or where none is. Raises `OSError`.
 
     Whoever reads it sees the old or the new, also after a crash. Mode and owner stay as they are; a new file is its
-    owner's alone. A link stays a link.
+    owner's alone. A link stays a link. `check`: called in the last moment; what it raises leaves all as it is.
     """
     path = path.resolve()
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
@@ -53,6 +54,7 @@ def replace(path: Path, content: bytes) -> None:
             _take_over(path, file.fileno())
             file.flush()
             os.fsync(file.fileno())
+        check()
         Path(name).replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

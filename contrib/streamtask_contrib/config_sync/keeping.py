@@ -6,7 +6,7 @@ steps of writing back, so that what we write is never taken for somebody's chang
 
 1. the rollback's swap makes the version the head, and names the source as `unwritten`
 2. a swap adds what is about to be written to what the source may hold
-3. the source is written, if it still holds what was read
+3. the source is written, if it still holds what was read, by the one who has its lease
 4. a swap says that this, and nothing else, is what it holds
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
 
@@ -52,6 +53,17 @@ class Publishing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """What a version is made of."""
+
+    content: bytes = field(repr=False)
+    form: Form
+    values: dict[str, Any] = field(repr=False)
+    #: See `Version.original`.
+    original: bytes | None = field(repr=False)
+
+
 class Keeper:
     """Makes versions. Any number of them may work at the same services at once."""
 
@@ -64,19 +76,23 @@ class Keeper:
 
     # ── from a source ─────────────────────────────────────────────────────────────────────────────────────────
 
-    async def look(self, source: Source, service: str, place: str, state: State) -> None:
-        """Bring a service and one of its sources together. `state`: as it was read before the source is."""
+    async def look(self, source: Source, place: str, state: State, *, is_ours: Callable[[], bool]) -> None:
+        """Bring a service and one of its sources together.
+
+        `state`: as it was read before the source is. `is_ours`: whether the source may still be written from here.
+        """
+        service = state.service
         try:
             reading = await source.read(service)
         except SourceError as error:
             if isinstance(error, MissingError) and state.unwritten == place:
-                await self._write_back(source, state, None)
+                await self._write_back(source, state, None, is_ours)
             else:
                 await self._troubled(service, place, str(error))
             return
         if state.is_known(place, reading.digest):
             if state.unwritten == place:
-                await self._write_back(source, state, reading)
+                await self._write_back(source, state, reading, is_ours)
             else:
                 await self._troubled(service, place, "")
             return
@@ -85,7 +101,7 @@ class Keeper:
         except DocumentError as error:
             if state.unwritten == place:
                 # What nobody can read is what the rollback is to put right.
-                await self._write_back(source, state, reading)
+                await self._write_back(source, state, reading, is_ours)
             else:
                 await self._troubled(service, place, str(error))
         else:
@@ -101,10 +117,10 @@ class Keeper:
         def taken(now: State, content: str) -> State | None:
             if not _is_as(now, state):
                 return None
-            facts = self._facts(now, reading.content, reading.form, values, source=place, name=content)
-            return now.taken(facts, reading.digest, keep=self._keep)
+            return now.taken(self._facts(now, document, place, content), reading.digest, keep=self._keep)
 
-        made = await self._make(state.service, reading.content, values, reading.original, taken)
+        document = _Document(reading.content, reading.form, values, reading.original)
+        made = await self._make(state.service, document, taken)
         if made is not None and made.head is not None:
             log.info("config.changed", extra={"service": made.service, "version": made.head.number, "source": place})
 
@@ -143,21 +159,23 @@ class Keeper:
         def restored(now: State, content: str) -> State | None:
             if now.head is None or now.from_request(request.request_id) is not None:
                 return None
-            facts = self._facts(
-                now, version.content, version.form, version.values, source=now.head.source, name=content
-            ).model_copy(update={"restored_from": version.number, "request_id": request.request_id})
-            return now.restored(facts, keep=self._keep)
+            facts = self._facts(now, document, now.head.source, content)
+            about = {"restored_from": version.number, "request_id": request.request_id}
+            return now.restored(facts.model_copy(update=about), keep=self._keep)
 
-        made = await self._make(version.service, version.content, version.values, version.original, restored)
+        document = _Document(version.content, version.form, version.values, version.original)
+        made = await self._make(version.service, document, restored)
         if made is not None and made.head is not None:
-            about = {"service": made.service, "version": made.head.number, "restored_from": version.number}
-            log.info("config.restored", extra=about | {"by": request.requested_by, "reason": request.reason})
+            told = {"service": made.service, "version": made.head.number, "restored_from": version.number}
+            log.info("config.restored", extra=told | {"by": request.requested_by, "reason": request.reason})
 
     async def _refuse(self, request: ConfigRollbackRequested, reason: str) -> NoReturn:
         await self.configs.refuse(request.request_id, reason)
         raise Reject(f"no rollback of {request.service!r}: {reason}")
 
-    async def _write_back(self, source: Source, state: State, reading: Reading | None) -> None:
+    async def _write_back(
+        self, source: Source, state: State, reading: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
         """Have a source hold the head. What goes wrong on the way is seen, and done, at the next look."""
         place, held = state.unwritten, reading.digest if reading else _NOTHING
         version = await self.configs.version(state.service, state.head) if state.head else None
@@ -170,7 +188,7 @@ class Keeper:
                 if announced is None:
                     return
                 state = announced
-                await source.write(state.service, version, reading)
+                await source.write(state.service, version, reading, is_ours)
                 held = await self._read_back(source, version, target)
         except (ChangedError, MissingError):
             return
@@ -193,7 +211,7 @@ class Keeper:
     # ── what all versions have in common ──────────────────────────────────────────────────────────────────────
 
     async def publish(self, state: State) -> None:
-        """Publish the snapshots that have not been yet, in order."""
+        """Publish the snapshots that have not been yet, in order; and forget the bytes of what had to make room."""
         for number in state.unpublished:
             facts = state.version(number)
             if facts is None:
@@ -202,42 +220,29 @@ class Keeper:
             version = await self.configs.version(state.service, facts)
             if version is not None:
                 await self._app.publish(_snapshot(version), dedup_key=f"{version.service}:{version.number}")
-        await self.configs.change(state.service, lambda now: now.published(state.unpublished))
+        for name in state.dropped:
+            await self.configs.drop(name)
+        await self.configs.change(state.service, lambda now: now.done(state.unpublished, state.dropped))
 
     async def _make(
-        self,
-        service: str,
-        content: bytes,
-        values: dict[str, Any],
-        original: bytes | None,
-        make: Callable[[State, str], State | None],
+        self, service: str, document: _Document, make: Callable[[State, str], State | None]
     ) -> State | None:
-        """Store bytes, make a version of them, and publish it; None where `make` wants none."""
-        name = await self.configs.store(content, values, original)
-        dropped: list[str] = []
-
-        def change(now: State) -> State | None:
-            made = make(now, name)
-            if made is not None:
-                dropped[:] = [facts.content for facts in now.versions if made.version(facts.number) is None]
-            return made
-
-        made = await self.configs.change(service, change)
-        for each in [name] if made is None else dropped:
-            await self.configs.drop(each)
-        if made is not None:
+        """Store a document, make a version of it, and publish it; None where `make` wants none."""
+        name = await self.configs.store(document.content, document.values, document.original)
+        made = await self.configs.change(service, lambda now: make(now, name))
+        if made is None:
+            await self.configs.drop(name)
+        else:
             await self.publish(made)
         return made
 
-    def _facts(
-        self, state: State, content: bytes, form: Form, values: dict[str, Any], *, source: str, name: str
-    ) -> Facts:
+    def _facts(self, state: State, document: _Document, source: str, name: str) -> Facts:
         sealing = Sealing(bytes.fromhex(state.key), self._patterns)
         return Facts(
             number=state.next_number(),
-            checksum=sealing.checksum(values),
-            digest=digest_of(content),
-            form=form,
+            checksum=sealing.checksum(document.values),
+            digest=digest_of(document.content),
+            form=document.form,
             source=source,
             taken_at=datetime.now(UTC),
             content=name,

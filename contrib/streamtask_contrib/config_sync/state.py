@@ -52,6 +52,8 @@ class State(_Value):
     versions: tuple[Facts, ...] = ()
     #: Numbers whose snapshots may not have been published yet, in order.
     unpublished: tuple[int, ...] = ()
+    #: The bytes of versions that had to make room, which may still be stored.
+    dropped: tuple[str, ...] = ()
     #: Source → digests of what it may hold.
     known: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     #: The source that the head has still to be written to; empty: none.
@@ -116,14 +118,18 @@ class State(_Value):
         others = _without(self.troubles, source)
         return self._changed(troubles=others | {source: trouble} if trouble else others)
 
-    def published(self, numbers: tuple[int, ...]) -> State | None:
-        """These snapshots are published; None where that is known."""
-        rest = tuple(number for number in self.unpublished if number not in numbers)
-        return None if rest == self.unpublished else self._changed(unpublished=rest)
+    def done(self, published: tuple[int, ...], dropped: tuple[str, ...]) -> State | None:
+        """Know that these snapshots are published, and these bytes dropped; None where that is known."""
+        unpublished = tuple(number for number in self.unpublished if number not in published)
+        left = tuple(name for name in self.dropped if name not in dropped)
+        is_known = (unpublished, left) == (self.unpublished, self.dropped)
+        return None if is_known else self._changed(unpublished=unpublished, dropped=left)
 
     def _with_head(self, facts: Facts, keep: int, **changes: object) -> State:
+        versions = (*self.versions, facts)
         return self._changed(
-            versions=(*self.versions, facts)[-keep:],
+            versions=versions[-keep:],
+            dropped=(*self.dropped, *(each.content for each in versions[:-keep])),
             unpublished=(*self.unpublished, facts.number),
             **changes,
         )

@@ -6,6 +6,7 @@ the services. The bytes are the source's own, secrets and all: whoever may read 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -16,6 +17,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+from pydantic import ValidationError
+
+from streamtask import StreamtaskError
 from streamtask_contrib.config_sync.documents import Form
 from streamtask_contrib.config_sync.drifts import Drifts
 from streamtask_contrib.config_sync.redaction import redacted
@@ -33,6 +37,10 @@ _REFUSED: Final = 86_400.0
 
 _SERVICES, _STATE, _REASON = "configs", "state", "reason"
 _BYTES, _ORIGINAL, _VALUES = "bytes", "original", "values"
+
+
+class UnreadableStateError(StreamtaskError):
+    """What is stored of a service is of a newer version of this package, or somebody else's."""
 
 
 class Records(Protocol):
@@ -94,8 +102,7 @@ class Configs:
 
     async def services(self) -> list[str]:
         """Every service that has a configuration."""
-        named = sorted(await self._records.read(_SERVICES))
-        return [service for service in named if await self.numbers(service)]
+        return [state.service for state in await self._states() if state.versions]
 
     async def head(self, service: str) -> Version | None:
         """What a service is to run with; None where nothing is known of it."""
@@ -121,6 +128,11 @@ class Configs:
         """Source → what is wrong with it now, for people: it is broken, gone, or cannot be written."""
         state = await self.state(service)
         return {**state.behind, **state.troubles} if state else {}
+
+    async def all_troubles(self) -> dict[str, dict[str, str]]:
+        """The same of every service with one, also of those that have no version yet."""
+        found = {state.service: {**state.behind, **state.troubles} for state in await self._states()}
+        return {service: troubles for service, troubles in found.items() if troubles}
 
     async def refusal(self, request_id: str) -> str | None:
         """Why a request for a rollback was refused; None where it was not, or more than a day ago."""
@@ -151,6 +163,18 @@ class Configs:
             original=found.get(_ORIGINAL),
             patterns=facts.patterns,
         )
+
+    async def _states(self) -> list[State]:
+        named = sorted(await self._records.read(_SERVICES))
+        return [state for state in await asyncio.gather(*map(self._readable, named)) if state is not None]
+
+    async def _readable(self, service: str) -> State | None:
+        try:
+            return await self.state(service)
+        except UnreadableStateError as error:
+            # It is no reason to see no other service.
+            log.warning("config.state_unreadable", extra={"service": service, "error": str(error)})
+            return None
 
     async def change(self, service: str, change: Callable[[State], State | None]) -> State | None:
         """Change what is known of a service from what stands; the state as it is then.
@@ -200,7 +224,13 @@ def digest_of(content: bytes) -> str:
 
 
 def _read(fields: Mapping[str, bytes]) -> State | None:
-    return State.model_validate_json(fields[_STATE]) if _STATE in fields else None
+    if _STATE not in fields:
+        return None
+    try:
+        return State.model_validate_json(fields[_STATE])
+    except ValidationError:
+        # Not its own words: they quote what stands there.
+        raise UnreadableStateError("what is stored was not written by this version of streamtask") from None
 
 
 def _key(service: str) -> str:

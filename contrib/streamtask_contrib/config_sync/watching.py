@@ -1,7 +1,7 @@
 """Watching: one source is looked at again and again, by one worker at a time.
 
-The lease saves work, and is not what makes versions right: every change is a swap, so that two who look at once do no
-harm. A worker that dies is replaced when its lease has run out.
+Versions are right without a lease, for each is a swap. The lease is for what cannot be swapped: who holds it writes the
+source back, and nobody else does. A worker that dies is replaced when its lease has run out.
 """
 
 from __future__ import annotations
@@ -76,14 +76,20 @@ class Watch:
         is_due = time.monotonic() - self._looked_at >= self._source.every
         if is_due:
             self._looked_at = time.monotonic()
-        for service, place in (await self._places()).items():
-            if not await self._lease.renew():
-                return
-            state = await self._keeper.configs.state(service) or State(service=service, key="")
-            if state.unpublished:
-                await self._keeper.publish(state)
-            if is_due or state.unwritten == place:
-                await self._keeper.look(self._source, service, place, state)
+        # All at once: a page that takes its time keeps no other waiting.
+        looks = [self._look_at(service, place, is_due=is_due) for service, place in (await self._places()).items()]
+        for outcome in await asyncio.gather(*looks, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                self._complain(outcome)
+
+    async def _look_at(self, service: str, place: str, *, is_due: bool) -> None:
+        if not await self._lease.renew():
+            return
+        state = await self._keeper.configs.state(service) or State(service=service, key="")
+        if state.unpublished:
+            await self._keeper.publish(state)
+        if is_due or state.unwritten == place:
+            await self._keeper.look(self._source, place, state, is_ours=lambda: self._lease.remaining > 0)
 
     async def _places(self) -> dict[str, str]:
         """Service → place, of all that this source has, and of those that it had."""

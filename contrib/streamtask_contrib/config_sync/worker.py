@@ -17,9 +17,10 @@ from streamtask_contrib.config_sync.settings import ConfigSettings
 from streamtask_contrib.config_sync.sources.folder import FolderSource
 from streamtask_contrib.config_sync.sources.port import Source
 from streamtask_contrib.config_sync.sources.redis_hash import RedisHashSource
-from streamtask_contrib.config_sync.versions import Version
+from streamtask_contrib.config_sync.versions import Configs, Version
 from streamtask_contrib.config_sync.watching import Watch
 from streamtask_contrib.events import ID, ConfigReported, ConfigRollbackRequested
+from streamtask_contrib.reporting import Check
 
 #: The consumer group of all configuration workers.
 GROUP = "config-sync"
@@ -45,6 +46,16 @@ def router(settings: ConfigSettings) -> Router:
         await service.compare(report, ctx)
 
     return routes
+
+
+def all_sources(app: App) -> Check:
+    """A check for `reporting`: what is wrong with the sources, whoever watches them."""
+
+    async def sources() -> str:
+        troubles = await Configs(app.records).all_troubles()
+        return "; ".join(f"{service}: {text}" for service, each in troubles.items() for text in each.values())
+
+    return sources
 
 
 class _Service:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from streamtask_contrib.config_sync.documents import Form
 from streamtask_contrib.config_sync.keeping import Keeper
@@ -26,8 +27,8 @@ class MadeSource:
         self.place = place
         self.is_writable = True
         self.writes: list[bytes] = []
-        #: Called before it is read, and before it is written: others who are faster.
-        self.before_read: Callable[[], None] = lambda: None
+        #: Called when it has been read, and before it is written: others who are faster.
+        self.after_read: Callable[[], Awaitable[object]] = partial(asyncio.sleep, 0)
         self.before_write: Callable[[], None] = lambda: None
 
     async def services(self) -> dict[str, str]:
@@ -37,11 +38,10 @@ class MadeSource:
         return place == self.place
 
     async def read(self, service: str) -> Reading:
-        self.before_read()
         if self.content is None:
             raise MissingError("there is no file")
         content = self.content
-        await asyncio.sleep(0)
+        await self.after_read()
         return Reading(content, self.form)
 
     def rendered(self, version: Version) -> bytes:
@@ -49,10 +49,12 @@ class MadeSource:
             raise NotWritableError("it is only read")
         return version.content
 
-    async def write(self, service: str, version: Version, instead_of: Reading | None) -> None:
+    async def write(
+        self, service: str, version: Version, instead_of: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
         await asyncio.sleep(0)
         self.before_write()
-        if self.content != (instead_of and instead_of.content):
+        if not is_ours() or self.content != (instead_of and instead_of.content):
             raise ChangedError("somebody was faster")
         self.content = version.content
         self.writes.append(version.content)
@@ -66,12 +68,7 @@ async def look(keeper: Keeper, *sources: MadeSource, times: int = 1) -> State:
     for _ in range(times):
         for source in sources:
             state = await keeper.configs.state("whisper") or State(service="whisper", key="")
-            await keeper.look(source, "whisper", source.place, state)
+            await keeper.look(source, source.place, state, is_ours=lambda: True)
     state = await keeper.configs.state("whisper")
     assert state is not None
     return state
-
-
-def contents(versions: Sequence[Version | None]) -> list[bytes]:
-    """The bytes of versions."""
-    return [version.content for version in versions if version is not None]

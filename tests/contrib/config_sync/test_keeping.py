@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 from streamtask_contrib.config_sync.keeping import Keeper
+from streamtask_contrib.config_sync.versions import Configs, UnreadableStateError
+from streamtask_contrib.config_sync.worker import all_sources
 from streamtask_contrib.events import ConfigRollbackRequested, ConfigSnapshot
 
 from streamtask import App, Event, PublishError, Reject
@@ -135,6 +138,33 @@ async def test_a_request_is_fulfilled_once(keeper: Keeper, publisher: Publisher)
     assert publisher.told == [(1, "a"), (2, "b"), (3, "a")]
 
 
+async def test_a_request_that_two_workers_have_is_fulfilled_once(
+    keeper: Keeper, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+):
+    await look(keeper, MadeSource(A))
+    both, store = asyncio.Barrier(2), Configs.store
+
+    async def together(self: Configs, *arguments: Any) -> str:
+        await both.wait()
+        return await store(self, *arguments)
+
+    monkeypatch.setattr(Configs, "store", together)
+    await asyncio.gather(keeper.restore(back_to(1, "one")), keeper.restore(back_to(1, "one")))
+    assert publisher.told == [(1, "a"), (2, "a")]
+
+
+async def test_a_request_whose_snapshot_could_not_be_published_is_told_when_it_comes_again(
+    keeper: Keeper, publisher: Publisher
+):
+    await look(keeper, MadeSource(A))
+    publisher.failing = 1
+    with pytest.raises(PublishError):
+        await keeper.restore(back_to(1, "one"))
+    assert publisher.told == [(1, "a")]
+    await keeper.restore(back_to(1, "one"))
+    assert publisher.told == [(1, "a"), (2, "a")]
+
+
 @pytest.mark.parametrize(
     ("service", "version", "said"),
     [
@@ -181,6 +211,46 @@ async def test_a_change_in_the_moment_of_writing_is_seen_before_it_is_lost(keepe
     assert publisher.told[-1] == (4, "c")
 
 
+async def test_what_a_worker_wrote_before_it_died_is_no_change_whatever_the_head_is_by_then(
+    keeper: Keeper, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+):
+    source = MadeSource(A)
+    for content in (A, B, C):
+        source.content = content
+        await look(keeper, source)
+
+    async def dies(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    await keeper.restore(back_to(1, "one"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "_read_back", dies)
+        with pytest.raises(KeyboardInterrupt):
+            await look(keeper, source)
+    assert source.content == A
+    await keeper.restore(back_to(2, "other"))
+    await look(keeper, source, times=2)
+    assert source.content == B
+    assert publisher.told == [(1, "a"), (2, "b"), (3, "c"), (4, "a"), (5, "b")]
+
+
+async def test_what_was_read_before_a_rollback_is_no_change_after_it(keeper: Keeper, publisher: Publisher):
+    source = MadeSource(A)
+    await look(keeper, source)
+    source.content = C
+
+    async def meanwhile() -> None:
+        source.after_read = partial(asyncio.sleep, 0)
+        await look(keeper, source)
+        await keeper.restore(back_to(1))
+        await look(keeper, source)
+
+    source.after_read = meanwhile
+    await look(keeper, source, times=2)
+    assert source.content == A
+    assert publisher.told == [(1, "a"), (2, "c"), (3, "a")]
+
+
 async def test_a_source_that_cannot_be_written_is_not_read_again_until_it_changes(keeper: Keeper, publisher: Publisher):
     source = MadeSource(A)
     await look(keeper, source)
@@ -211,12 +281,15 @@ async def test_what_is_broken_keeps_the_last_version_and_says_so(
     source.content = broken
     await look(keeper, source, times=3)
     assert publisher.told == [(1, "a")]
-    assert list(await keeper.configs.troubles("whisper")) == [PLACE]
+    [(place, trouble)] = (await keeper.configs.troubles("whisper")).items()
+    assert place == PLACE
+    assert await all_sources(publisher)() == f"whisper: {trouble}"
     assert [record.message for record in caplog.records].count("config.unreadable") == 1
 
     source.content = A
     await look(keeper, source, times=2)
     assert await keeper.configs.troubles("whisper") == {}
+    assert not await all_sources(publisher)()
     assert publisher.told == [(1, "a")]
 
 
@@ -258,6 +331,23 @@ async def test_a_snapshot_that_could_not_be_published_is_published_by_whoever_co
     assert (await look(keeper, source)).unpublished == ()
 
 
+async def test_bytes_that_made_room_are_forgotten_by_whoever_comes_next(keeper: Keeper, publisher: Publisher):
+    source = MadeSource(A)
+    first = (await look(keeper, source)).versions[0].content
+    for n in range(4):
+        source.content = b"model: %d\n" % n
+        await look(keeper, source)
+    source.content = b"model: the sixth\n"
+    publisher.failing = 1
+    with pytest.raises(PublishError):
+        await look(keeper, source)
+    # As if its worker had died right behind the swap.
+    assert await publisher.records.read(f"config-content-{first}")
+    await keeper.publish(await look(keeper, source))
+    assert not await publisher.records.read(f"config-content-{first}")
+    assert (await look(keeper, source)).dropped == ()
+
+
 async def test_no_secret_is_told(publisher: Publisher):
     keeper = Keeper(publisher, keep=5, patterns=("hook",))
     await look(keeper, MadeSource(b"model: a\npassword: hunter2\nhook: hunter2\nurl: redis://u:hunter2@h/0\n"))
@@ -267,6 +357,18 @@ async def test_no_secret_is_told(publisher: Publisher):
     assert version is not None
     assert version.shown() == snapshot.values
     assert "hunter2" not in f"{version} {await keeper.configs.state('whisper')!r}"
+
+
+async def test_a_state_that_is_of_a_newer_version_hides_no_other_service_and_shows_nothing(
+    keeper: Keeper, publisher: Publisher, caplog: pytest.LogCaptureFixture
+):
+    await look(keeper, MadeSource(A))
+    await publisher.records.write("configs", {"newer": b"now"}, ttl=60)
+    await publisher.records.write("config-of-newer", {"state": b'{"key": "hunter2", "versions": 5}'}, ttl=60)
+    assert await keeper.configs.services() == ["whisper"]
+    with pytest.raises(UnreadableStateError) as raised:
+        await keeper.configs.head("newer")
+    assert "hunter2" not in f"{raised.value} {caplog.text}"
 
 
 async def test_whoever_writes_and_restores_at_once_all_end_in_one_state(publisher: Publisher, chance: random.Random):

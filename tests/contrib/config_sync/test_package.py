@@ -45,6 +45,8 @@ def test_the_app_is_made_of_the_environment_when_it_is_asked_for(monkeypatch: py
         config_sync.app  # noqa: B018 - it is made by being asked for
     monkeypatch.setenv("STREAMTASK_CONFIG_KEEP", "7")
     assert config_sync.app.name == "config-sync"
+    # Its router's, and that of `reporting`.
+    assert len(config_sync.app.worker_lifespans) == 2
     monkeypatch.delitem(vars(config_sync), "app")
 
 

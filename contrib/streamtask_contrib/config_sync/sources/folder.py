@@ -6,6 +6,7 @@ import asyncio
 import errno
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from streamtask_contrib.config_sync import files
@@ -33,12 +34,15 @@ class FolderSource:
         self._folder = folder.absolute()
         self.name = f"folder-{self._folder}"
         self.every = every
+        #: Service → its files, as they were listed last.
+        self._paths: dict[str, list[Path]] = {}
         #: What each file held when it was read last.
         self._last: dict[Path, bytes] = {}
 
     async def services(self) -> dict[str, str]:
         """See `Source.services`."""
-        return {service: f"{_SCHEME}{paths[0]}" for service, paths in (await self._files()).items()}
+        self._paths = await self._files()
+        return {service: f"{_SCHEME}{paths[0]}" for service, paths in self._paths.items()}
 
     def holds(self, place: str) -> bool:
         """See `Source.holds`."""
@@ -46,7 +50,8 @@ class FolderSource:
 
     async def read(self, service: str) -> Reading:
         """See `Source.read`."""
-        path = await self._file(service)
+        # As it was listed: to list it for each file anew would take the square of their number.
+        path = _only(service, self._paths if service in self._paths else await self._files())
         content = self._last[path] = await self._content(path)
         return Reading(content, FORMS[path.suffix])
 
@@ -54,10 +59,12 @@ class FolderSource:
         """See `Source.rendered`."""
         return version.content
 
-    async def write(self, service: str, version: Version, instead_of: Reading | None) -> None:
+    async def write(
+        self, service: str, version: Version, instead_of: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
         """See `Source.write`."""
         try:
-            path = await self._file(service)
+            path = _only(service, await self._files())
         except MissingError:
             suffix = Path(version.source).suffix
             path = self._folder / f"{service}{suffix if FORMS.get(suffix) == version.form else f'.{version.form}'}"
@@ -66,8 +73,13 @@ class FolderSource:
         stands = await self._content(path) if path.exists() else None
         if stands != (None if instead_of is None else instead_of.content):
             raise ChangedError(f"{path.name} has just been changed")
+
+        def check() -> None:
+            if not is_ours():
+                raise ChangedError(f"another worker looks after {path.name} now")
+
         try:
-            await asyncio.to_thread(files.replace, path, version.content)
+            await asyncio.to_thread(files.replace, path, version.content, check)
         except OSError as error:
             kind = NotWritableError if error.errno in _FORBIDDEN else SourceError
             raise kind(f"{path.name} cannot be written: {error.strerror}") from None
@@ -84,19 +96,20 @@ class FolderSource:
         except OSError as error:
             raise SourceError(f"{path.name} cannot be read: {error.strerror}") from None
 
-    async def _file(self, service: str) -> Path:
-        paths = (await self._files()).get(service, [])
-        if not paths:
-            raise MissingError(f"there is no file of {service} in {self._folder}")
-        if len(paths) > 1:
-            raise SourceError(f"it is unclear which is meant: {' or '.join(path.name for path in paths)}")
-        return paths[0]
-
     async def _files(self) -> dict[str, list[Path]]:
         try:
             return await asyncio.to_thread(_listed, self._folder)
         except OSError as error:
             raise SourceError(f"the folder {self._folder} cannot be read: {error.strerror}") from None
+
+
+def _only(service: str, files_of: dict[str, list[Path]]) -> Path:
+    paths = files_of.get(service, [])
+    if not paths:
+        raise MissingError(f"there is no file of {service}")
+    if len(paths) > 1:
+        raise SourceError(f"it is unclear which is meant: {' or '.join(path.name for path in paths)}")
+    return paths[0]
 
 
 def _listed(folder: Path) -> dict[str, list[Path]]:

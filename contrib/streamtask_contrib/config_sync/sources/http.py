@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -105,13 +105,17 @@ class HttpSource:
             )
         return version.content
 
-    async def write(self, service: str, version: Version, instead_of: Reading | None) -> None:
+    async def write(
+        self, service: str, version: Version, instead_of: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
         """See `Source.write`."""
         headers = {"Content-Type": _SENT[version.form]}
         if instead_of is None:
             headers["If-None-Match"] = "*"
         elif instead_of.tag:
             headers["If-Match"] = instead_of.tag
+        if not is_ours():
+            raise ChangedError(f"another worker looks after {self._places[service]} now")
         try:
             response = await self._client.put(self._pages[service], content=version.content, headers=headers)
         except httpx.HTTPError as error:

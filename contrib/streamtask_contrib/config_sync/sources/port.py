@@ -5,6 +5,7 @@ A source knows files, hashes or pages, and nothing of versions: it is polled, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,7 +27,7 @@ class NotWritableError(SourceError):
 
 
 class ChangedError(SourceError):
-    """Somebody else has changed it since it was read; nothing was written."""
+    """Somebody else has changed it since it was read, or looks after it now; nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +73,14 @@ class Source(Protocol):
         """
         ...
 
-    async def write(self, service: str, version: Version, instead_of: Reading | None) -> None:
-        """Hold a version instead of what was read (None: of nothing), whole or not at all. Raises `SourceError`."""
+    async def write(
+        self, service: str, version: Version, instead_of: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
+        """Hold a version instead of what was read (None: of nothing), whole or not at all. Raises `SourceError`.
+
+        `is_ours`: asked in the last moment; where it is False, nothing is written. A worker that was stopped for a
+        while would write over what another has written since.
+        """
         ...
 
     async def close(self) -> None:

@@ -8,7 +8,7 @@ The document that is made of it is JSON. A version keeps the fields beside it, a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from redis import asyncio as redis
@@ -64,14 +64,16 @@ class RedisHashSource:
         """See `Source.rendered`."""
         return _written(_fields(version))
 
-    async def write(self, service: str, version: Version, instead_of: Reading | None) -> None:
+    async def write(
+        self, service: str, version: Version, instead_of: Reading | None, is_ours: Callable[[], bool]
+    ) -> None:
         """See `Source.write`."""
         key, fields = self._keys[service], _fields(version)
         try:
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(key)
                 stands = _texts(key, await pipe.hgetall(key))
-                if (stands or None) != (instead_of and json.loads(instead_of.original or b"null")):
+                if not is_ours() or (stands or None) != (instead_of and json.loads(instead_of.original or b"null")):
                     raise ChangedError(f"the hash {key} has just been changed")
                 pipe.multi()  # type: ignore[no-untyped-call] # redis-py leaves it unannotated
                 pipe.delete(key)
