@@ -23,7 +23,7 @@ from streamtask_contrib.monitoring.verdicts import Finding, Verdict
 #: Seconds for which all has to be well, by kind; and what it grows to at most where an anomaly comes back again and
 #: again within `_AGAIN` seconds of its end.
 _CALM: Mapping[str, float] = {
-    "stalled": 20.0,
+    "stalled": 10.0,
     "lag": 60.0,
     "error_rate": 60.0,
     "latency": 60.0,

@@ -26,7 +26,7 @@ from streamtask_contrib.leases import Lease
 from streamtask_contrib.monitoring import bots, seeing
 from streamtask_contrib.monitoring.anomalies import KEPT, Anomalies, digest, identity
 from streamtask_contrib.monitoring.board import Board
-from streamtask_contrib.monitoring.detection import Change, Closed, Detector, Opened
+from streamtask_contrib.monitoring.detection import Closed, Detector, Opened
 from streamtask_contrib.monitoring.samples import Sample
 from streamtask_contrib.monitoring.settings import MonitoringSettings
 
@@ -121,8 +121,7 @@ class _Watch:
         self._anomalies = anomalies
         self._detector = detector
         #: What was found and is not written down yet, in order.
-        self._found: deque[AnomalyDetected | Closed] = deque()
-        self._part_of: dict[str, str] = {}
+        self._found: deque[tuple[AnomalyDetected, str] | Closed] = deque()
         #: Something may be written down and not published.
         self._is_untold = True
         #: Processes of bots for which recovery has been asked.
@@ -156,7 +155,8 @@ class _Watch:
         """See, judge, tell, and write down where it stands."""
         sample = await seeing.look(self._app, now)
         for change in self._detector.look(sample):
-            self._note(change)
+            # The event is made once, so that it has one id however often it has to be told.
+            self._found.append(change if isinstance(change, Closed) else (_event(change), change.part_of))
         # Judged is judged: the next look is due also where telling fails, which is made up for then.
         self.due = now + self._settings.interval
         await self._tell()
@@ -164,14 +164,6 @@ class _Watch:
         await self._keep(now)
 
     # ── telling ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _note(self, change: Change) -> None:
-        if isinstance(change, Closed):
-            self._found.append(change)
-            return
-        event = _event(change)
-        self._part_of[event.anomaly_id] = change.part_of
-        self._found.append(event)
 
     async def _tell(self) -> None:
         if self._is_untold:
@@ -184,8 +176,9 @@ class _Watch:
             if isinstance(change, Closed):
                 await self._end(change)
             else:
-                await self._anomalies.detected(change, part_of=self._part_of[change.anomaly_id])
-                log.info("monitoring.detected", extra={"kind": change.kind, "subject": change.subject})
+                event, part_of = change
+                await self._anomalies.detected(event, part_of=part_of)
+                log.info("monitoring.detected", extra={"kind": event.kind, "subject": event.subject})
             self._found.popleft()
             self._is_untold = False
 
@@ -201,7 +194,8 @@ class _Watch:
         wanted = [request for bot in sample.bots if (request := bots.recovery(bot, self._limits)) is not None]
         for request in wanted:
             if request.request_id not in self._asked:
-                await self._app.publish(request, dedup_key=request.request_id)
+                # Named apart from the bot's statuses, which are "bot:number", too: a stream has one set of such keys.
+                await self._app.publish(request, dedup_key=f"recovery:{request.request_id}")
                 self._asked.add(request.request_id)
         self._asked &= {f"{bot.bot_id}:{bot.attempt}" for bot in sample.bots}
 

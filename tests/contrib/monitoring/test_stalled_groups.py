@@ -101,3 +101,51 @@ async def test_a_group_whose_worker_is_stopped_is_told_once_and_so_is_its_recove
         await until(lambda: len(ledger.count("end")) >= 30, 30)
         await told_once(told, "jobs/chaos", "recovered", began, measured)
         assert [event.state for event, _ in told.heard] == ["detected", "recovered"]
+
+
+@pytest.mark.timeout(150)
+async def test_handlers_that_hang_with_everything_taken_are_told_though_their_worker_lives(
+    server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    await start_worker(server.url, MONITORING, environment=environment())
+    await start_worker(server.url, WORK)
+    async with hearing(server.url) as told:
+        began = time.monotonic()
+        await publish(server.url, [Job(n=n, kind="hang") for n in range(3)])
+        event = await told_once(told, "jobs/chaos", "detected", began, measured)
+        assert event.kind == "stalled"
+        assert "3 run" in event.evidence
+        assert "its one worker lives" in event.evidence
+        began = ledger.open_gate("hang")
+        await told_once(told, "jobs/chaos", "recovered", began, measured)
+        assert [event.state for event, _ in told.heard] == ["detected", "recovered"]
+
+
+@pytest.mark.timeout(200)
+async def test_a_watcher_that_is_killed_in_between_is_replaced_and_nothing_is_told_twice_or_forgotten(
+    server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    first = await start_worker(server.url, MONITORING, environment=environment())
+    worker = await start_worker(server.url, WORK)
+    second = await start_worker(server.url, MONITORING, environment=environment())
+    async with hearing(server.url) as told:
+        await some_work(server.url, ledger, 0)
+        # No worker at all, in order this time, while events come.
+        await worker.terminate()
+        began = time.monotonic()
+        await publish(server.url, [Job(n=100 + n) for n in range(10)])
+        await asyncio.sleep(8)
+        await first.kill_whole()
+        event = await told_once(told, "jobs/chaos", "detected", began, measured)
+        assert "10 events wait to be taken" in event.evidence
+        assert second.logs("monitoring.detected")
+        # And once more while it is open: its end is told by one that has not told of its beginning.
+        third = await start_worker(server.url, MONITORING, environment=environment())
+        await second.kill_whole()
+        await start_worker(server.url, WORK)
+        began = time.monotonic()
+        await until(lambda: len(ledger.count("end")) >= 30, 30)
+        await told_once(told, "jobs/chaos", "recovered", began, measured)
+        jobs = [(event.kind, event.state) for event, _ in told.heard if event.subject == "jobs/chaos"]
+        assert jobs == [("stalled", "detected"), ("stalled", "recovered")]
+        assert third.logs("monitoring.recovered")

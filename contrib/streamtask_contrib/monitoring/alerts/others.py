@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,12 +15,15 @@ import apprise  # noqa: E402 - what is missing is said before it is missed
 from streamtask import App, ConfigurationError, Context, Router  # noqa: E402
 from streamtask_contrib.events import AnomalyDetected  # noqa: E402
 from streamtask_contrib.monitoring.alerts.delivering import RETRY, AlertError, alert_of, text_of  # noqa: E402
+from streamtask_contrib.monitoring.alerts.hushing import hushed  # noqa: E402
 from streamtask_contrib.monitoring.alerts.keys import lines  # noqa: E402
 from streamtask_contrib.monitoring.anomalies import digest  # noqa: E402
 from streamtask_contrib.monitoring.settings import MonitoringSettings  # noqa: E402
 
 #: The consumer group.
 GROUP = "alert-apprise"
+#: Who writes of an address: apprise, and what it sends with.
+_TALKS = ("apprise", "urllib3.connectionpool")
 
 
 def router(settings: MonitoringSettings) -> Router:
@@ -30,12 +33,8 @@ def router(settings: MonitoringSettings) -> Router:
 
     @routes.worker_lifespan
     async def quiet(_: App) -> AsyncIterator[None]:
-        chatter = logging.getLogger("apprise")
-        chatter.addFilter(_says_nothing)
-        try:
+        with hushed(*_TALKS):
             yield
-        finally:
-            chatter.removeFilter(_says_nothing)
 
     @routes.on(AnomalyDetected, group=GROUP, start="latest", retry=RETRY)
     async def notify(anomaly: AnomalyDetected, ctx: Context) -> None:
@@ -48,7 +47,8 @@ def router(settings: MonitoringSettings) -> Router:
         for name, service in addresses.items():
             if name in delivered:
                 continue
-            if await service.async_notify(body=body, title=title, notify_type=_type(anomaly)):
+            # In a thread of ours: apprise's own outlive it.
+            if await asyncio.to_thread(service.notify, body=body, title=title, notify_type=_type(anomaly)):
                 await alert.delivered(name)
             else:
                 failed += 1
@@ -61,12 +61,8 @@ def router(settings: MonitoringSettings) -> Router:
 
 def _addresses(urls: list[str], reference: str) -> dict[str, Any]:
     """What apprise makes of each address, by a name that is no secret."""
-    chatter = logging.getLogger("apprise")
-    chatter.addFilter(_says_nothing)
-    try:
+    with hushed(*_TALKS):
         found = {digest(url): apprise.Apprise.instantiate(url) for url in urls}
-    finally:
-        chatter.removeFilter(_says_nothing)
     wrong = [number for number, service in enumerate(found.values(), 1) if service is None]
     if wrong:
         numbers = ", ".join(map(str, wrong))
@@ -78,8 +74,3 @@ def _type(anomaly: AnomalyDetected) -> Any:
     if anomaly.state == "recovered":
         return apprise.NotifyType.SUCCESS
     return apprise.NotifyType.FAILURE if anomaly.severity == "critical" else apprise.NotifyType.WARNING
-
-
-def _says_nothing(_: logging.LogRecord) -> bool:
-    """For apprise, whose lines may name an address."""
-    return False

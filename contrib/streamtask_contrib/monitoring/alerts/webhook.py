@@ -12,7 +12,6 @@ import base64
 import hashlib
 import hmac
 import json
-import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ import httpx
 from streamtask import App, ConfigurationError, Context, Reject, RetryLater, Router
 from streamtask_contrib.events import AnomalyDetected
 from streamtask_contrib.monitoring.alerts.delivering import RETRY, AlertError, alert_of
+from streamtask_contrib.monitoring.alerts.hushing import hushed
 from streamtask_contrib.monitoring.alerts.keys import signing_keys
 from streamtask_contrib.monitoring.settings import MonitoringSettings
 
@@ -74,13 +74,9 @@ class _Webhook:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """A client for as long as the worker runs."""
-        chatter = logging.getLogger("httpx")
-        chatter.addFilter(_hides_addresses)
-        try:
+        with hushed("httpx"):
             async with httpx.AsyncClient(timeout=self._timeout, follow_redirects=False) as self._client:
                 yield
-        finally:
-            chatter.removeFilter(_hides_addresses)
             self._client = None
 
     async def post(self, anomaly: AnomalyDetected) -> None:
@@ -161,8 +157,3 @@ def _checked(address: str) -> str:
     if url.scheme not in ("http", "https") or not url.host:
         raise ConfigurationError("STREAMTASK_MONITORING_WEBHOOK_URL is no http:// or https:// address")
     return address
-
-
-def _hides_addresses(record: logging.LogRecord) -> bool:
-    """For httpx, which writes the address of each request into the log, at INFO."""
-    return record.levelno > logging.INFO
