@@ -26,8 +26,9 @@ from streamtask_contrib.bot.tenure import LateError, Tenure
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two rounds, and between two in which something is under way.
-_EVERY, _SOON = 1.0, 0.2
+#: Seconds between two rounds, and between two in which something is under way; and rounds in the time of the lease, at
+#: least.
+_EVERY, _SOON, _RENEWALS = 1.0, 0.2, 4
 #: Seconds for which the last round may go on when the orchestrator is to end.
 _LAST_ROUND = 4.0
 #: Seconds between two looks at what is remembered, at most.
@@ -47,6 +48,7 @@ class Orchestrator(AbstractAsyncContextManager["Orchestrator"]):
         self._program = program
         self._bots = Bots(app, kept=settings.kept)
         self._woken = asyncio.Event()
+        self._every = min(_EVERY, settings.orchestrator_ttl / _RENEWALS)
         self._is_ending = False
         self._is_reachable = True
         #: Since when each owner's lease has been missing, by the monotonic clock.
@@ -97,7 +99,7 @@ class Orchestrator(AbstractAsyncContextManager["Orchestrator"]):
     async def _round(self) -> float:
         """Look after everything once; seconds until the next time."""
         try:
-            return _SOON if await self._look_after_all() else _EVERY
+            return _SOON if await self._look_after_all() else self._every
         except (TransportError, PublishError) as error:
             if self._is_reachable:
                 log.warning("orchestrator.cut_off", extra={"orchestrator": self._tenure.name, "error": str(error)})
@@ -108,7 +110,7 @@ class Orchestrator(AbstractAsyncContextManager["Orchestrator"]):
             log.warning("orchestrator.late", extra={"orchestrator": self._tenure.name})
         except Exception:
             log.exception("orchestrator.round_failed", extra={"orchestrator": self._tenure.name})
-        return _EVERY
+        return self._every
 
     async def _look_after_all(self) -> bool:
         """One round; whether something is under way that will not take a second."""

@@ -27,11 +27,13 @@ from streamtask_contrib.bot.decisions import Sight
 from streamtask_contrib.bot.settings import BotSettings
 from streamtask_contrib.bot.states import Bot, ProcessIdentity
 
-#: What is started for a bot.
-PROGRAM = (sys.executable, "-m", "streamtask_contrib.bot.process")
+#: What is started for a bot. -P: it imports nothing from its folder, where a meeting may have put a file.
+PROGRAM = (sys.executable, "-P", "-m", "streamtask_contrib.bot.process")
 #: What a process is told beside its settings. A broker's URL may hold a password: an environment is its owner's alone.
 BOT_ID, ATTEMPT = "STREAMTASK_BOT_ID", "STREAMTASK_BOT_ATTEMPT"
 BROKER, FOLDER = "STREAMTASK_BOT_BROKER", "STREAMTASK_BOT_FOLDER"
+#: Where audio is kept in files, which a bot has to find, too.
+_BLOBS = "STREAMTASK_BLOBS_FOLDER"
 _SCRATCH, _LOG = ".scratch", ".log"
 #: Two starts of one process number are further apart than this, in seconds.
 _MOMENT = 1.5
@@ -54,7 +56,7 @@ class Processes:
 
     def __init__(self, settings: BotSettings, broker: str, *, program: Sequence[str] = PROGRAM) -> None:
         """`broker`: its URL for processes of this machine."""
-        self._logs = settings.logs
+        self._logs = settings.logs.absolute()
         self._broker = broker
         self._program = list(program)
         self._environment = _environment(settings)
@@ -229,15 +231,27 @@ def _everything() -> Iterator[_Seen]:
 
 
 def _environment(settings: BotSettings) -> Mapping[str, str]:
-    """The environment of a process of ours, with these settings in place of those that it has."""
+    """The environment of a process of ours, with these settings in place of those that it has.
+
+    A bot works in a folder of its own: what is relative to ours is told as it is from there.
+    """
     prefix = str(settings.model_config.get("env_prefix", ""))
-    names = {f"{prefix}{name}".upper() for name in BotSettings.model_fields}
-    told = {
+    values = {name: _absolute(value) for name, value in settings}
+    told = settings.model_copy(update=values).model_dump(mode="json", exclude_none=True)
+    variables = {
         f"{prefix}{name}".upper(): value if isinstance(value, str) else json.dumps(value)
-        for name, value in settings.model_dump(mode="json").items()
-        if value is not None and value != ""
+        for name, value in told.items()
+        if value != ""
     }
-    return {name: value for name, value in os.environ.items() if name.upper() not in names} | told
+    names = {f"{prefix}{name}".upper() for name in BotSettings.model_fields}
+    kept = {name: value for name, value in os.environ.items() if name.upper() not in names}
+    if kept.get(_BLOBS):
+        variables[_BLOBS] = str(Path(kept[_BLOBS]).absolute())
+    return kept | variables
+
+
+def _absolute(value: object) -> object:
+    return value.absolute() if isinstance(value, Path) else value
 
 
 def _make_private(folder: Path) -> None:

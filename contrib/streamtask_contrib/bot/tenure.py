@@ -46,9 +46,8 @@ class Tenure:
 
     async def check(self) -> None:
         """Before something is done that cannot be taken back: what was read still holds. Raises `LateError`."""
-        if self._lease.remaining > self._ttl / 2:
-            return
-        if not self._lease.remaining or not await self._lease.renew():
+        # Where the broker still has it, nobody has found it missing.
+        if self._lease.remaining < self._ttl / 2 and not await self._lease.renew():
             raise LateError(f"the lease of {self.name} has run out")
 
     async def end(self) -> None:

@@ -99,6 +99,10 @@ class Meetings:
         assert found is not None
         return found
 
+    async def has_lease(self, owner: str) -> bool:
+        """Whether an orchestrator still counts as alive."""
+        return bool(await self._app.records.read(f"bot-orchestrator-{owner}"))
+
     async def reach(self, state: str, *bot_ids: str, within: float = 40.0) -> None:
         """Wait until bots are in a state."""
 

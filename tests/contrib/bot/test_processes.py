@@ -130,6 +130,17 @@ def test_a_process_has_a_session_a_folder_a_log_and_an_environment_of_its_own(
         assert BotSettings() == here.settings
 
 
+def test_what_is_relative_to_the_orchestrator_is_found_by_the_bot(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here.folder)
+    monkeypatch.setenv("STREAMTASK_BLOBS_FOLDER", "blobs")
+    here.settings = BotSettings(logs=Path("logs"), recordings=Path("recordings"))
+    facts = here.facts(here.start(here.processes()))
+    for name in ("BLOBS_FOLDER", "BOT_RECORDINGS", "BOT_LOGS", "BOT_FOLDER"):
+        path = Path(facts[f"STREAMTASK_{name}"])
+        assert path.is_absolute()
+        assert path.is_relative_to(here.folder)
+
+
 def test_a_folder_of_logs_that_others_may_read_is_refused(here: Place) -> None:
     (here.folder / "logs").mkdir(mode=0o777)
     (here.folder / "logs").chmod(0o777)

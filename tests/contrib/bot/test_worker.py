@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,19 @@ async def test_a_broker_that_is_away_is_no_failure_of_the_event() -> None:
         await service.write_down(wish(TransportError("away")))
     # It stands; its status is published by whoever looks after the bot.
     await service.write_down(wish(PublishError("?", event_id="1")))
+
+
+def test_what_is_written_down_of_bots_is_read_where_no_bot_could_run() -> None:
+    code = """
+import sys
+for name in ("psutil", "pydantic_settings", "playwright"):
+    sys.modules[name] = None
+import streamtask_contrib.bot.registry
+try:
+    from streamtask_contrib.bot import app
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "psutil, pydantic_settings is not installed" in done.stdout
+    assert "'.[bot]'" in done.stdout
