@@ -38,4 +38,5 @@ def _app() -> App:
     environment = import_module("streamtask_contrib.settings")
     made = App("config-sync")
     made.include(import_module(_WHERE["router"]).router(environment.from_environment(settings)))
+    made.include(import_module("streamtask_contrib.reporting").router(made.name))
     return made
