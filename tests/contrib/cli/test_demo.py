@@ -196,3 +196,12 @@ def test_without_the_extras_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     result = CliRunner().invoke(demo, ["--speak", str(recording)])
     assert "pip install '.[speech]'" in str(result.exception)
+
+
+@pytest.mark.parametrize("worker", ["audio", "translation", "bot", "monitoring"])
+def test_what_it_starts_needs_nothing_beyond_the_extra_speech(worker: str, tmp_path: Path) -> None:
+    """What the other extras bring is taken away; each worker's app is made all the same."""
+    others = "'httpx', 'playwright', 'apprise'"
+    code = f"import sys; sys.modules.update(dict.fromkeys([{others}])); from streamtask_contrib.{worker} import app"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
