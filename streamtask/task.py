@@ -83,6 +83,7 @@ class Task(Generic[P, R, Q, C]):
     def __init__(self, function: Callable[Q, C], options: TaskOptions) -> None:
         self._function = function
         self.options_of_task = options
+        #: What it is called on the wire.
         self.name = options.name or _name(function)
         self.is_async = inspect.iscoroutinefunction(function)
         hints = hints_of(function, self.name)

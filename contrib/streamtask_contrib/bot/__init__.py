@@ -19,9 +19,11 @@ def __getattr__(name: str) -> App:
     require("bot", "psutil", "pydantic_settings")
     from streamtask_contrib.bot.settings import BotSettings  # noqa: PLC0415 - what is missing is said before it is missed
     from streamtask_contrib.bot.worker import router  # noqa: PLC0415 - as above
+    from streamtask_contrib.reporting import router as reporting  # noqa: PLC0415 - as above
     from streamtask_contrib.settings import blob_stores, from_environment  # noqa: PLC0415 - as above
 
     app = App("bot-orchestrator", blobs=blob_stores())
     app.include(router(from_environment(BotSettings)))
+    app.include(reporting(app.name))
     globals()["app"] = app
     return app

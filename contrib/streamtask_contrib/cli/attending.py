@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 from websockets.asyncio.client import connect
 
+from streamtask_contrib.bot.states import FINAL
 from streamtask_contrib.cli.lines import Delay, Lines, row
 
 #: Seconds that an answer of the API may take, and the meeting with its last words.
@@ -94,10 +95,10 @@ def _news(before: dict[str, Any], now: dict[str, Any]) -> str:
     told = []
     if now["state"] != before["state"]:
         told.append(f"bot {_NAMES.get(now['state'], now['state'])}")
-    for word, one, other in (("with", now, before), ("without", before, now)):
+    for one, other, word in ((now, before, "there"), (before, now, "gone")):
         people = [name for name in one["participants"] if name not in other["participants"]]
-        if people and now["state"] not in ("leaving", "stopped", "failed"):
-            told.append(f"{word} {' and '.join(people)}")
+        if people and now["state"] not in FINAL:
+            told.append(f"{' and '.join(people)} {'is' if len(people) == 1 else 'are'} {word}")
     return ", ".join(told)
 
 

@@ -119,7 +119,8 @@ class Show:
 
     def _invite(self, address: str) -> None:
         self._console.print(
-            f"\nNow you: drop a file, speak, or send a bot at [bold]http://{address}/[/bold] (Ctrl-C ends everything)"
+            f"\nNow you: drop a file, speak, or send a bot to {_MEETING}, at [bold]http://{address}/[/bold] "
+            "(Ctrl-C ends everything)"
         )
 
     def _open(self, address: str) -> None:

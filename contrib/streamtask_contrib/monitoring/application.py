@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamtask_contrib.extras import require
 
-require("monitoring", "httpx", "pydantic_settings")
+require("monitoring", "pydantic_settings")
 
 from streamtask import App  # noqa: E402 - what is missing is said before it is missed
 from streamtask_contrib.monitoring import alerts  # noqa: E402

@@ -221,6 +221,8 @@ async def test_a_receiver_that_says_when_is_asked_then(receiver: Receiver) -> No
         ("soon", None),
         ("-3", None),
     ],
+    # Test processes that run side by side must give it the same names: no moment may be in them.
+    ids=["seconds", "too many", "a moment to come", "a moment that has passed", "nothing", "a word", "less than none"],
 )
 def test_what_a_receiver_says_is_bounded(header: str, seconds: float | None) -> None:
     assert webhook._pause(header, datetime.now(UTC)) == seconds

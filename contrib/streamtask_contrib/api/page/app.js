@@ -7,7 +7,7 @@ import { authorization, askForKey, currentKey, element, showError, tell, useKey 
 import { System } from "./system.js";
 
 const captions = new Captions();
-const meeting = new Meeting(captions);
+const meeting = new Meeting(captions, () => system.look());
 const system = new System((bot) => meeting.show(bot));
 
 // ── a file ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,6 @@
 // A bot in a meeting: sent, watched from one state to the next, called back. Its words are captions like any others.
 
-import { ask, element, hue, openSocket, sentence, showError, span } from "./page.js";
+import { ask, element, hue, openSocket, sentence, showError, span, tell } from "./page.js";
 
 const STEPS = ["Asked", "Joining", "In call", "Listening", "Left"];
 const STATES = {
@@ -35,13 +35,16 @@ export const stateName = (state) => STATES[state]?.name ?? state;
 
 export class Meeting {
   #captions;
+  #changed;
   #bot = null;
   #socket = null;
   // How far it came: one that failed did not go through what is between.
   #reached = 0;
 
-  constructor(captions) {
+  // `changed`: called when a bot is in another state.
+  constructor(captions, changed) {
     this.#captions = captions;
+    this.#changed = changed;
   }
 
   start() {
@@ -131,6 +134,7 @@ export class Meeting {
 
   #take(status) {
     if (status.sequence < this.#bot.sequence) return;
+    if (status.state !== this.#bot.state) this.#changed();
     this.#bot = { ...this.#bot, ...status };
     const { state, reason, sub_code: subCode, participants, desired, attempt } = this.#bot;
     const { step, name, text } = STATES[state];
@@ -140,6 +144,7 @@ export class Meeting {
     element("bot-state").textContent = asked ? "asked to leave" : name;
     element("bot-text").textContent = `${text}${isOver ? because(reason, subCode) : ""}${attempt > 1 ? `, attempt ${attempt}` : ""}`;
     if (state !== "failed") this.#reached = step;
+    else if (!this.#captions.isDone) tell("Nothing more will come.");
     for (const [place, item] of [...element("track").children].entries()) {
       item.className = place === step ? "current" : place <= this.#reached ? "done" : "";
     }

@@ -39,7 +39,8 @@ export class System {
   }
 
   #show(health, bots) {
-    fill("problems", health.problems.map((problem) => made("li", sentence(problem))));
+    element("problems").replaceChildren(...health.problems.map((problem) => made("li", sentence(problem))));
+    element("problems").closest("section").hidden = !health.problems.length;
     table("services", health.services, ({ service, status, instance, details, last_report: age }) => [
       dotted(status, service),
       details.join("; ") || instance,
@@ -78,20 +79,21 @@ function line(health) {
   return `ready · ${health.workers.length} workers${bots} · ${health.redis_ping_ms} ms`;
 }
 
-function fill(id, items) {
-  element(id).replaceChildren(...items);
-  element(id).closest("section").hidden = !items.length;
+function table(id, found, cells) {
+  const rows = found.map((one) => row(cells(one).map((cell) => (cell instanceof Node ? wrapped(cell) : made("td", cell)))));
+  element(id).replaceChildren(...(rows.length ? rows : [row([none()])]));
 }
 
-function table(id, found, cells) {
-  fill(
-    id,
-    found.map((one) => {
-      const row = document.createElement("tr");
-      row.append(...cells(one).map((cell) => (cell instanceof Node ? wrapped(cell) : made("td", cell))));
-      return row;
-    }),
-  );
+function row(cells) {
+  const made = document.createElement("tr");
+  made.append(...cells);
+  return made;
+}
+
+function none() {
+  const cell = made("td", "None");
+  cell.className = "none";
+  return cell;
 }
 
 function wrapped(node) {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from streamtask import Router
-from streamtask_contrib.monitoring.alerts import log, webhook
+from streamtask_contrib.extras import require
+from streamtask_contrib.monitoring.alerts import log
 from streamtask_contrib.monitoring.settings import MonitoringSettings
 
 
@@ -13,6 +14,9 @@ def routers(settings: MonitoringSettings) -> list[Router]:
     if settings.alert_log:
         found.append(log.router())
     if settings.webhook_url is not None:
+        require("monitoring", "httpx")
+        from streamtask_contrib.monitoring.alerts import webhook  # noqa: PLC0415 - who has no webhook needs no client
+
         found.append(webhook.router(settings))
     if settings.apprise:
         from streamtask_contrib.monitoring.alerts import others  # noqa: PLC0415 - an extra of its own, seldom wanted
