@@ -66,7 +66,7 @@ def kill(processes: Sequence[psutil.Process]) -> None:
 
 
 async def test_a_bot_is_started_once_told_of_in_order_and_leaves_when_asked(meetings: Meetings, ledger: Ledger) -> None:
-    await meetings.worker()
+    worker = await meetings.worker()
     await meetings.request("b1")
     await meetings.reach("capturing", "b1")
     standing = await meetings.bot("b1")
@@ -88,8 +88,10 @@ async def test_a_bot_is_started_once_told_of_in_order_and_leaves_when_asked(meet
     [logged] = await emitted(meetings.url, "bot-logs")
     assert (logged["bot_id"], logged["attempt"], logged["position"]) == ("b1", 1, 0)
     assert logged["lines"] == ["b1 is in the call"]
-    # No owner is left with a lease, and nobody looks at the bot any more.
+    # Nobody looks at it any more, and it is no zombie.
     assert await meetings.bots.living() == []
+    [pid] = await worker.child_pids()
+    await until(lambda: psutil.Process(pid).children() == [], 5)
 
 
 async def test_the_worker_of_the_package_takes_its_settings_from_the_environment(meetings: Meetings) -> None:
