@@ -60,11 +60,15 @@ async def compare(configs: Configs, service: str, old: int | None, new: int | No
 
 
 async def ask_back(app: App, service: str, number: int, *, by: str, reason: str) -> ConfigRollbackRequested:
-    """Ask for a version to be restored; what was asked. Raises `NotKeptError` and `NothingToDoError`."""
+    """Ask for a version to be restored; what was asked. Raises `NotKeptError` and `NothingToDoError`.
+
+    The head itself is asked back where somebody runs with something else: it is written over what was changed by hand.
+    """
     configs = Configs(app.records)
     state = await state_of(configs, service)
     await version_of(configs, state, number)
-    if state.versions[-1].number == number:
+    is_all_well = not state.behind and not await configs.drifts(service)
+    if state.versions[-1].number == number and is_all_well:
         raise NothingToDoError(f"version {number} is what {service!r} has already")
     request = ConfigRollbackRequested(
         request_id=uuid.uuid4().hex, service=service, to_version=number, requested_by=by, reason=reason

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -100,6 +101,25 @@ async def no_secret_anywhere(scene: Scene, processes: list) -> None:
     assert len(stored) > 10
 
 
+@asynccontextmanager
+async def observed(*files: Path) -> AsyncIterator[set[bytes]]:
+    """Everything that is seen in some files meanwhile."""
+    seen: set[bytes] = set()
+
+    async def observe() -> None:
+        while True:
+            seen.update(file.read_bytes() for file in files)
+            await asyncio.sleep(0.005)
+
+    observing = asyncio.create_task(observe())
+    try:
+        yield seen
+    finally:
+        observing.cancel()
+        with suppress(asyncio.CancelledError):
+            await observing
+
+
 async def test_two_rollbacks_at_once_end_in_one_of_the_two_states_everywhere(
     scene: Scene, measured: Measured, chance: random.Random
 ):
@@ -111,29 +131,21 @@ async def test_two_rollbacks_at_once_end_in_one_of_the_two_states_everywhere(
         await scene.write(kept[n], n)
     await scene.settled()
     number, longest, ends = 3, 0.0, {"first": 0, "second": 0}
-    seen: set[bytes] = set()
 
-    async def observe() -> None:
-        while True:
-            seen.update({scene.source.read_bytes(), scene.file.read_bytes()})
-            await asyncio.sleep(0.005)
-
-    observing = asyncio.create_task(observe())
-    for turn in range(100 if LONG else 30):
-        began = time.monotonic()
-        # Of versions that are there: those at the end, whose bytes are known.
-        one, other = chance.sample(sorted(set(await scene.configs.numbers("whisper"))), 2)
-        wanted = [version.content for n in (one, other) if (version := await scene.configs.get("whisper", n))]
-        await asyncio.gather(scene.roll_back(one, f"{turn}-one"), scene.roll_back(other, f"{turn}-other"))
-        number += 2
-        await scene.head(number)
-        head = await scene.settled()
-        longest = max(longest, time.monotonic() - began)
-        assert head.number == number
-        assert head.content in wanted
-        ends["first" if head.content == wanted[0] else "second"] += 1
-    observing.cancel()
-    await asyncio.gather(observing, return_exceptions=True)
+    async with observed(scene.source, scene.file) as seen:
+        for turn in range(100 if LONG else 30):
+            began = time.monotonic()
+            # Not of the two oldest: where 20 are kept, they have to make room.
+            one, other = chance.sample((await scene.configs.numbers("whisper"))[-18:], 2)
+            wanted = [version.content for n in (one, other) if (version := await scene.configs.get("whisper", n))]
+            await asyncio.gather(scene.roll_back(one, f"{turn}-one"), scene.roll_back(other, f"{turn}-other"))
+            number += 2
+            await scene.head(number)
+            head = await scene.settled()
+            longest = max(longest, time.monotonic() - began)
+            assert head.number == number
+            assert head.content in wanted
+            ends["first" if head.content == wanted[0] else "second"] += 1
 
     measured("rounds", sum(ends.values()))
     measured("rounds that ended in the first of the two", ends["first"])
