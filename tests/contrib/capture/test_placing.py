@@ -72,10 +72,11 @@ def test_a_long_hole_is_an_interruption() -> None:
     assert line.place(60.0) is None
 
 
-def test_one_moment_that_is_off_moves_nothing() -> None:
+@pytest.mark.parametrize("off", [1, 20])
+def test_one_moment_that_is_off_moves_nothing(off: int) -> None:
     line = Line()
     for number in range(40):
-        placed = line.place(number * BLOCK + (0.2 if number == 20 else 0.0))
+        placed = line.place(number * BLOCK + (0.2 if number == off else 0.0))
         assert placed is not None
         assert len(placed) == FORM.bytes(BLOCK)
 
