@@ -86,6 +86,8 @@ class BrowserDriver:
         self._is_over = False
         self._is_admitted = False
         self._is_waiting = False
+        #: Whether those in the call are told of.
+        self._has_met = False
         #: Since when the page is out of the call, by the monotonic clock; None: it is in it.
         self._out_since: float | None = None
 
@@ -99,6 +101,7 @@ class BrowserDriver:
         await asyncio.shield(self._opening)
         await self._show(address)
         await self._enter()
+        await self._look_once()
         self._watch(self._look())
 
     async def happenings(self) -> AsyncIterator[Happening]:
@@ -213,6 +216,7 @@ class BrowserDriver:
             if not self._is_admitted:
                 self._is_admitted = True
                 self._tell([Admitted()])
+                self._meet()
         elif await self._is_in_waiting_room():
             self._out_since = None
             if not self._is_waiting:
@@ -220,6 +224,12 @@ class BrowserDriver:
                 self._tell([WaitingRoom()])
         elif self._is_admitted:
             self._notice_absence()
+
+    def _meet(self) -> None:
+        # Before the call there is music, or a preview of it: nobody is met there.
+        if not self._has_met:
+            self._has_met = True
+            self._tell(self._hearing.present())
 
     def _notice_absence(self) -> None:
         now = time.monotonic()
@@ -262,17 +272,17 @@ class BrowserDriver:
         if before != told.document:
             self._documents[frame] = told.document
             if before is not None:
-                self._tell(self._hearing.forget(before))
+                self._tell_of_people(self._hearing.forget(before))
         for each in told.reports:
             if isinstance(each, Refused):
                 _log.warning("browser.not_heard", extra={"why": each.why})
         now = Now(since=time.monotonic() - self._made, wall=time.time())
-        self._tell(self._hearing.take(told, now))
+        self._tell_of_people(self._hearing.take(told, now))
 
     def gone(self, frame: object) -> None:
         """A frame is no longer there."""
         if document := self._documents.pop(frame, None):
-            self._tell(self._hearing.forget(document))
+            self._tell_of_people(self._hearing.forget(document))
 
     def loaded(self) -> None:
         """The window shows another page."""
@@ -288,6 +298,11 @@ class BrowserDriver:
         if not self._is_over:
             self._is_over = True
             self._happened.put_nowait(JoinError(reason, "the browser does not go on", may_retry=True))
+
+    def _tell_of_people(self, happenings: Iterable[Happening]) -> None:
+        for happening in happenings:
+            if self._has_met:
+                self._happened.put_nowait(happening)
 
     def _tell(self, happenings: Iterable[Happening]) -> None:
         for happening in happenings:
