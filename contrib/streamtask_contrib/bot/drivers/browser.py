@@ -82,7 +82,7 @@ class BrowserDriver:
         #: The document that each frame shows.
         self._documents: dict[object, str] = {}
         #: What has happened; None: nothing more will.
-        self._happened: asyncio.Queue[Happening | JoinError | None] = asyncio.Queue()
+        self._happened: asyncio.Queue[Happening | None] = asyncio.Queue()
         self._is_over = False
         self._is_admitted = False
         self._is_waiting = False
@@ -105,10 +105,8 @@ class BrowserDriver:
         self._watch(self._look())
 
     async def happenings(self) -> AsyncIterator[Happening]:
-        """What happens from then on, until `Ended` or the end. Raises `JoinError` where the browser crashes."""
+        """What happens from then on, until `Ended` or the driver's end."""
         while (happening := await self._happened.get()) is not None:
-            if isinstance(happening, JoinError):
-                raise happening
             yield happening
             if isinstance(happening, Ended):
                 return
@@ -295,9 +293,7 @@ class BrowserDriver:
 
     def broken(self, reason: str) -> None:
         """The window will say no more, but the meeting goes on: another browser may have more luck."""
-        if not self._is_over:
-            self._is_over = True
-            self._happened.put_nowait(JoinError(reason, "the browser does not go on", may_retry=True))
+        self._end(reason, is_fault=True)
 
     def _tell_of_people(self, happenings: Iterable[Happening]) -> None:
         for happening in happenings:
@@ -308,10 +304,10 @@ class BrowserDriver:
         for happening in happenings:
             self._happened.put_nowait(happening)
 
-    def _end(self, reason: str, sub_code: str = "") -> None:
+    def _end(self, reason: str, sub_code: str = "", *, is_fault: bool = False) -> None:
         if not self._is_over:
             self._is_over = True
-            self._tell([Ended(reason, sub_code)])
+            self._tell([Ended(reason, sub_code, is_fault=is_fault)])
 
     def _watch(self, work: Coroutine[object, object, None]) -> None:
         self._watching.append(asyncio.create_task(work))

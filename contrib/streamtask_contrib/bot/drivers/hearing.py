@@ -175,11 +175,12 @@ class Hearing:
                 yield from self._leave(gone, who)
 
     def _join(self, document: _Document, told: HasJoined) -> Iterator[Happening]:
-        if (number := next(self._people)) > MOST_PARTICIPANTS:
+        before = document.participants.get(told.id)
+        if before is None and (number := next(self._people)) > MOST_PARTICIPANTS:
             return
-        # Who is called otherwise from now on is somebody else to the bot: what was said so far keeps its name.
-        yield from self._leave(document, told.id)
-        joined = Joined(f"{told.id}#{number}", told.name or f"Participant {next(self._nameless)}")
+        # Who is called otherwise from now on stays the same participant.
+        participant = f"{told.id}#{number}" if before is None else before.participant
+        joined = Joined(participant, told.name or f"Participant {next(self._nameless)}")
         document.participants[told.id] = joined
         yield joined
 
