@@ -82,10 +82,12 @@ class BrowserDriver:
         #: The document that each frame shows.
         self._documents: dict[object, str] = {}
         #: What has happened; None: nothing more will.
-        self._happened: asyncio.Queue[Happening | JoinError | None] = asyncio.Queue()
+        self._happened: asyncio.Queue[Happening | None] = asyncio.Queue()
         self._is_over = False
         self._is_admitted = False
         self._is_waiting = False
+        #: Whether those in the call are told of.
+        self._has_met = False
         #: Since when the page is out of the call, by the monotonic clock; None: it is in it.
         self._out_since: float | None = None
 
@@ -99,13 +101,12 @@ class BrowserDriver:
         await asyncio.shield(self._opening)
         await self._show(address)
         await self._enter()
+        await self._look_once()
         self._watch(self._look())
 
     async def happenings(self) -> AsyncIterator[Happening]:
-        """What happens from then on, until `Ended` or the end. Raises `JoinError` where the browser crashes."""
+        """What happens from then on, until `Ended` or the driver's end."""
         while (happening := await self._happened.get()) is not None:
-            if isinstance(happening, JoinError):
-                raise happening
             yield happening
             if isinstance(happening, Ended):
                 return
@@ -213,6 +214,7 @@ class BrowserDriver:
             if not self._is_admitted:
                 self._is_admitted = True
                 self._tell([Admitted()])
+                self._meet()
         elif await self._is_in_waiting_room():
             self._out_since = None
             if not self._is_waiting:
@@ -220,6 +222,12 @@ class BrowserDriver:
                 self._tell([WaitingRoom()])
         elif self._is_admitted:
             self._notice_absence()
+
+    def _meet(self) -> None:
+        # Before the call there is music, or a preview of it: nobody is met there.
+        if not self._has_met:
+            self._has_met = True
+            self._tell(self._hearing.present())
 
     def _notice_absence(self) -> None:
         now = time.monotonic()
@@ -262,17 +270,17 @@ class BrowserDriver:
         if before != told.document:
             self._documents[frame] = told.document
             if before is not None:
-                self._tell(self._hearing.forget(before))
+                self._tell_of_people(self._hearing.forget(before))
         for each in told.reports:
             if isinstance(each, Refused):
                 _log.warning("browser.not_heard", extra={"why": each.why})
         now = Now(since=time.monotonic() - self._made, wall=time.time())
-        self._tell(self._hearing.take(told, now))
+        self._tell_of_people(self._hearing.take(told, now))
 
     def gone(self, frame: object) -> None:
         """A frame is no longer there."""
         if document := self._documents.pop(frame, None):
-            self._tell(self._hearing.forget(document))
+            self._tell_of_people(self._hearing.forget(document))
 
     def loaded(self) -> None:
         """The window shows another page."""
@@ -285,18 +293,21 @@ class BrowserDriver:
 
     def broken(self, reason: str) -> None:
         """The window will say no more, but the meeting goes on: another browser may have more luck."""
-        if not self._is_over:
-            self._is_over = True
-            self._happened.put_nowait(JoinError(reason, "the browser does not go on", may_retry=True))
+        self._end(reason, is_fault=True)
+
+    def _tell_of_people(self, happenings: Iterable[Happening]) -> None:
+        for happening in happenings:
+            if self._has_met:
+                self._happened.put_nowait(happening)
 
     def _tell(self, happenings: Iterable[Happening]) -> None:
         for happening in happenings:
             self._happened.put_nowait(happening)
 
-    def _end(self, reason: str, sub_code: str = "") -> None:
+    def _end(self, reason: str, sub_code: str = "", *, is_fault: bool = False) -> None:
         if not self._is_over:
             self._is_over = True
-            self._tell([Ended(reason, sub_code)])
+            self._tell([Ended(reason, sub_code, is_fault=is_fault)])
 
     def _watch(self, work: Coroutine[object, object, None]) -> None:
         self._watching.append(asyncio.create_task(work))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from streamtask_contrib.bot.drivers.port import RATE, Happening, Heard, Joined, Left
 
@@ -59,6 +59,12 @@ class HasLeft(_Report):
     id: _Id
 
 
+def _decoded(told: object) -> bytes:
+    if not isinstance(told, str) or len(told) > _MOST_LETTERS:
+        raise ValueError("no base64, or too much of it")
+    return b64decode(told, validate=True)
+
+
 class Block(_Report):
     """Samples of somebody."""
 
@@ -68,14 +74,14 @@ class Block(_Report):
     frame: int = Field(ge=-_MOST_SAMPLES)
     count: int = Field(ge=1, le=_MOST_SAMPLES)
     #: When the last sample was rendered: milliseconds of the epoch.
-    rendered: float
-    #: Base64; empty: silence.
-    pcm: str = Field(max_length=_MOST_LETTERS)
+    rendered: float = Field(allow_inf_nan=False)
+    #: Told as base64; empty: silence.
+    pcm: Annotated[bytes, BeforeValidator(_decoded)]
 
     def samples(self) -> bytes:
         """The samples, exactly as many as the block says."""
         size = self.count * 2
-        return b64decode(self.pcm)[:size].ljust(size, b"\0") if self.pcm else bytes(size)
+        return self.pcm[:size].ljust(size, b"\0")
 
 
 class Reports(_Report):
@@ -152,10 +158,15 @@ class Hearing:
                     yield from self._join(document, report)
                 case HasLeft():
                     yield from self._leave(document, report.id)
-                case Block() if participant := document.participants.get(report.id):
-                    yield Heard(participant, document.timeline.place(report, now), report.samples())
+                case Block() if who := document.participants.get(report.id):
+                    yield Heard(who.participant, document.timeline.place(report, now), report.samples())
                 case _:
                     pass
+
+    def present(self) -> Iterator[Joined]:
+        """Who is there."""
+        for document in self._documents.values():
+            yield from document.participants.values()
 
     def forget(self, document: str) -> Iterator[Happening]:
         """A document is gone, with everybody in it."""
@@ -164,22 +175,23 @@ class Hearing:
                 yield from self._leave(gone, who)
 
     def _join(self, document: _Document, told: HasJoined) -> Iterator[Happening]:
-        if (number := next(self._people)) > MOST_PARTICIPANTS:
+        before = document.participants.get(told.id)
+        if before is None and (number := next(self._people)) > MOST_PARTICIPANTS:
             return
-        # Who is called otherwise from now on is somebody else to the bot: what was said so far keeps its name.
-        yield from self._leave(document, told.id)
-        participant = f"{told.id}#{number}"
-        document.participants[told.id] = participant
-        yield Joined(participant, told.name or f"Participant {next(self._nameless)}")
+        # Who is called otherwise from now on stays the same participant.
+        participant = f"{told.id}#{number}" if before is None else before.participant
+        joined = Joined(participant, told.name or f"Participant {next(self._nameless)}")
+        document.participants[told.id] = joined
+        yield joined
 
     @staticmethod
     def _leave(document: _Document, who: str) -> Iterator[Happening]:
-        if participant := document.participants.pop(who, None):
-            yield Left(participant)
+        if gone := document.participants.pop(who, None):
+            yield Left(gone.participant)
 
 
 class _Document:
     def __init__(self) -> None:
         self.timeline = Timeline()
-        #: The page's id of somebody → ours.
-        self.participants: dict[str, str] = {}
+        #: The page's id of somebody → as what they were told.
+        self.participants: dict[str, Joined] = {}

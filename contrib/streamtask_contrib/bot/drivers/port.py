@@ -97,10 +97,7 @@ class Driver(Protocol):
         """Go there and ask to be let in. Raises `JoinError`."""
 
     def happenings(self) -> AsyncIterator[Happening]:
-        """What happens from then on, until `Ended` or the driver's end. Participants are told before their sound.
-
-        Raises `JoinError` where the driver cannot stay in a meeting that goes on.
-        """
+        """What happens from then on, until `Ended` or the driver's end. Participants are told before their sound."""
 
     async def leave(self) -> None:
         """Leave as a person does, so that nobody sees a ghost. What was heard so far is still given by `happenings`."""

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import streamtask_contrib
 from numpy.typing import NDArray
-from streamtask_contrib.bot.drivers.port import RATE, Admitted, Driver, Ended, Happening, Heard, Joined, JoinError, Left
+from streamtask_contrib.bot.drivers.port import RATE, Admitted, Driver, Ended, Happening, Heard, Joined, Left
 
 from tests.chaos.workers import until
 
@@ -52,15 +52,6 @@ class Listening:
         """Wait until it is so."""
         await until(condition, within)
 
-    async def fault(self) -> JoinError:
-        """Wait until the driver cannot go on, and say why."""
-        assert self._task is not None
-        await asyncio.wait([self._task], timeout=PATIENCE)
-        fault = self._task.exception()
-        assert isinstance(fault, JoinError)
-        self._task = None
-        return fault
-
     async def over(self) -> None:
         """Wait until the driver says no more."""
         assert self._task is not None
@@ -81,15 +72,14 @@ class Listening:
         return [each.reason for each in self.all(Ended)]
 
     @property
-    def names(self) -> dict[str, str]:
-        """Participant → name, of all who ever came."""
-        return {each.participant: each.name for each in self.all(Joined)}
+    def faults(self) -> list[str]:
+        return [each.reason for each in self.all(Ended) if each.is_fault]
 
     @property
     def present(self) -> list[str]:
         """Names of those who are there, in the order in which they came."""
         here: dict[str, str] = {}
-        for each in self.all(Joined, JoinError, Left):
+        for each in self.all(Joined, Left):
             if isinstance(each, Joined):
                 here[each.participant] = each.name
             else:
@@ -97,9 +87,15 @@ class Listening:
         return list(here.values())
 
     def blocks(self, name: str) -> list[Heard]:
-        """What was heard of everybody of this name."""
-        names = self.names
-        return [each for each in self.all(Heard) if names[each.participant] == name]
+        """What was heard of everybody of this name, while it was theirs."""
+        names: dict[str, str] = {}
+        blocks = []
+        for each in self.all(Joined, Heard):
+            if isinstance(each, Joined):
+                names[each.participant] = each.name
+            elif names[each.participant] == name:
+                blocks.append(each)
+        return blocks
 
     def samples(self, name: str) -> Samples:
         """All of it, as it came."""

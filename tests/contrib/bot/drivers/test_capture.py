@@ -142,7 +142,7 @@ async def test_who_has_no_name_gets_a_number_and_who_gets_a_name_has_it_from_the
         assert meeting.seconds("Participant 1") > 2
         await run(meeting, "ada.title = 'Ada'")
         await meeting.until(lambda: meeting.seconds("Ada") > 1)
-        assert meeting.present == ["Participant 2", "Ada"]
+        assert meeting.present == ["Ada", "Participant 2"]
         before, after = meeting.blocks("Participant 1")[-1], meeting.blocks("Ada")[0]
         assert after.at == pytest.approx(before.at + len(before.pcm) / 2 / RATE, abs=0.05)
 
