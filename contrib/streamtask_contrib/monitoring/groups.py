@@ -9,7 +9,7 @@ from typing import Any
 from streamtask_contrib.monitoring.lasting import Lasting
 from streamtask_contrib.monitoring.limits import Limits
 from streamtask_contrib.monitoring.samples import EntryState, GroupSample
-from streamtask_contrib.monitoring.stalls import GroupTrack, has_work
+from streamtask_contrib.monitoring.stalls import GroupTrack
 from streamtask_contrib.monitoring.usual import Usual
 from streamtask_contrib.monitoring.verdicts import Finding, Verdict
 
@@ -46,20 +46,25 @@ class GroupJudge:
     def look(
         self, sample: GroupSample, at: float, began: float, is_open: Collection[tuple[str, str]]
     ) -> Iterator[Verdict]:
-        """What is said of the group now. Of what cannot be judged nothing is said."""
+        """What is said of the group now: what is bad, and of what is open that it is well.
+
+        Of what cannot be judged nothing is said.
+        """
         self._track.look(sample, at, began)
-        stalled = self._stalled(sample, at)
-        yield stalled
+        opened = {kind for kind in ("stalled", "lag", "latency", "dead_letters") if (kind, sample.subject) in is_open}
+        stalled = self._stalled(sample, at, is_open="stalled" in opened)
         # One trouble is told once: what stands still has a backlog, and is late.
-        is_stalled = stalled.is_bad or stalled.name in is_open
-        for kind, verdict in (
-            ("lag", self._behind(sample, at, is_open=("lag", sample.subject) in is_open)),
-            ("latency", self._late(sample)),
-        ):
-            if verdict is not None and not (verdict.is_bad and is_stalled and (kind, sample.subject) not in is_open):
+        is_stalled = stalled is not None
+        found = {
+            "stalled": stalled,
+            "lag": self._behind(sample, at, is_open="lag" in opened),
+            "latency": self._late(sample, is_open="latency" in opened),
+            "dead_letters": self._giving_up(sample, at, is_open="dead_letters" in opened),
+        }
+        for kind, verdict in found.items():
+            is_hidden = is_stalled and kind in ("lag", "latency") and kind not in opened
+            if verdict is not None and not is_hidden:
                 yield verdict
-        if (dead := self._giving_up(sample, at)) is not None:
-            yield dead
 
     def shift(self, seconds: float) -> None:
         """Let time pass that does not count."""
@@ -69,11 +74,14 @@ class GroupJudge:
 
     # ── stalled ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _stalled(self, sample: GroupSample, at: float) -> Verdict:
+    def _stalled(self, sample: GroupSample, at: float, *, is_open: bool) -> Verdict | None:
         since = self._track.quiet_since
-        if since is None or not has_work(sample):
-            return Verdict.well("stalled", sample.subject, 0.0, "nothing waits")
-        quiet, patience = at - since, self._track.patience(sample, self._limits)
+        quiet = 0.0 if since is None else at - since
+        patience = self._track.patience(sample, self._limits)
+        if quiet < patience:
+            if not is_open:
+                return None
+            return Verdict.well("stalled", sample.subject, quiet, f"it goes on: {_work(sample)}; {_workers(sample)}")
         finding = Finding(
             kind="stalled",
             subject=sample.subject,
@@ -83,9 +91,7 @@ class GroupJudge:
             score=quiet / patience,
             evidence=f"{_work(sample)}, and nothing was taken or finished for {quiet:.0f} s; {_workers(sample)}",
         )
-        if quiet >= patience:
-            return Verdict(finding, is_bad=True)
-        return Verdict.well("stalled", sample.subject, quiet, f"it goes on: {_work(sample)}; {_workers(sample)}")
+        return Verdict(finding, is_bad=True)
 
     # ── lag ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -97,18 +103,15 @@ class GroupJudge:
             self._lags.popleft()
         before = self._lags[0][1] if self._lags else lag
         self._lags.append((at, lag))
-        most = max(seen for _, seen in self._lags)
         bound = max(self._limits.lag_events, self._lag.above(self._limits.deviations), 1.5 * self._lag.high)
         is_much = lag >= bound and (sample.lag_seconds or 0.0) >= self._limits.lag_age
-        self._grows.add(at, is_so=is_much and lag >= _MOST * most and lag > _GROWS * before)
+        is_most = is_much and lag >= _MOST * max(seen for _, seen in self._lags)
+        self._grows.add(at, is_so=is_most and lag > _GROWS * before)
         is_known = self._lag.is_known
         self._lag.add(float(lag), at, is_unusual=is_open or self._grows.has_begun)
-        if is_open:
-            is_bad = lag >= bound / 2 and lag >= _SHRINKS * before
-        elif not is_known:
+        if not is_open and not (self._grows.lasts and is_known):
             return None
-        else:
-            is_bad = self._grows.lasts
+        is_bad = not is_open or (lag >= bound / 2 and lag >= _SHRINKS * before)
         span = at - self._lags[0][0]
         change = f"{before} → {lag} events wait within {span:.0f} s"
         if not is_bad:
@@ -129,14 +132,15 @@ class GroupJudge:
 
     # ── latency ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _late(self, sample: GroupSample) -> Verdict | None:
+    def _late(self, sample: GroupSample, *, is_open: bool) -> Verdict | None:
         if self._track.active_looks < _ACTIVE:
             return None
         oldest = self._track.oldest_run(sample)
         longest = self._track.longest_run
         bound = max(self._limits.late, _LATER * longest, self._limits.patience.get(sample.group, 0.0))
         if oldest <= bound:
-            return Verdict.well("latency", sample.subject, oldest, f"no event is in work for more than {bound:.0f} s")
+            said = f"no event is in work for more than {bound:.0f} s"
+            return Verdict.well("latency", sample.subject, oldest, said) if is_open else None
         finding = Finding(
             kind="latency",
             subject=sample.subject,
@@ -152,7 +156,7 @@ class GroupJudge:
 
     # ── dead letters ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _giving_up(self, sample: GroupSample, at: float) -> Verdict | None:
+    def _giving_up(self, sample: GroupSample, at: float, *, is_open: bool) -> Verdict | None:
         more = 0 if self._dead_before is None else max(0, sample.dead - self._dead_before)
         self._dead_before = sample.dead
         if more:
@@ -164,7 +168,7 @@ class GroupJudge:
         is_bad = count >= bound
         is_known = self._dead.is_known
         self._dead.add(count, at, is_unusual=is_bad)
-        if not is_known:
+        if not is_open and not (is_bad and is_known):
             return None
         usual = f"usual are {self._dead.median:.0f} in {_DEAD_OVER / 60:.0f} minutes"
         if not is_bad:

@@ -74,11 +74,14 @@ class ServiceJudge:
             self._runs.append((at, handled, failed))
 
     def look(self, at: float, is_open: Collection[tuple[str, str]], *, reports_wait: bool) -> Iterator[Verdict]:
-        """What is said of the service now. Of what cannot be judged nothing is said."""
+        """What is said of the service now: what is bad, and of what is open that it is well.
+
+        Of what cannot be judged nothing is said.
+        """
         found = [
-            self._failing(at),
+            self._failing(at, is_open=("error_rate", self._service) in is_open),
             self._too_slow(at, is_open=("latency", self._service) in is_open),
-            None if reports_wait else self._silent(at),
+            None if reports_wait else self._silent(at, is_open=("silent", self._service) in is_open),
         ]
         self._is_news = False
         yield from (verdict for verdict in found if verdict is not None)
@@ -93,7 +96,7 @@ class ServiceJudge:
 
     # ── error rate ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _failing(self, at: float) -> Verdict | None:
+    def _failing(self, at: float, *, is_open: bool) -> Verdict | None:
         while self._runs and self._runs[0][0] <= at - _ERRORS_OVER:
             self._runs.popleft()
         handled = sum(handled for _, handled, _ in self._runs)
@@ -106,7 +109,7 @@ class ServiceJudge:
         self._fails.add(at, is_so=_at_least(failed, total) > bound)
         is_known = self._share.is_known
         self._share.add(share, at, is_unusual=self._fails.has_begun)
-        if not is_known:
+        if not is_open and not (self._fails.lasts and is_known):
             return None
         said = f"{failed:.0f} of {total:.0f} runs failed within {_ERRORS_OVER:.0f} s ({share:.1%})"
         usual = f"usual are {self._share.median:.1%}"
@@ -140,7 +143,7 @@ class ServiceJudge:
         self._slow.add(at, is_so=is_slow)
         is_known = self._duration.is_known
         self._duration.add(value, at, is_unusual=is_open or self._slow.has_begun)
-        if not is_known:
+        if not is_open and not (self._slow.lasts and is_known):
             return None
         said = f"95 % of the handlers' runs take up to {_told(seconds)}; usual are {_told(usual)}"
         if not (self._slow.lasts or (is_open and is_slow)):
@@ -158,13 +161,13 @@ class ServiceJudge:
 
     # ── silent ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _silent(self, at: float) -> Verdict | None:
+    def _silent(self, at: float, *, is_open: bool) -> Verdict | None:
         if self._heard_at is None:
             return None
         quiet = at - self._heard_at
         if self._has_ended or quiet < self._limits.silent:
             said = "it has ended in order" if self._has_ended else "it reports"
-            return Verdict.well("silent", self._service, quiet, said)
+            return Verdict.well("silent", self._service, quiet, said) if is_open else None
         finding = Finding(
             kind="silent",
             subject=self._service,

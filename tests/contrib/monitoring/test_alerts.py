@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -234,6 +236,26 @@ async def test_a_receiver_that_never_answers_costs_no_more_than_its_time(receive
         await app.publish(anomaly())
         await until(lambda: len(receiver.received) >= 3, 30)
         assert await dead_reasons(app) == []
+
+
+async def test_nor_does_one_that_answers_a_byte_at_a_time() -> None:
+    asked: list[bytes] = []
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\nx-endless: ")
+            while len(asked) < 2:
+                writer.write(b"a")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with alerting(webhook_url=f"http://127.0.0.1:{port}/", webhook_timeout=2.0) as app:
+            await app.publish(anomaly())
+            await until(lambda: len(asked) >= 2, 20)
 
 
 async def test_an_alert_that_nobody_took_for_too_long_is_given_up_and_lets_its_recovery_go(

@@ -259,13 +259,14 @@ def kinds(clock: Clock) -> list[str]:
 
 def test_what_stays_slow_is_told_and_becomes_the_usual() -> None:
     clock = Clock()
-    for number in range(400):
+    for number in range(1440):
         clock.show(services={"api": [service(number)]})
     assert clock.said == []
-    for number in range(400, 1000):
+    for number in range(1440, 2400):
         clock.show(services={"api": [service(number, p95=1.0)]})
     # Half an hour later it is the usual, and over.
     assert kinds(clock) == ["latency", "-latency"]
+    assert 1500 < clock.said[1][0] - clock.said[0][0] < 2400
 
 
 def test_figures_below_their_floors_are_never_unusual() -> None:
@@ -315,6 +316,14 @@ def test_a_bot_that_hears_nobody_is_told_once() -> None:
     clock.show(bots=[deaf], times=10)
     clock.show(bots=[BotSample(bot_id="b", attempt=2, beat_age=1.0, audio_age=1.0)], times=10)
     assert kinds(clock) == ["bot", "-bot"]
+
+
+@pytest.mark.parametrize("bad_first", [True, False])
+def test_of_two_verdicts_about_one_name_the_bad_one_counts(bad_first: bool) -> None:
+    clock = Clock()
+    both = [BotSample(bot_id="b", attempt=1, beat_age=age, audio_age=1.0) for age in (999.0, 1.0)]
+    clock.show(bots=both if bad_first else both[::-1], times=10)
+    assert kinds(clock) == ["bot"]
 
 
 # ── another goes on ───────────────────────────────────────────────────────────────────────────────────────────────

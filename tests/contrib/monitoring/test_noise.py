@@ -22,7 +22,7 @@ PLANTED = 100 if LONG else 8
 AT = 3600.0
 
 
-@pytest.mark.timeout(7200 if LONG else 300)
+@pytest.mark.timeout(7200 if LONG else 900)
 def test_an_hour_of_ordinary_noise_raises_no_alert(measured: Measured) -> None:
     false: Counter[tuple[int, str, str, str]] = Counter()
     looks = 0
@@ -94,7 +94,7 @@ FAULTS: dict[str, tuple[Callable[[World], tuple[str, str]], float]] = {
 }
 
 
-@pytest.mark.timeout(7200 if LONG else 300)
+@pytest.mark.timeout(7200 if LONG else 900)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_planted_among_the_noise_is_found_and_nothing_else(fault: str, measured: Measured) -> None:
     plant, within = FAULTS[fault]

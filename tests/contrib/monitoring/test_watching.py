@@ -130,7 +130,10 @@ async def test_only_one_looks_and_the_next_takes_over_at_once_when_it_ends_in_or
             await until(lambda: caplog.messages.count("monitoring.watching") == 2, 5)
 
 
-async def test_what_could_not_be_told_is_told_when_it_can_be_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_what_could_not_be_told_is_told_when_it_can_be_once(
+    monkeypatch: pytest.MonkeyPatch, is_stored: bool
+) -> None:
     told: list[AnomalyDetected] = []
     async with App("monitoring", broker="memory://") as app:
         await in_call(app, "deaf", 1)
@@ -141,7 +144,7 @@ async def test_what_could_not_be_told_is_told_when_it_can_be_once(monkeypatch: p
         async def publish(event: Event, **options: Any) -> str:
             if isinstance(event, AnomalyDetected) and next(failing, False):
                 # Stored, or not: nobody knows.
-                if len(told) == 0:
+                if is_stored:
                     await whole(event, **options)
                 raise PublishError("away", event_id="x")
             return await whole(event, **options)
