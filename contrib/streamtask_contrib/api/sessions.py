@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, HTTPException, Path, Query, Response
 
 from streamtask_contrib.api.service import Service, Serving, User
+from streamtask_contrib.bot.asking import ask_to_stop
 from streamtask_contrib.capture.register import Register
 from streamtask_contrib.events import ID
 from streamtask_contrib.languages import known
@@ -65,8 +66,11 @@ def _written(state: SessionState, form: Format, language: str | None) -> str:
 
 @router.delete("/api/sessions/{session_id}", status_code=204)
 async def delete(session_id: SessionId, service: Serving, user: User) -> None:
-    """Forget a session: its transcript, its translations, its audio."""
-    await (await owned(service, session_id, user)).delete()
+    """Forget a session: its transcript, its translations, its audio. A bot that still listens for it leaves."""
+    register = await owned(service, session_id, user)
+    if (bot_id := await register.bot()) is not None:
+        await ask_to_stop(service.events, bot_id, "session_deleted")
+    await register.delete()
 
 
 def language_code(name: str) -> str:

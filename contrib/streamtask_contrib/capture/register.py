@@ -54,6 +54,11 @@ class Register:
         fields = await self._app.records.read(self._key)
         return fields[_OWNER].decode() if _OWNER in fields else None
 
+    async def bot(self) -> str | None:
+        """The id of the bot whose session it is; None where it is no bot's."""
+        source = (await self._app.records.read(self._key)).get(_SOURCE, b"").decode()
+        return source.removeprefix(BOT) if source.startswith(BOT) else None
+
     async def begin(self, user: str, source: str, *, targets: Sequence[str] = ()) -> None:
         """Make it this user's, with audio from this source, unless it is so already. Raises `SessionTakenError`.
 

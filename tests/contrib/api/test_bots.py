@@ -182,6 +182,16 @@ async def test_a_stop_stands_while_no_orchestrator_lives(broker: str) -> None:
 # ── watching ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_a_session_that_is_deleted_has_its_bot_leave(broker: str) -> None:
+    async with served(broker) as api, App("test", broker=broker) as app:
+        accepted = (await ask(api)).json()
+        assert (await api.client.delete(f"/api/sessions/{accepted['session_id']}")).status_code == 204
+        bot = (await api.client.get(f"/api/bots/{accepted['bot_id']}")).json()
+        assert bot["desired"] == "stopped"
+        [stop] = await published(app, BotStopRequested, accepted["bot_id"])
+        assert stop.reason == "session_deleted"
+
+
 async def test_who_watches_sees_what_stands_and_then_every_status_to_the_end(broker: str) -> None:
     async with served(broker) as api, App("test", broker=broker) as app:
         await ask(api, bot_id="standup")
