@@ -125,12 +125,20 @@ class Processes:
     # ── ending ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def signal(self, bot: Bot, number: signal.Signals) -> None:
-        """Send a signal to a bot's process and its group; SIGKILL to all that it has started, wherever it has moved."""
+        """Send a signal to a bot's process; SIGKILL to all that it has started, too, wherever it has moved.
+
+        The others get no SIGTERM: without its browser a bot cannot leave as a person does.
+        """
+        if number != signal.SIGKILL:
+            if bot.process is not None and is_alive(bot.process):
+                with suppress(ProcessLookupError):
+                    os.kill(bot.process.pid, number)
+            return
         # Looked for first: what has moved away with nothing of the environment is known by its parent alone.
-        strays = self._members(bot, list(_everything())) if number == signal.SIGKILL else []
+        strays = self._members(bot, list(_everything()))
         if bot.process is not None and is_alive(bot.process):
             with suppress(ProcessLookupError):
-                os.killpg(bot.process.pid, number)
+                os.killpg(bot.process.pid, signal.SIGKILL)
         for seen in strays:
             # It knows by itself whether the number is another's by now.
             with suppress(psutil.NoSuchProcess):
