@@ -72,6 +72,17 @@ async def test_what_was_said_up_to_the_moment_of_leaving_is_not_lost(driver_for)
         assert last.at + len(last.pcm) / 32_000 > before - 0.1
 
 
+async def test_what_is_no_whole_block_yet_can_be_asked_for(driver_for):
+    async with Listening(driver_for("/elements.html")) as meeting:
+        await meeting.until(lambda: meeting.seconds("Alice") > 2)
+        whole = max(len(each.pcm) for each in meeting.blocks("Alice"))
+        for _ in range(3):
+            await meeting.driver._window.flush()
+            await asyncio.sleep(0.25)
+        assert min(len(each.pcm) for each in meeting.blocks("Alice")[3:]) < whole
+        assert meeting.gaps("Alice") == []
+
+
 async def test_nothing_is_left_after_close_and_close_may_come_again(driver_for, tmp_path):
     async with Listening(driver_for("/elements.html")) as meeting:
         assert any("--type=renderer" in each for each in map(str, alive_in(tmp_path)))
@@ -212,11 +223,12 @@ def _browser(meeting: Listening) -> psutil.Process:
 
 async def test_dialogs_popups_and_downloads_are_refused(driver_for, site, tmp_path):
     site.files["/pushy.html"] = b"""
-        <button onclick="document.body.append(new Audio('/alice.wav'))">Join</button>
+        <button onclick="popup = window.open('/elements.html')">Join</button>
         <script>
           const tell = (what) => navigator.sendBeacon("/told?" + new URLSearchParams(what));
+          let popup = null;
+          setInterval(() => popup?.closed && tell({ closed: "" }), 100);
           tell({ confirmed: confirm("Really?") });
-          tell({ popup: open("/elements.html") === null });
           const link = Object.assign(document.createElement("a"), { href: "/bob.wav", download: "bob.wav" });
           link.click();
           onbeforeunload = (event) => event.preventDefault();
@@ -227,7 +239,8 @@ async def test_dialogs_popups_and_downloads_are_refused(driver_for, site, tmp_pa
         await meeting.until(lambda: "microphone" in dict(site.told))
         assert dict(site.told)["confirmed"] == "false"
         assert "Fake" in dict(site.told)["microphone"]
-        await meeting.until(lambda: len(meeting.driver._window._context.pages) == 1)
+        await meeting.until(lambda: "closed" in dict(site.told))
+        assert len(meeting.driver._window._context.pages) == 1
         await meeting.driver.leave()
         assert list(tmp_path.rglob("bob*")) == []
 
