@@ -8,6 +8,7 @@ from importlib import import_module
 
 _HOMES = {
     "App": "streamtask.app",
+    "Application": "streamtask.context",
     "Backoff": "streamtask.retry",
     "BlobError": "streamtask.errors",
     "BlobMissingError": "streamtask.errors",
@@ -25,6 +26,7 @@ _HOMES = {
     "HandlerTimeoutError": "streamtask.errors",
     "Inspector": "streamtask.inspector",
     "PublishError": "streamtask.errors",
+    "Records": "streamtask.records",
     "Reject": "streamtask.errors",
     "ResultTimeoutError": "streamtask.errors",
     "Retention": "streamtask.settings",

@@ -1,6 +1,6 @@
 from streamtask.app import App
 from streamtask.blobs import BlobStores
-from streamtask.context import Context
+from streamtask.context import Application, Context
 from streamtask.envelope import Envelope, StoredEnvelope
 from streamtask.errors import (
     BlobError,
@@ -24,6 +24,7 @@ from streamtask.errors import (
 from streamtask.event import Event
 from streamtask.handler import DeadEvent, Timeout
 from streamtask.inspector import Inspector
+from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
@@ -31,6 +32,7 @@ from streamtask.task import Handle, Task
 
 __all__ = [
     "App",
+    "Application",
     "Backoff",
     "BlobError",
     "BlobMissingError",
@@ -48,6 +50,7 @@ __all__ = [
     "HandlerTimeoutError",
     "Inspector",
     "PublishError",
+    "Records",
     "Reject",
     "ResultTimeoutError",
     "Retention",

@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+
+from streamtask import Records
 
 _HOLDER = "holder"
-
-
-class _Records(Protocol):
-    async def read(self, key: str) -> dict[str, bytes]: ...
-    async def swap(
-        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
-    ) -> bool: ...
 
 
 class Lease:
@@ -27,7 +21,7 @@ class Lease:
     """
 
     def __init__(
-        self, records: _Records, key: str, holder: str, *, ttl: float, clock: Callable[[], float] = time.monotonic
+        self, records: Records, key: str, holder: str, *, ttl: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """`ttl`: seconds for which it is held without being renewed. `clock`: seconds, for `remaining`."""
         self._records = records

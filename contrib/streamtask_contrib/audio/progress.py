@@ -7,11 +7,11 @@ stands for a day; the checkpoint says how many parts there are, and has the segm
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from streamtask import Records
 from streamtask_contrib.events import Segment
 
 #: Bytes of segments in a checkpoint, beyond which they become a part of their own.
@@ -20,16 +20,6 @@ _PART_BYTES = 64_000
 _TTL = 86_400.0
 
 SEGMENTS: TypeAdapter[list[Segment]] = TypeAdapter(list[Segment])
-
-
-class Records(Protocol):
-    """What is asked of `app.records` here."""
-
-    async def read(self, key: str) -> dict[str, bytes]:
-        """The fields of a record."""
-
-    async def write(self, key: str, fields: Mapping[str, bytes], *, ttl: float) -> None:
-        """Set fields."""
 
 
 class Checkpoint(BaseModel):

@@ -7,11 +7,9 @@ publishes the same bytes again, which the broker knows by their position.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
-from streamtask import Event
+from streamtask import Application
 from streamtask_contrib.bot.states import Bot
 from streamtask_contrib.events import BotLogged
 
@@ -21,21 +19,10 @@ _PIECE = 65_536
 _LAST_PIECES = 64
 
 
-class _Records(Protocol):
-    async def read(self, key: str) -> dict[str, bytes]: ...
-    async def write(self, key: str, fields: Mapping[str, bytes], *, ttl: float) -> None: ...
-
-
-class _App(Protocol):
-    @property
-    def records(self) -> _Records: ...
-    async def publish(self, event: Event, *, dedup_key: str | None = None) -> str: ...
-
-
 class Logs:
     """The logs of the bots that one orchestrator looks after."""
 
-    def __init__(self, app: _App, *, kept: float) -> None:
+    def __init__(self, app: Application, *, kept: float) -> None:
         """`kept`: seconds for which is remembered how far a log is published."""
         self._app = app
         self._kept = kept

@@ -10,11 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
 
 from pydantic import ValidationError
 
-from streamtask import Event
+from streamtask import Application
 from streamtask_contrib.bot.states import Bot, Eviction
 from streamtask_contrib.events import BotRecoveryRequested, BotRequested, BotState, BotStatusUpdate
 
@@ -28,28 +27,6 @@ _ALL, _LIVING, _BOT = "bots", "bots-living", "bot"
 _IN_ACTION: frozenset[BotState | None] = frozenset({"starting", "joining", "waiting_room", "in_call", "capturing"})
 
 
-class _Records(Protocol):
-    async def read(self, key: str) -> dict[str, bytes]: ...
-    async def write(self, key: str, fields: Mapping[str, bytes], *, ttl: float) -> None: ...
-    async def swap(
-        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
-    ) -> bool: ...
-    async def delete(self, key: str, fields: Collection[str] = ()) -> None: ...
-
-
-class Publishing(Protocol):
-    """What of an app is needed here: `App`, and the `ctx.app` of a handler."""
-
-    @property
-    def records(self) -> _Records:
-        """See `App.records`."""
-        ...
-
-    async def publish(self, event: Event, *, dedup_key: str | None = None) -> str:
-        """See `App.publish`."""
-        ...
-
-
 class Bots:
     """What is written down of bots. The app has to be connected; every method raises `TransportError` where it is not.
 
@@ -57,7 +34,7 @@ class Bots:
     stands, and `publish` or the next change makes up for it.
     """
 
-    def __init__(self, app: Publishing, *, kept: float = KEPT) -> None:
+    def __init__(self, app: Application, *, kept: float = KEPT) -> None:
         """`kept`: seconds that a bot is remembered after its last change."""
         self._app = app
         self._kept = kept

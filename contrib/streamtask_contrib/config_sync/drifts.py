@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from streamtask import Records
 from streamtask_contrib.config_sync.differences import compared
 from streamtask_contrib.config_sync.redaction import redacted
 from streamtask_contrib.events import ConfigDriftDetected, ConfigReported
@@ -21,13 +22,6 @@ from streamtask_contrib.events import ConfigDriftDetected, ConfigReported
 GONE: Final = 90.0
 #: A report that is older than the last by less than so many seconds has come late; by more: its clock was set back.
 _LATE: Final = timedelta(seconds=60)
-
-
-class _Records(Protocol):
-    async def read(self, key: str) -> dict[str, bytes]: ...
-    async def swap(
-        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
-    ) -> bool: ...
 
 
 class Expected(BaseModel):
@@ -85,7 +79,7 @@ def judge(report: ConfigReported, expected: Expected, *, grace: float, now: date
 class Drifts:
     """What is remembered of the instances of one service."""
 
-    def __init__(self, records: _Records, service: str) -> None:
+    def __init__(self, records: Records, service: str) -> None:
         self._records = records
         self._key = f"config-drifts-{service}"
 

@@ -17,9 +17,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
-from streamtask import Event, Reject
+from streamtask import Application, Reject
 from streamtask_contrib.config_sync.documents import DocumentError, Form, canonical, parse
 from streamtask_contrib.config_sync.redaction import Sealing
 from streamtask_contrib.config_sync.sources.port import (
@@ -31,26 +31,13 @@ from streamtask_contrib.config_sync.sources.port import (
     SourceError,
 )
 from streamtask_contrib.config_sync.state import Facts, State
-from streamtask_contrib.config_sync.versions import Configs, Records, Version, digest_of
+from streamtask_contrib.config_sync.versions import Configs, Version, digest_of
 from streamtask_contrib.events import ID, ConfigRollbackRequested, ConfigSnapshot
 
 log = logging.getLogger(__name__)
 
 #: The digest of a source that holds nothing.
 _NOTHING = "nothing"
-
-
-class Publishing(Protocol):
-    """What of an app is needed here: `App`, and the `ctx.app` of a handler."""
-
-    @property
-    def records(self) -> Records:
-        """See `App.records`."""
-        ...
-
-    async def publish(self, event: Event, *, dedup_key: str | None = None) -> str:
-        """See `App.publish`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +54,7 @@ class _Document:
 class Keeper:
     """Makes versions. Any number of them may work at the same services at once."""
 
-    def __init__(self, app: Publishing, *, keep: int, patterns: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: Application, *, keep: int, patterns: tuple[str, ...] = ()) -> None:
         """`keep`: versions of a service. `patterns`: what is secret beside what always is; see `redacted`."""
         self._app = app
         self._keep = keep

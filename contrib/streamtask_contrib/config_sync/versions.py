@@ -12,14 +12,14 @@ import json
 import logging
 import secrets
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import ValidationError
 
-from streamtask import StreamtaskError
+from streamtask import Records, StreamtaskError
 from streamtask_contrib.config_sync.documents import Form
 from streamtask_contrib.config_sync.drifts import Drifts
 from streamtask_contrib.config_sync.redaction import redacted
@@ -41,28 +41,6 @@ _BYTES, _ORIGINAL, _VALUES = "bytes", "original", "values"
 
 class UnreadableStateError(StreamtaskError):
     """What is stored of a service is of a newer version of this package, or somebody else's."""
-
-
-class Records(Protocol):
-    """What of `App.records` is needed here."""
-
-    async def read(self, key: str) -> dict[str, bytes]:
-        """See `Records.read`."""
-        ...
-
-    async def write(self, key: str, fields: Mapping[str, bytes], *, ttl: float) -> None:
-        """See `Records.write`."""
-        ...
-
-    async def swap(
-        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
-    ) -> bool:
-        """See `Records.swap`."""
-        ...
-
-    async def delete(self, key: str, fields: Collection[str] = ()) -> None:
-        """See `Records.delete`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,10 @@ import socket
 import time
 import uuid
 
-from streamtask import StreamtaskError
+from streamtask import Records, StreamtaskError
 from streamtask_contrib.config_sync.keeping import Keeper
 from streamtask_contrib.config_sync.sources.port import Source
 from streamtask_contrib.config_sync.state import State
-from streamtask_contrib.config_sync.versions import Records
 from streamtask_contrib.leases import Lease
 
 log = logging.getLogger(__name__)

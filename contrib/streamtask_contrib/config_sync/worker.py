@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 
-from streamtask import App, ConfigurationError, Context, Reject, Router
+from streamtask import App, Application, ConfigurationError, Context, Reject, Router
 from streamtask_contrib.config_sync.drifts import Drifts, Expected, judge
-from streamtask_contrib.config_sync.keeping import Keeper, Publishing
+from streamtask_contrib.config_sync.keeping import Keeper
 from streamtask_contrib.config_sync.redaction import Sealing
 from streamtask_contrib.config_sync.settings import ConfigSettings
 from streamtask_contrib.config_sync.sources.folder import FolderSource
@@ -109,7 +109,7 @@ class _Service:
             ctx.log.warning("config.drift", extra=told)
         await drifts.remember(report, drift)
 
-    def _keeper(self, app: Publishing) -> Keeper:
+    def _keeper(self, app: Application) -> Keeper:
         return Keeper(app, keep=self._settings.keep, patterns=self._settings.secret_names)
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from streamtask import Event
+from streamtask import Application, Records
 from streamtask_contrib.events import AnomalyDetected
 
 log = logging.getLogger(__name__)
@@ -23,37 +22,6 @@ log = logging.getLogger(__name__)
 KEY = "monitoring-anomalies"
 #: Seconds that it stands without being written; whoever watches writes it far more often.
 KEPT = 7 * 86_400.0
-
-
-class Records(Protocol):
-    """What of `app.records` is needed here."""
-
-    async def read(self, key: str) -> dict[str, bytes]:
-        """See `Records.read`."""
-        ...
-
-    async def write(self, key: str, fields: Mapping[str, bytes], *, ttl: float) -> None:
-        """See `Records.write`."""
-        ...
-
-    async def swap(
-        self, key: str, fields: Mapping[str, bytes | None], *, expected: Mapping[str, bytes | None], ttl: float
-    ) -> bool:
-        """See `Records.swap`."""
-        ...
-
-
-class Publishing(Protocol):
-    """What of an app is needed here: `App`, and the `ctx.app` of a handler."""
-
-    @property
-    def records(self) -> Records:
-        """See `App.records`."""
-        ...
-
-    async def publish(self, event: Event, *, dedup_key: str | None = None) -> str:
-        """See `App.publish`."""
-        ...
 
 
 class Anomaly(BaseModel):
@@ -82,7 +50,7 @@ class Anomalies:
     What is to be told and could not be (`PublishError`) stands, and `publish` makes up for it.
     """
 
-    def __init__(self, app: Publishing) -> None:
+    def __init__(self, app: Application) -> None:
         self._app = app
 
     async def known(self) -> list[Anomaly]:

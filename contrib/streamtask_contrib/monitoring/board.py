@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from streamtask import Records
 from streamtask_contrib.events import AnomalyDetected, ServiceHealthReport, UsageMetrics
-from streamtask_contrib.monitoring.anomalies import Records, digest, read_anomalies, readable
+from streamtask_contrib.monitoring.anomalies import digest, read_anomalies, readable
 
 log = logging.getLogger(__name__)
 

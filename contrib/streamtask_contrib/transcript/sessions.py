@@ -12,13 +12,14 @@ import hashlib
 import logging
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, TypeAdapter
 
+from streamtask import Application
 from streamtask_contrib.events import (
     ProcessingFailed,
     Segment,
@@ -47,31 +48,6 @@ _O = TypeVar("_O", TranscriptionCompleted, TranslationCompleted, ProcessingFaile
 _Spoken = TypeVar("_Spoken", TranscriptionCompleted, TranslationCompleted)
 _SEGMENTS: TypeAdapter[list[Segment]] = TypeAdapter(list[Segment])
 _TRANSLATED: TypeAdapter[list[TranslatedSegment]] = TypeAdapter(list[TranslatedSegment])
-
-
-class _Records(Protocol):
-    async def read(self, key: str) -> dict[str, bytes]: ...
-    async def write(self, key: str, fields: Mapping[str, bytes], *, ttl: float) -> None: ...
-    async def claim(self, key: str, field: str, value: bytes, *, ttl: float) -> bytes: ...
-    async def delete(self, key: str, fields: Collection[str] = ()) -> None: ...
-
-
-class _Blobs(Protocol):
-    async def get(self, uri: str) -> bytes: ...
-
-
-class Storing(Protocol):
-    """What of an app is needed here: `App`, and the `ctx.app` of a handler."""
-
-    @property
-    def records(self) -> _Records:
-        """See `App.records`."""
-        ...
-
-    @property
-    def blobs(self) -> _Blobs:
-        """See `App.blobs`."""
-        ...
 
 
 class SessionFacts(BaseModel):
@@ -112,7 +88,7 @@ class SessionState:
 class Sessions:
     """The sessions of an app, in its records. The app has to be connected."""
 
-    def __init__(self, app: Storing, *, ttl: float = TTL) -> None:
+    def __init__(self, app: Application, *, ttl: float = TTL) -> None:
         self._app = app
         self._ttl = ttl
 

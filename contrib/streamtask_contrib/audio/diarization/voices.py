@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamtask import Records
 from streamtask_contrib.audio.settings import AudioSettings
 from streamtask_contrib.events import AudioChunkReceived
 
@@ -31,16 +31,6 @@ class Span:
     start: float
     end: float
     label: str
-
-
-class Records(Protocol):
-    """What is asked of `app.records` here."""
-
-    async def read(self, key: str) -> dict[str, bytes]:
-        """The fields of a record."""
-
-    async def claim(self, key: str, field: str, value: bytes, *, ttl: float) -> bytes:
-        """Set a field unless it is set; what stands."""
 
 
 class SessionVoices:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from streamtask import Backoff, Context, Reject, Retry, RetryLater, StreamtaskError
+from streamtask import Backoff, Context, Records, Reject, Retry, RetryLater, StreamtaskError
 from streamtask_contrib.events import AnomalyDetected
-from streamtask_contrib.monitoring.anomalies import Records, base_of, digest
+from streamtask_contrib.monitoring.anomalies import base_of, digest
 from streamtask_contrib.monitoring.settings import MonitoringSettings
 
 #: Tried again until it is too old: the number of attempts is no bound of its own.
