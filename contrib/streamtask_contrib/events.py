@@ -261,8 +261,8 @@ class ConfigSnapshot(Event, stream="config-sync", key=("service", "version")):
     service: str
     #: Rises with every change.
     version: int = Field(ge=1)
-    #: SHA-256 of the canonical JSON, in hex; with a keyed digest in the place of each secret, which could be guessed from
-    #: it otherwise.
+    #: SHA-256 of the canonical JSON, in hex; with a keyed digest in the place of each secret, which could be guessed
+    #: otherwise.
     checksum: str
     #: Secrets are replaced by "***".
     values: dict[str, Any] = Field(default_factory=dict)
