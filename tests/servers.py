@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import random
 import re
 import shutil
 import signal
@@ -33,6 +34,10 @@ _SLOTS = 16_384
 #: Test processes side by side have ports of their own, or one would take a port that another has just found free, and
 #: a node would meet the other's cluster. The distance to a node's second port is a multiple of their number.
 _SHARES = 8
+#: Below those that the system gives out by itself: to whoever connects, and to servers that name none.
+_PORTS = range(10_000, 32_768)
+#: Not of a test's seed, which would have each test begin with the same port.
+_CHANCE = random.SystemRandom()
 _SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
 #: How a server becomes a node: it is missed after a second and a half, and replaced whatever its replica has missed.
 _NODE = (
@@ -221,7 +226,7 @@ class ClusterNode(RedisServer):
 
     def __init__(self, binary: ServerBinary) -> None:
         super().__init__(binary, tcp=True, appendfsync="everysec")
-        self.port = free_port(below=1 << 16, beside=_BUS)
+        self.port = free_port(beside=_BUS)
 
     def start(self, *options: str, wait: bool = True) -> None:
         """See `RedisServer.start`."""
@@ -376,15 +381,11 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def free_port(*, below: int = 1 << 16, beside: int = 0) -> int:
+def free_port(*, beside: int = 0) -> int:
     """A port of the loopback interface that nobody listens on; and, `beside` above it, another one."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        # The system gives out every second port: odd ones here, even ones to who connects.
-        is_ours = port // 2 % _SHARES == _SHARE
-        if is_ours and port + beside < below and (not beside or _is_free(port + beside)):
+        port = _CHANCE.randrange(_PORTS.start + _SHARE, _PORTS.stop - beside, _SHARES)
+        if _is_free(port) and (not beside or _is_free(port + beside)):
             return port
 
 

@@ -238,7 +238,7 @@ async def test_a_commit_waits_while_its_two_keys_are_on_two_nodes(
     await storage.append("b", "p", b"abc", offset=0, ttl=60.0)
     away = next(node for node in redis_cluster.masters if node is not redis_cluster.master_of(slot))
     # Asked again and again, both nodes refuse it in turn: what was said last is either's.
-    with redis_cluster.on_its_way(slot, away), pytest.raises(TransportError, match="TRYAGAIN|ASK"):
+    with redis_cluster.on_its_way(slot, away), pytest.raises(TransportError, match=r"TRYAGAIN|ASK"):
         await storage.commit("b", StoredBlob("p", 3), ttl=60.0)
     assert await storage.commit("b", StoredBlob("p", 3), ttl=60.0)
 

@@ -97,9 +97,11 @@ async def test_who_stops_to_wait_is_told_that_the_bot_goes_on(broker: str, tmp_p
     with started(*command, folder=tmp_path) as process:
         async with App("test", broker=broker) as app:
             await known(app, "standup")
+        assert process.stdout is not None
+        told = await asyncio.to_thread(process.stdout.readline)
         process.send_signal(signal.SIGINT)
         out, err = await asyncio.to_thread(process.communicate, None, 20)
-    assert (process.returncode, out) == (1, b"standup\n")
+    assert (process.returncode, told, out) == (1, b"standup\n", b"")
     assert b"streamtask bot stop standup" in err
     assert b"Traceback" not in err
 

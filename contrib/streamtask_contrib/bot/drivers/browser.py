@@ -241,10 +241,11 @@ class BrowserDriver:
     async def _is_in_waiting_room(self) -> bool:
         return bool(self._recipe.waiting_room) and await self._window.shows(self._recipe.waiting_room)
 
-    async def _shown(self, signs: Iterable[tuple[str, str]]) -> str:
-        for reason, selector in signs:
+    async def _shown(self, signs: Sequence[tuple[str, str]]) -> str:
+        for place, (reason, selector) in enumerate(signs):
             if await self._window.shows(selector):
-                return reason
+                # A sign that tells more comes first; it may have come while we looked for the others.
+                return await self._shown(signs[:place]) or reason
         return ""
 
     async def _say_goodbye(self) -> None:
