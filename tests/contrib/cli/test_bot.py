@@ -77,7 +77,10 @@ async def test_start_follows_until_the_bot_is_in_the_call(broker: str) -> None:
         said = await starting
     assert (said.code, said.out) == (0, "standup\n")
     lines = [line for line in said.err.splitlines() if "lives" not in line]
-    assert lines == ["requested", "starting", "joining", "waiting room", "in call"]
+    states = ["requested", "starting", "joining", "waiting room", "in call"]
+    # The bot may have gone on before the command has read how it stands: from there on it misses nothing.
+    assert lines
+    assert lines == states[-len(lines) :]
 
 
 async def test_a_bot_that_does_not_get_in_is_a_failure_with_its_reason(broker: str) -> None:
