@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import itertools
 import os
 import random
 import re
@@ -34,11 +35,12 @@ _SLOTS = 16_384
 #: Test processes side by side have ports of their own, or one would take a port that another has just found free, and
 #: a node would meet the other's cluster. The distance to a node's second port is a multiple of their number.
 _SHARES = 8
+_SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
 #: Below those that the system gives out by itself: to whoever connects, and to servers that name none.
 _PORTS = range(10_000, 32_768)
-#: Not of a test's seed, which would have each test begin with the same port.
-_CHANCE = random.SystemRandom()
-_SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
+_SHARED = _PORTS[_SHARE::_SHARES]
+#: Ours, in an order of this process' own and one after the other: two that are asked for together are different.
+_OURS = itertools.cycle(random.SystemRandom().sample(_SHARED, len(_SHARED)))
 #: How a server becomes a node: it is missed after a second and a half, and replaced whatever its replica has missed.
 _NODE = (
     "--cluster-enabled", "yes",
@@ -384,8 +386,8 @@ def _wait_until(condition: Callable[[], bool]) -> None:
 def free_port(*, beside: int = 0) -> int:
     """A port of the loopback interface that nobody listens on; and, `beside` above it, another one."""
     while True:
-        port = _CHANCE.randrange(_PORTS.start + _SHARE, _PORTS.stop - beside, _SHARES)
-        if _is_free(port) and (not beside or _is_free(port + beside)):
+        port = next(_OURS)
+        if port + beside in _PORTS and _is_free(port) and (not beside or _is_free(port + beside)):
             return port
 
 
