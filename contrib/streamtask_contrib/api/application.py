@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from streamtask_contrib.api.keys import Guard, SeatsTakenError
 from streamtask_contrib.api.service import Service
 from streamtask_contrib.api.settings import ApiSettings
 from streamtask_contrib.capture.register import SessionTakenError
+from streamtask_contrib.duties import running
 from streamtask_contrib.reporting import Reporter
 from streamtask_contrib.settings import blob_stores, from_environment
 from streamtask_contrib.transcript import router as transcripts
@@ -50,7 +50,7 @@ def create_app(settings: ApiSettings | None = None, *, broker: str | None = None
                 await stack.enter_async_context(app.worker())
             await stack.enter_async_context(Reporter(app, app.name, without_worker=True).running())
             duties = (service.hub.run(), service.statuses.run(), service.pressure.run())
-            await stack.enter_async_context(_running(*duties))
+            await stack.enter_async_context(running(*duties, ended="api.duty_ended"))
             yield
 
     api = FastAPI(title="Speech", description=_DESCRIPTION, lifespan=lifespan)
@@ -61,25 +61,6 @@ def create_app(settings: ApiSettings | None = None, *, broker: str | None = None
     _answer_errors(api)
     _serve_page(api)
     return api
-
-
-@asynccontextmanager
-async def _running(*duties: Coroutine[object, object, None]) -> AsyncIterator[None]:
-    """Duties that run for as long as the application does."""
-    tasks = [asyncio.create_task(duty) for duty in duties]
-    for task in tasks:
-        task.add_done_callback(_tell_end)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _tell_end(task: asyncio.Task[object]) -> None:
-    if not task.cancelled():
-        log.critical("api.duty_ended", exc_info=task.exception(), extra={"meaning": "this process has to be restarted"})
 
 
 def _answer_errors(api: FastAPI) -> None:

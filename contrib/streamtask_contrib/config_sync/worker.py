@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from streamtask_contrib.config_sync.sources.port import Source
 from streamtask_contrib.config_sync.sources.redis_hash import RedisHashSource
 from streamtask_contrib.config_sync.versions import Configs, Version
 from streamtask_contrib.config_sync.watching import Watch
+from streamtask_contrib.duties import running
 from streamtask_contrib.events import ID, ConfigReported, ConfigRollbackRequested
 from streamtask_contrib.reporting import Check
 
@@ -71,13 +71,10 @@ class _Service:
         ttl = self._settings.lease_ttl
         keeper = self._keeper(app)
         self._watches = [Watch(source, keeper, app.records, lease_ttl=ttl) for source in sources(self._settings)]
-        tasks = [asyncio.create_task(watch.run()) for watch in self._watches]
         try:
-            yield
+            async with running(*(watch.run() for watch in self._watches), ended="config.watch_ended"):
+                yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._watches = []
 
     async def restore(self, request: ConfigRollbackRequested, ctx: Context) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from streamtask import App, Event, Router, StreamtaskError
+from streamtask_contrib.duties import running
 from streamtask_contrib.events import ServiceHealthReport, UsageMetrics
 from streamtask_contrib.reporting.figures import Counts, counts, quantiles, resident_bytes, runs
 
@@ -87,13 +88,10 @@ class Reporter:
         before = self._counted() or Counts()
         self._earlier = deque([(time.monotonic(), before)])
         self._used = (datetime.now(UTC), before)
-        duties = [asyncio.create_task(self._watch_loop()), asyncio.create_task(self._report())]
         try:
-            yield
+            async with running(self._watch_loop(), self._report(), ended="reporting.ended"):
+                yield
         finally:
-            for duty in duties:
-                duty.cancel()
-            await asyncio.gather(*duties, return_exceptions=True)
             if self._has_reported:
                 await self._end()
 
