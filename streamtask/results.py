@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from streamtask.errors import ResultTimeoutError, TransportError
 from streamtask.transport import port
@@ -68,25 +69,6 @@ class ResultReader:
             await news.close()
 
 
-class _Listening:
-    """Somebody waits for one event; a context manager, for `with` costs less than a generator."""
-
-    def __init__(self, waiting: dict[str, set[asyncio.Event]], event_id: str) -> None:
-        self._waiting = waiting
-        self._event_id = event_id
-        self._heard = asyncio.Event()
-
-    def __enter__(self) -> asyncio.Event:
-        self._waiting.setdefault(self._event_id, set()).add(self._heard)
-        return self._heard
-
-    def __exit__(self, *_: object) -> None:
-        left = self._waiting[self._event_id]
-        left.remove(self._heard)
-        if not left:
-            del self._waiting[self._event_id]
-
-
 class _News:
     """The news of one stream's results."""
 
@@ -98,9 +80,18 @@ class _News:
         self._beginning = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
 
-    def listening(self, event_id: str) -> _Listening:
-        """An event that is set when the result of this event has come, or something may have been missed."""
-        return _Listening(self._waiting, event_id)
+    @contextmanager
+    def listening(self, event_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when the result of this event has come."""
+        heard = asyncio.Event()
+        self._waiting.setdefault(event_id, set()).add(heard)
+        try:
+            yield heard
+        finally:
+            waiting = self._waiting[event_id]
+            waiting.remove(heard)
+            if not waiting:
+                del self._waiting[event_id]
 
     async def begun(self) -> None:
         """News are read from a moment on that has passed. Raises `TransportError`."""

@@ -94,8 +94,7 @@ class Task(Generic[P, R, Q, C]):
         self._signature = inspect.Signature(self._parameters)
         self._hints = hints
         self._value: TypeAdapter[Any] = _adapter(hints.get("return", Any), self.name)
-        self._sender: Sender | None = None
-        self._event: type[Event] | None = None
+        self._home: tuple[Sender, type[Event]] | None = None
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", self.name)
 
@@ -111,19 +110,28 @@ class Task(Generic[P, R, Q, C]):
         Raises:
             ConfigurationError: it is another app's, or its parameters cannot be written.
         """
-        if self._sender is not None and self._sender is not sender:
-            raise ConfigurationError(f"the task {self.name} is of the app {self._sender.name!r} already")
-        if self._event is None:
-            self._event = self._event_class(self.options_of_task.stream or f"{sender.name}-tasks")
-        self._sender = sender
-        return self._event
+        if self._home is None:
+            self._home = sender, self._event_class(self.options_of_task.stream or f"{sender.name}-tasks")
+        home, event = self._home
+        if home is not sender:
+            raise ConfigurationError(f"the task {self.name} is of the app {home.name!r} already")
+        return event
+
+    @property
+    def home(self) -> tuple[Sender, type[Event]]:
+        """The app that it is a task of, and the event class that its calls are there.
+
+        Raises:
+            ConfigurationError: it is in no app yet.
+        """
+        if self._home is None:
+            raise ConfigurationError(f"the task {self.name} is in no app yet: app.include(router)")
+        return self._home
 
     @property
     def event(self) -> type[Event]:
-        """The event class that its calls are. Raises ConfigurationError where the task is in no app."""
-        if self._event is None:
-            raise ConfigurationError(f"the task {self.name} is in no app yet: app.include(router)")
-        return self._event
+        """See `home`."""
+        return self.home[1]
 
     @property
     def keeping(self) -> Keeping | None:
@@ -151,9 +159,8 @@ class Task(Generic[P, R, Q, C]):
         arguments: dict[str, Any] = event.arguments  # type: ignore[attr-defined] # the class is made below
         bound = inspect.BoundArguments(self._signature, OrderedDict(arguments))
         function: Callable[..., Any] = self._function
-        return (
-            function(ctx, *bound.args, **bound.kwargs) if self.takes_context else function(*bound.args, **bound.kwargs)
-        )
+        context = (ctx,) if self.takes_context else ()
+        return function(*context, *bound.args, **bound.kwargs)
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -182,10 +189,8 @@ class Task(Generic[P, R, Q, C]):
 
     @property
     def sender(self) -> Sender:
-        """The app that it is a task of. Raises ConfigurationError where there is none."""
-        if self._sender is None:
-            raise ConfigurationError(f"the task {self.name} is in no app yet: app.include(router)")
-        return self._sender
+        """See `home`."""
+        return self.home[0]
 
     def handle(self, event_id: str) -> Handle[R]:
         """The handle of a call by its id, as another process has it from `Handle.id`."""
