@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -28,8 +27,7 @@ _decode = msgspec.json.Decoder(_Returned | _Failed).decode
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
+class Keeping(msgspec.Struct, frozen=True, kw_only=True):
     """How the outcomes of one handler are kept: they are what it returns, and no events."""
 
     #: Value → JSON. Raises `EventRefusedError` for what would not come back as it is.

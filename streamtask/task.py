@@ -11,10 +11,10 @@ import inspect
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, NotRequired, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+import msgspec
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
@@ -63,8 +63,7 @@ class BlockingSender(Protocol):
         """See `Sender.wait_for_result`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
+class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `@app.task` is given for all calls; the others are those of `@app.on`."""
 
     #: Type of the event: how the task is called on the wire. None: module and name of the function.

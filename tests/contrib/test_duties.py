@@ -41,8 +41,12 @@ async def test_a_duty_that_ends_by_itself_is_told_and_the_others_go_on(caplog: p
 
 async def test_duties_end_also_where_the_work_fails() -> None:
     ended: list[str] = []
-    with pytest.raises(ValueError, match="no"):
+
+    async def work() -> None:
         async with running(forever(ended, "a"), ended="x.ended"):
             await asyncio.sleep(0)
             raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await work()
     assert ended == ["a"]
