@@ -26,6 +26,7 @@ _HOMES = {
     "HandlerTimeoutError": "streamtask.errors",
     "Inspector": "streamtask.inspector",
     "PublishError": "streamtask.errors",
+    "RateLimit": "streamtask.rates",
     "Records": "streamtask.records",
     "Reject": "streamtask.errors",
     "ResultTimeoutError": "streamtask.errors",

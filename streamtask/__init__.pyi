@@ -24,6 +24,7 @@ from streamtask.errors import (
 from streamtask.event import Event
 from streamtask.handler import DeadEvent, Timeout
 from streamtask.inspector import Inspector
+from streamtask.rates import RateLimit
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
@@ -50,6 +51,7 @@ __all__ = [
     "HandlerTimeoutError",
     "Inspector",
     "PublishError",
+    "RateLimit",
     "Records",
     "Reject",
     "ResultTimeoutError",

@@ -101,7 +101,15 @@ class App(Router):
     def add_task(self, task: Task[Any, Any, Any, Any]) -> None:
         """Take a task in."""
         event = task.bind(self)
-        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, **task.options_of_task.handler))
+        handler = make_handler(
+            task.runner(),
+            (event,),
+            keeping=task.keeping,
+            read=task.argument,
+            fields=task.parameters,
+            **task.options_of_task.handler,
+        )
+        self.add(handler)
         super().add_task(task)
 
     def include(self, router: Router) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from streamtask.context import Context
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
 from streamtask.outcomes import Keeping
+from streamtask.rates import RateLimit
 from streamtask.retry import Retry
 
 Pool = Literal["async", "thread", "process"]
@@ -68,6 +69,10 @@ class Handler:
     concurrency: int | None
     dedupe: Dedupe | None
     dedupe_window: float
+    #: How often it may start, in all workers together; None: as often as there are events.
+    rate_limit: RateLimit | None
+    #: Reads a field of an event by its name; of a task's, a parameter.
+    read: Callable[[Any, str], Any]
     pool: Pool
     on_dead: OnDead | None
     #: How what it returns is kept; None: it returns events.
@@ -76,6 +81,11 @@ class Handler:
     is_async: bool
     #: Whether it is one that runs on the loop for as long as it likes.
     is_unbounded: bool
+
+    @property
+    def home(self) -> str:
+        """The stream beside which its rate limit stands: the first of those that its events come in."""
+        return describe(self.events[0]).stream
 
     def call(self, event: Event, context: Context | None) -> Any:
         """Call the function: its result, or its coroutine. `context` may be None where it takes none."""
@@ -95,11 +105,16 @@ def make_handler(
     concurrency: int | None = None,
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
+    rate_limit: str | RateLimit | None = None,
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
+    read: Callable[[Any, str], Any] = getattr,
+    fields: Collection[str] | None = None,
 ) -> Handler:
     """Read a function's signature and check the options of `@app.on`.
+
+    `read` reads a field of an event by its name; `fields` are the names that it knows, by default those of each event.
 
     Raises:
         ConfigurationError: it takes no event, or an option makes no sense; the message names the function.
@@ -125,6 +140,7 @@ def make_handler(
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
     if on_dead is not None and (not callable(on_dead) or inspect.iscoroutinefunction(on_dead)):
         raise ConfigurationError(f"{name}: on_dead is a plain function of the event and a DeadEvent, not {on_dead!r}")
+    rate = _rate(rate_limit, taken, fields, name)
     limits = timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout)
     return Handler(
         name=name,
@@ -138,12 +154,34 @@ def make_handler(
         concurrency=concurrency,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
+        rate_limit=rate,
+        read=read,
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,
         is_async=is_async,
         is_unbounded=is_async and limits == Timeout(),
     )
+
+
+def _rate(
+    limit: str | RateLimit | None, events: Sequence[type[Event]], fields: Collection[str] | None, name: str
+) -> RateLimit | None:
+    """A rate limit whose field is one of each event. Raises ConfigurationError, naming the function."""
+    if limit is None:
+        return None
+    try:
+        rate = limit if isinstance(limit, RateLimit) else RateLimit(limit)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+    for event in events if rate.per is not None else ():
+        known = event.model_fields if fields is None else fields
+        if rate.per not in known:
+            raise ConfigurationError(
+                f"{name}: rate_limit is per {rate.per!r}, which {describe(event).type} does not have; it has "
+                f"{', '.join(known) or 'none'}"
+            )
+    return rate
 
 
 def hints_of(function: Callable[..., Any], name: str) -> dict[str, Any]:

@@ -138,6 +138,17 @@ class Task(Generic[P, R, Q, C]):
         ttl = self.options_of_task.result_ttl
         return None if ttl is None else Keeping(dump=self._dump, ttl=ttl)
 
+    @property
+    def parameters(self) -> list[str]:
+        """The names of what it is called with."""
+        return list(self._signature.parameters)
+
+    def argument(self, event: Event, name: str) -> Any:
+        """What a call has for a parameter."""
+        bound = self._bound(event)
+        bound.apply_defaults()
+        return bound.arguments[name]
+
     def runner(self) -> Callable[..., Any]:
         """The function as a handler: of the event, and of the context."""
 
@@ -155,11 +166,14 @@ class Task(Generic[P, R, Q, C]):
         return chosen  # type: ignore[no-any-return]
 
     def _run(self, event: Event, ctx: Context) -> Any:
-        arguments: dict[str, Any] = event.arguments  # type: ignore[attr-defined] # the class is made below
-        bound = inspect.BoundArguments(self._signature, OrderedDict(arguments))
+        bound = self._bound(event)
         function: Callable[..., Any] = self._function
         context = (ctx,) if self.takes_context else ()
         return function(*context, *bound.args, **bound.kwargs)
+
+    def _bound(self, event: Event) -> inspect.BoundArguments:
+        arguments: dict[str, Any] = event.arguments  # type: ignore[attr-defined] # the class is made below
+        return inspect.BoundArguments(self._signature, OrderedDict(arguments))
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────
 

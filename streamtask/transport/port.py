@@ -27,9 +27,11 @@ from streamtask.transport.values import (
     Progress,
     Registered,
     Relayed,
+    Start,
     StoredBlob,
     StreamInfo,
     Subscription,
+    Turn,
     TypeVersion,
     Verdict,
 )
@@ -45,6 +47,7 @@ class Transport(Protocol):
     recovery: Recovery
     checkpoints: Checkpoints
     results: Results
+    rates: Rates
     schedule: Schedule | None
     retention: Retention | None
     dead_letters: DeadLetters | None
@@ -179,6 +182,18 @@ class Results(Protocol):
         """Events whose results were stored behind a position, and the position behind them; waits `wait` seconds.
 
         News are kept for a while only: who comes late misses some, and asks for the results.
+        """
+
+
+class Rates(Protocol):
+    """When limited handlers may start, across all workers. What is not used is not saved up."""
+
+    async def reserve(self, stream: str, starts: Sequence[Start], *, ahead: float, longest: float) -> list[Turn]:
+        """Give each start its time, in order, if that comes within `ahead` seconds.
+
+        If not, it is told when to ask again, which is after all that were told so before it, and within `longest`
+        seconds. What has been told so comes back as a `first`. The stream is where the limits stand; nothing is read
+        from it.
         """
 
 

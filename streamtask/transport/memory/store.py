@@ -128,6 +128,8 @@ class StreamState:
     results: Expiring[bytes] = field(default_factory=Expiring)
     news: deque[str] = field(default_factory=deque)
     old_news: int = 0
+    #: Limits of starts: "GROUP:LIMIT" -> when the next one is free, and when the last that waits asks again.
+    rates: Expiring[tuple[float, float]] = field(default_factory=Expiring)
 
     def ledger(self, group: str) -> Ledger:
         """What stands beside a group, to be changed."""
