@@ -227,13 +227,16 @@ class App(Router):
         dedup_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: str | None = None,
     ) -> str:
         """Publish an event; returns its event id.
 
         `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes.
-        `event_id`: publish again after a `PublishError`, without doubling the event.
+        `event_id`: publish again after a `PublishError`, without doubling the event. `priority`: one that its class
+        declares.
 
         Raises:
+            ConfigurationError: its class does not declare the priority.
             PublishError: unknown whether it is stored; publish again with `event_id=error.event_id`.
         """
         if delay is not None and at is not None:
@@ -243,19 +246,28 @@ class App(Router):
         if at is not None and at.tzinfo is None:
             raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
         item = self._outgoing(
-            event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key, again=bool(event_id)
+            event,
+            headers=headers,
+            event_id=event_id,
+            delay=delay,
+            at=at,
+            dedup_key=dedup_key,
+            again=bool(event_id),
+            priority=priority,
         )
         await self._store([item])
         return item.event_id
 
-    async def publish_many(self, events: Sequence[Event]) -> list[str]:
+    async def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """Publish events in order, a round trip a few hundred; returns their event ids.
+
+        `priority`: one that each of their classes declares.
 
         Raises:
             PublishError: `error.unsure` says which are not known to be stored. All others are; publish each of these
                 again: `for place, id in error.unsure.items(): await app.publish(events[place], event_id=id)`.
         """
-        items = [self._outgoing(event) for event in events]
+        items = [self._outgoing(event, priority=priority) for event in events]
         for start in range(0, len(items), _BATCH):
             try:
                 await self._store(items[start : start + _BATCH])
@@ -400,9 +412,9 @@ class SyncApp:
         """See `App.publish`."""
         return self._wait(lambda twin: twin.publish(event, **options), "await app.publish(...)")
 
-    def publish_many(self, events: Sequence[Event]) -> list[str]:
+    def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """See `App.publish_many`."""
-        return self._wait(lambda twin: twin.publish_many(events), "await app.publish_many(...)")
+        return self._wait(lambda twin: twin.publish_many(events, priority=priority), "await app.publish_many(...)")
 
     def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
         """See `App.wait_for_result`."""

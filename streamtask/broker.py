@@ -16,7 +16,7 @@ import msgspec
 
 from streamtask import envelope as envelopes
 from streamtask.codec import Codec
-from streamtask.context import Context
+from streamtask.context import Context, Emit
 from streamtask.envelope import Envelope
 from streamtask.errors import (
     ConfigurationError,
@@ -29,6 +29,7 @@ from streamtask.errors import (
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import DeadEvent, Handler, OnDead
+from streamtask.lanes import NORMAL, home, priority_of
 from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
 from streamtask.transport.values import (
@@ -95,6 +96,8 @@ class Broker:
         self._limit = limit
         self._readings: dict[tuple[str, str], _Reading] = {}
         self._classes: dict[str, type[Event]] = {}
+        #: The first class that declares the priorities of a stream.
+        self._lanes: dict[str, EventType] = {}
 
     # ── who handles what ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,20 +111,21 @@ class Broker:
         for cls in handler.events:
             self.know(cls)
             described = describe(cls)
-            reading = self._readings.setdefault((described.stream, group), _Reading(start=handler.start))
-            other = reading.handlers.get(described.type)
-            if other is not None:
-                raise ConfigurationError(
-                    f"group {group!r} has two handlers for {described.type}: {other[0].name} and {handler.name}; "
-                    "give one of them another group"
-                )
-            reading.handlers[described.type] = (handler, described)
+            for stream in described.lanes:
+                reading = self._readings.setdefault((stream, group), _Reading(start=handler.start))
+                other = reading.handlers.get(described.type)
+                if other is not None:
+                    raise ConfigurationError(
+                        f"group {group!r} has two handlers for {described.type}: {other[0].name} and {handler.name}; "
+                        "give one of them another group"
+                    )
+                reading.handlers[described.type] = (handler, described)
 
     def know(self, cls: type[Event]) -> EventType:
         """Take an event class into the catalog.
 
         Raises:
-            ConfigurationError: another class has the same type; the message names both.
+            ConfigurationError: another class has the same type, or its stream other priorities; the message names both.
         """
         described = describe(cls)
         known = self._classes.setdefault(described.type, cls)
@@ -130,6 +134,14 @@ class Broker:
                 f"two event classes have the type {described.type!r}: {known.__module__}.{known.__qualname__} and "
                 f"{cls.__module__}.{cls.__qualname__}; give one of them another `type=`"
             )
+        if described.priorities:
+            first = self._lanes.setdefault(described.stream, described)
+            if first.priorities != described.priorities:
+                raise ConfigurationError(
+                    f"two event classes of the stream {described.stream!r} declare other priorities: "
+                    f"{first.cls.__module__}.{first.cls.__qualname__} {first.priorities} and "
+                    f"{cls.__module__}.{cls.__qualname__} {described.priorities}"
+                )
         return described
 
     @property
@@ -138,12 +150,20 @@ class Broker:
         return self._classes
 
     def subscriptions(self, groups: Collection[str] = (), streams: Collection[str] = ()) -> list[Subscription]:
-        """What a worker reads, all or only the groups and streams named."""
-        return [
+        """What a worker reads, all or only the groups and streams named (with their lanes): what goes first, first."""
+        found = [
             Subscription(stream=stream, group=group, start=reading.start, handles=self._handles(reading))
             for (stream, group), reading in self._readings.items()
-            if (not groups or group in groups) and (not streams or stream in streams)
+            if (not groups or group in groups) and (not streams or stream in streams or home(stream) in streams)
         ]
+        return sorted(found, key=lambda sub: self.rank(sub.stream))
+
+    def rank(self, stream: str) -> int:
+        """How many priorities lie between a stream and `normal`: below 0 for those that go before it."""
+        declared = self._lanes.get(home(stream))
+        if declared is None:
+            return 0
+        return declared.priorities.index(priority_of(stream)) - declared.priorities.index(NORMAL)
 
     @staticmethod
     def _handles(reading: _Reading) -> frozenset[TypeVersion]:
@@ -275,18 +295,18 @@ class Broker:
         if returned is None and not emitted:
             return Done(mark=mark, result=result) if mark or result else _DONE
         name = run.handler.name
-        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
+        emits: list[Emit] = [(event, None, None) for event in _events(returned, name)]
         emits += emitted
         return Done(self._emits(run, name, emits), mark, result)
 
-    def _emits(self, run: Run, emitter: str, emits: Iterable[tuple[Event, float | None]]) -> tuple[Outgoing, ...]:
-        """Events and their delays as a delivery emits them: with ids that come out the same when it is repeated."""
+    def _emits(self, run: Run, emitter: str, emits: Iterable[Emit]) -> tuple[Outgoing, ...]:
+        """Events as a delivery emits them: with ids that come out the same when it is repeated."""
         envelope, delivery = run.envelope, run.delivery
         cause, trace_id, replay = envelope.event_id, envelope.trace_id, delivery.replay
         outgoing = []
-        for index, (event, delay) in enumerate(emits):
+        for index, (event, delay, priority) in enumerate(emits):
             event_id = envelopes.emit_id(cause, delivery.group, emitter, index, replay)
-            outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
+            outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay, priority=priority))
         return tuple(outgoing)
 
     def fail(self, run: Run, error: BaseException) -> Outcome:
@@ -351,7 +371,7 @@ class Broker:
         # No name of a function has a colon: these ids are no ordinary emit's.
         emitter = f"{run.handler.name}:on_dead"
         try:
-            last_words = [(each, None) for each in _events(on_dead(event, told), emitter)]
+            last_words = [(each, None, None) for each in _events(on_dead(event, told), emitter)]
             return msgspec.structs.replace(dead, emits=self._emits(run, emitter, last_words))
         # It is the user's: whatever it raises, SystemExit included, the dead letter is written.
         except BaseException:
@@ -372,11 +392,13 @@ class Broker:
         at: datetime | None = None,
         dedup_key: str | None = None,
         again: bool = False,
+        priority: str | None = None,
     ) -> Outgoing:
-        """An event as the transport takes it; `delay` and what follows are fields of `Outgoing`.
+        """An event as the transport takes it; `delay` and what follows are fields of `Outgoing`, but for `priority`.
 
         Raises:
             EventRefusedError: a consumer could not read it back; nothing was sent.
+            ConfigurationError: its class does not declare the priority.
         """
         described = describe(type(event))
         if self._classes.get(described.type) is not described.cls:
@@ -398,7 +420,7 @@ class Broker:
         if not self._plain:
             body, content_type, content_encoding = self.codec.encode(body)
         return Outgoing(
-            stream=described.stream,
+            stream=described.stream if priority is None else described.stream_of(priority),
             body=body,
             event_id=event_id,
             content_type=content_type,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from streamtask.lanes import home
 from streamtask.transport.memory.log import Entry, EntryId, Group, id_text, parse_id
 from streamtask.transport.memory.store import WAITING, Counts, MemoryStore, Skipped, StreamState
 from streamtask.transport.values import Dead, DeadLetter, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
@@ -55,7 +56,7 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
 
 
 def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: Done, now: float) -> Verdict:
-    marks, mark = state.ledger(delivery.group).marks, outcome.mark
+    marks, mark = store.stream(home(delivery.stream)).ledger(delivery.group).marks, outcome.mark
     verdict = Verdict.SETTLED
     if mark is not None and not mark.replace and marks.get(mark.name, now):
         verdict = Verdict.DUPLICATE
@@ -72,7 +73,7 @@ def _store(store: MemoryStore, stream: str, outcome: Done | Dead, now: float) ->
     for emit in outcome.emits:
         store.publish(emit, now)
     if outcome.result is not None:
-        store.keep(stream, outcome.result, now)
+        store.keep(home(stream), outcome.result, now)
 
 
 def _count(counts: Counts, outcome: Retry | Release) -> None:

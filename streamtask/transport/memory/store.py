@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from streamtask.errors import TransportError
+from streamtask.lanes import home
 from streamtask.transport.memory.log import EntryId, Group, Log, id_text
 from streamtask.transport.values import DeadLetter, Outgoing, Progress, Result, StoredBlob, TypeVersion
 
@@ -199,7 +200,8 @@ class MemoryStore:
     def publish(self, item: Outgoing, now: float) -> str:
         """Store an event, or find it stored already; the entry id, or the event id of a delayed one."""
         state = self.stream(item.stream)
-        known = state.published.get(item.dedup_key, now) if item.dedup_key is not None else None
+        published = self.stream(home(item.stream)).published
+        known = published.get(item.dedup_key, now) if item.dedup_key is not None else None
         if known is not None:
             return known
         stored = state.log.find_event(item.event_id) if item.again else None
@@ -212,7 +214,7 @@ class MemoryStore:
             state.delayed.setdefault(item.event_id, Delayed(due, item))
             result = item.event_id
         if item.dedup_key is not None:
-            state.published.put(item.dedup_key, result, now + item.dedup_window, now)
+            published.put(item.dedup_key, result, now + item.dedup_window, now)
         return result
 
     def append(self, item: Outgoing, now: float) -> EntryId:

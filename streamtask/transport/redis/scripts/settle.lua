@@ -126,7 +126,7 @@ local function store(entry)
         local id, refused = try('XADD', entry.key, '*', unpack(entry.fields))
         return id and { { 'XDEL', entry.key, id } }, refused
     end
-    local delayed, bodies = '{' .. entry.key .. '}:delayed', '{' .. entry.key .. '}:delayed:body'
+    local delayed, bodies = tag(entry.key) .. ':delayed', tag(entry.key) .. ':delayed:body'
     local undo = { { 'ZREM', delayed, entry.event_id }, { 'HDEL', bodies, entry.event_id } }
     local _, refused = try('ZADD', delayed, now + tonumber(entry.delay), entry.event_id)
     if refused then return nil, refused end
@@ -141,9 +141,9 @@ local function take_back(undos)
 end
 
 -- Store a result, and tell those who wait that it is there -> nil and why not, or how to take it back.
-local news, has_news = '{' .. stream .. '}:results', false
+local news, has_news = home_tag(stream) .. ':results', false
 local function keep(found)
-    local key = '{' .. stream .. '}:result:' .. found.name
+    local key = home_tag(stream) .. ':result:' .. found.name
     local _, refused = try('SET', key, found.body, 'PX', found.ttl)
     if refused then return nil, refused end
     _, refused = try('XADD', news, 'MAXLEN', '~', 10000, '*', 'id', found.name)
