@@ -60,6 +60,7 @@ def _fail(message: str, code: int) -> int:
         "groups": "streamtask.cli.groups",
         "publish": "streamtask.cli.publish",
         "replay": "streamtask.cli.replay",
+        "tasks": "streamtask.cli.tasks",
         "doctor": "streamtask.cli.doctor",
     },
     others_in="streamtask.cli.plugins",
