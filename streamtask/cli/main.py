@@ -60,6 +60,7 @@ def _fail(message: str, code: int) -> int:
         "groups": "streamtask.cli.groups",
         "publish": "streamtask.cli.publish",
         "replay": "streamtask.cli.replay",
+        "outbox": "streamtask.cli.outbox",
         "doctor": "streamtask.cli.doctor",
     },
     others_in="streamtask.cli.plugins",
