@@ -38,6 +38,7 @@ Place = Literal[
     "while_stopping",  # this process has drained; what it still has is not handed back
     "before_hand_back",  # the supervisor has reaped a child, and handed back nothing of it
     "outbox_published",  # events of an outbox table are stored, and their rows still stand in it
+    "bridge_published",  # messages of Celery are events, and still at their source
 ]
 Action = Literal["kill", "stop", "raise"]
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from streamtask.cli.main import streamtask
 
-COMMANDS = ["worker", "inspect", "dead", "groups", "publish", "replay", "outbox", "doctor"]
+COMMANDS = ["worker", "inspect", "dead", "groups", "publish", "replay", "outbox", "bridge", "doctor"]
 
 
 def every_command() -> list[str]:
