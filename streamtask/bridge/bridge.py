@@ -124,18 +124,20 @@ class Bridge:
             except Refused as refused:
                 self._put_aside(source, each, str(refused))
             except Expired:
-                self._count("expired", each, "bridge.expired")
+                self.counts["expired"] += 1
+                log.warning("bridge.expired", extra=_named(each))
                 source.done(each)
             else:
                 events.append((each, outgoing))
         return events
 
     def _put_aside(self, source: Source, taken: Taken, reason: str) -> None:
-        self._count("refused", taken, "bridge.refused", reason=reason, kept_in=aside(self._queue))
+        self.counts["refused"] += 1
+        log.warning("bridge.refused", extra={**_named(taken), "reason": reason, "kept_in": aside(self._queue)})
         source.put_aside(taken, reason)
 
-    def _count(self, what: str, taken: Taken, line: str, **fields: str) -> None:
-        self.counts[what] += 1
-        message = taken.message
-        known = {} if message is None else {"task": message.task, "task_id": message.task_id}
-        log.warning(line, extra={**known, **fields})
+
+def _named(taken: Taken) -> dict[str, str]:
+    """Which call it is, for the log."""
+    message = taken.message
+    return {} if message is None else {"task": message.task, "task_id": message.task_id}

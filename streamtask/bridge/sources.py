@@ -135,7 +135,7 @@ class RedisSource:
         deadline = time.monotonic() + wait
         with _trouble_told(self._connection):
             while not self._left:
-                self._left = self._eval(_TAKE, (self._hand, *self._queues), most)
+                self._left = self._ask(_TAKE, (self._hand, *self._queues), most)
                 if self._left:
                     break
                 if time.monotonic() >= deadline:
@@ -148,7 +148,7 @@ class RedisSource:
     def done(self, taken: Taken) -> None:
         """See `Source.done`."""
         with _trouble_told(self._connection):
-            self._eval(_DONE, (self._hand,), taken.known_as)
+            self._ask(_DONE, (self._hand,), taken.known_as)
 
     def put_aside(self, taken: Taken, reason: str) -> None:
         """See `Source.put_aside`."""
@@ -158,7 +158,7 @@ class RedisSource:
             payload["headers"][REASON] = reason
             kept = json.dumps(payload)
         with _trouble_told(self._connection):
-            self._eval(_PUT_ASIDE, (self._hand, self._aside), taken.known_as, kept)
+            self._ask(_PUT_ASIDE, (self._hand, self._aside), taken.known_as, kept)
 
     def close(self) -> None:
         """See `Source.close`. What is in hand stays in its list, where the next bridge finds it."""
@@ -166,10 +166,10 @@ class RedisSource:
             self._connection.release()
 
     def _in_hand(self) -> list[bytes]:
-        return list(reversed(self._eval(_IN_HAND, (self._hand,))))
+        return list(reversed(self._ask(_IN_HAND, (self._hand,))))
 
-    def _eval(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
-        return self._client.eval(script, len(keys), *keys, *arguments)
+    def _ask(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
+        return self._client.execute_command("EVAL", script, len(keys), *keys, *arguments)
 
     def _read(self, raw: bytes) -> Taken:
         # Not by kombu's class of messages, which decompresses without a bound.

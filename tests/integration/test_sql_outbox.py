@@ -186,6 +186,18 @@ async def test_an_event_keeps_its_id_its_headers_and_the_moment_that_it_was_give
     assert [3500_000 < int(str(each["due_in_ms"])) <= 3600_000 for each in scheduled] == [True, True]
 
 
+async def test_a_call_of_a_task_is_an_event_as_well(app: App, engine: Any, outbox: SqlOutbox) -> None:
+    @app.task
+    async def bill(order_id: int, *, copies: int = 1) -> int:
+        return order_id * copies
+
+    with Session(engine) as session:
+        call_id = outbox.publish(session, bill.call((21,), {"copies": 2}))
+        session.commit()
+    async with app.worker(), outbox.relay():
+        assert await bill.handle(call_id).result(timeout=10) == 42
+
+
 @pytest.mark.parametrize(
     "options",
     [{"delay": -1}, {"delay": 1, "at": datetime.now(UTC)}, {"at": datetime(2030, 1, 1)}],  # noqa: DTZ001
