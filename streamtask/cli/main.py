@@ -61,6 +61,8 @@ def _fail(message: str, code: int) -> int:
         "publish": "streamtask.cli.publish",
         "replay": "streamtask.cli.replay",
         "tasks": "streamtask.cli.tasks",
+        "outbox": "streamtask.cli.outbox",
+        "bridge": "streamtask.cli.bridge",
         "doctor": "streamtask.cli.doctor",
     },
     others_in="streamtask.cli.plugins",
