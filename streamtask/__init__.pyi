@@ -1,6 +1,7 @@
 from streamtask.app import App
 from streamtask.blobs import BlobStores
-from streamtask.context import Application, Context
+from streamtask.context import Application, Context, PublishOptions
+from streamtask.dependencies import Depends
 from streamtask.envelope import Envelope, StoredEnvelope
 from streamtask.errors import (
     BlobError,
@@ -24,6 +25,7 @@ from streamtask.errors import (
 from streamtask.event import Event
 from streamtask.handler import DeadEvent, Timeout
 from streamtask.inspector import Inspector
+from streamtask.middleware import ConsumeNext, Middleware, PublishNext
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
@@ -40,8 +42,10 @@ __all__ = [
     "BlobStores",
     "BlobTooLargeError",
     "ConfigurationError",
+    "ConsumeNext",
     "Context",
     "DeadEvent",
+    "Depends",
     "Envelope",
     "EnvelopeError",
     "Event",
@@ -49,7 +53,10 @@ __all__ = [
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
+    "Middleware",
     "PublishError",
+    "PublishNext",
+    "PublishOptions",
     "Records",
     "Reject",
     "ResultTimeoutError",
