@@ -71,7 +71,9 @@ class _Inside:
         # A suspect may be anybody's event, the others are those of the process pool.
         handlers = [each for each in self._app.handlers if each.pool == "process" or arguments["runs"] == SUSPECT]
         plans = [each.dependencies for each in handlers if each.dependencies is not None]
-        if self._app.worker_lifespans or any(any(plan.of_process()) for plan in plans):
+        around = self._middleware or any(each.middleware for each in handlers)
+        if self._app.worker_lifespans or plans or around:
+            # Now, and not within the time of the first event.
             while not self._connect():
                 time.sleep(_PAUSE)
         if self._app.worker_lifespans:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
@@ -69,10 +69,17 @@ class Provider:
         blocking: Blocking,
     ) -> Any:
         """Await a function of what the plan names. `blocking`: where its plain dependencies run."""
-        values = _Values(self._app, event, context)
-        async with _put_away_async() as stack:
+        values, stack = _Values(self._app, event, context), AsyncExitStack()
+        try:
             needs = self._current(plan).needs
-            return await function({name: await self._value(each, values, stack, blocking) for name, each in needs})
+            given = {name: await self._value(each, values, stack, blocking) for name, each in needs}
+            returned = await function(given)
+        except BaseException as error:
+            # It may raise another error. To swallow this one is not for it: what has failed must not count as done.
+            await stack.__aexit__(type(error), error, error.__traceback__)
+            raise
+        await stack.aclose()
+        return returned
 
     async def blocked(
         self,
@@ -89,17 +96,17 @@ class Provider:
 
         These may take `hard` seconds. Raises HandlerTimeoutError.
         """
-        values = _Values(self._app, event, context)
-        async with _put_away_async() as stack:
+        values, stack = _Values(self._app, event, context), AsyncExitStack()
+        try:
             needs = self._current(plan).needs
-            try:
-                async with asyncio.timeout(hard) as timer:
-                    await self._ahead(needs, values, stack, blocking)
-            except TimeoutError:
-                if timer.expired():
-                    raise HandlerTimeoutError(hard or 0.0) from None
-                raise
-            return await last(partial(_in_place, needs, values, function))
+            await self._ahead_within(hard, needs, values, stack, blocking)
+            returned = await last(partial(_in_place, needs, values, function))
+        except BaseException as error:
+            # As above.
+            await stack.__aexit__(type(error), error, error.__traceback__)
+            raise
+        await stack.aclose()
+        return returned
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,7 +115,7 @@ class Provider:
 
     async def _value(self, source: Given | Call, values: _Values, stack: AsyncExitStack, blocking: Blocking) -> Any:
         if isinstance(source, Given):
-            return values.given[source]
+            return values.given(source)
         if source not in values.made:
             if source.scope == "process":
                 values.made[source] = await self._shared(source)
@@ -116,6 +123,17 @@ class Provider:
                 arguments = {name: await self._value(each, values, stack, blocking) for name, each in source.needs}
                 values.made[source] = await _make(source, arguments, stack, blocking)
         return values.made[source]
+
+    async def _ahead_within(
+        self, hard: float | None, needs: Needs, values: _Values, stack: AsyncExitStack, blocking: Blocking
+    ) -> None:
+        try:
+            async with asyncio.timeout(hard) as timer:
+                await self._ahead(needs, values, stack, blocking)
+        except TimeoutError:
+            if timer.expired():
+                raise HandlerTimeoutError(hard or 0.0) from None
+            raise
 
     async def _ahead(self, needs: Needs, values: _Values, stack: AsyncExitStack, blocking: Blocking) -> None:
         """Make what has to be awaited, and what that needs."""
@@ -159,11 +177,19 @@ class Provider:
 class _Values:
     """What was given and made for one call of a handler."""
 
-    __slots__ = ("given", "made")
+    __slots__ = ("_app", "_context", "_event", "made")
 
     def __init__(self, app: Application, event: Event, context: Context | None) -> None:
-        self.given = {Given.EVENT: event, Given.CONTEXT: context, Given.APP: app}
+        self._app = app
+        self._event = event
+        self._context = context
         self.made: dict[Call, Any] = {}
+
+    def given(self, source: Given) -> Any:
+        """What no function has to make."""
+        if source is Given.EVENT:
+            return self._event
+        return self._context if source is Given.CONTEXT else self._app
 
 
 async def _make(call: Call, arguments: dict[str, Any], stack: AsyncExitStack, blocking: Blocking) -> Any:
@@ -191,13 +217,20 @@ async def _leave(entering: asyncio.Future[Any], leave: Callable[..., Any], block
 
 def _in_place(needs: Needs, values: _Values, function: Callable[[dict[str, Any]], Any]) -> Any:
     """Call a function with its dependencies, where all that is awaited has been made."""
-    with _put_away() as stack:
-        return function({name: _here(source, values, stack) for name, source in needs})
+    stack = ExitStack()
+    try:
+        returned = function({name: _here(source, values, stack) for name, source in needs})
+    except BaseException as error:
+        # As where it is awaited.
+        stack.__exit__(type(error), error, error.__traceback__)
+        raise
+    stack.close()
+    return returned
 
 
 def _here(source: Given | Call, values: _Values, stack: ExitStack) -> Any:
     if isinstance(source, Given):
-        return values.given[source]
+        return values.given(source)
     if source not in values.made:
         arguments = {name: _here(each, values, stack) for name, each in source.needs}
         if source.kind == "generator":
@@ -205,34 +238,6 @@ def _here(source: Given | Call, values: _Values, stack: ExitStack) -> Any:
         else:
             values.made[source] = source.function(**arguments)
     return values.made[source]
-
-
-@contextmanager
-def _put_away() -> Iterator[ExitStack]:
-    """A stack of what learns of an exception and cannot swallow it: what has failed must not count as done."""
-    raised: BaseException | None = None
-    with ExitStack() as stack:
-        try:
-            yield stack
-        except BaseException as error:
-            raised = error
-            raise
-    if raised is not None:
-        raise raised
-
-
-@asynccontextmanager
-async def _put_away_async() -> AsyncIterator[AsyncExitStack]:
-    """The same where it is awaited."""
-    raised: BaseException | None = None
-    async with AsyncExitStack() as stack:
-        try:
-            yield stack
-        except BaseException as error:
-            raised = error
-            raise
-    if raised is not None:
-        raise raised
 
 
 async def _put_away_logged(name: str, stack: AsyncExitStack) -> None:
