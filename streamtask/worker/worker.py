@@ -9,8 +9,9 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
 from streamtask.lifespan import Lifespan, Lifespans
+from streamtask.middleware import Middleware, around_consume
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
@@ -48,6 +50,7 @@ from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Health
+from streamtask.worker.provider import Provider
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
 from streamtask.worker.reporting import Reporter
@@ -89,6 +92,8 @@ class Worker:
         retention: Retention,
         *,
         lifespans: Sequence[Lifespan] = (),
+        middleware: Sequence[Middleware] = (),
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
         metrics: Metrics | None = None,
         supervisor: SupervisorLink | None = None,
     ) -> None:
@@ -103,6 +108,8 @@ class Worker:
         self._settings = settings
         self._retention = retention
         self._lifespans = Lifespans(app, lifespans)
+        self._middleware = around_consume(middleware)
+        self._provider = Provider(app, overrides, asyncio.to_thread)
         self._subscriptions = broker.subscriptions(settings.groups, settings.streams)
         if not self._subscriptions:
             raise ConfigurationError(
@@ -111,6 +118,7 @@ class Worker:
             )
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
         handlers = broker.handlers(*self._places)
+        self._plans = [each.dependencies for each in handlers if each.dependencies and each.pool != "process"]
         self._isolation = Isolation(
             app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
         )
@@ -156,14 +164,17 @@ class Worker:
         self._transport, self._connected = transport, True
 
     async def prepare(self) -> None:
-        """Enter the worker lifespans and start a child for the process pool; part of `start`. May take minutes.
+        """Enter the worker lifespans, make what handlers share, start a child for the process pool. Part of `start`.
+
+        May take minutes.
 
         Raises:
-            ConfigurationError: no child process can be started for a handler, or a lifespan says what is wrong.
-            StreamtaskError: a worker lifespan failed.
+            ConfigurationError: no child process can be started for a handler, or what is made says what is wrong.
+            StreamtaskError: a worker lifespan failed, or a dependency.
         """
         await self._lifespans.enter()
         try:
+            await self._provider.prepare(self._plans)
             await self._isolation.prepare()
         except BaseException:
             await self._put_away()
@@ -189,6 +200,7 @@ class Worker:
     async def _put_away(self) -> None:
         """Undo what `prepare` has done."""
         await self._isolation.close()
+        await self._provider.close()
         await self._lifespans.leave()
 
     async def _begin(self) -> None:
@@ -210,6 +222,8 @@ class Worker:
             self._cancellations.has,
             isolation=self._isolation,
             checkpoints=self._checkpoints,
+            provider=self._provider,
+            middleware=self._middleware,
             threads=self._settings.concurrency,
         )
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
