@@ -32,6 +32,7 @@ _HOMES = {
     "PublishError": "streamtask.errors",
     "PublishNext": "streamtask.middleware",
     "PublishOptions": "streamtask.context",
+    "RateLimit": "streamtask.rates",
     "Records": "streamtask.records",
     "Reject": "streamtask.errors",
     "ResultTimeoutError": "streamtask.errors",

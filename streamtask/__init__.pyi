@@ -27,6 +27,7 @@ from streamtask.event import Event
 from streamtask.handler import DeadEvent, Timeout
 from streamtask.inspector import Inspector
 from streamtask.middleware import ConsumeNext, Middleware, PublishNext
+from streamtask.rates import RateLimit
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
@@ -60,6 +61,7 @@ __all__ = [
     "PublishError",
     "PublishNext",
     "PublishOptions",
+    "RateLimit",
     "Records",
     "Reject",
     "ResultTimeoutError",

@@ -110,6 +110,8 @@ class App(Router):
             "keeping": task.keeping,
             "is_task": True,
             "dependencies": task.dependencies,
+            "read": task.argument,
+            "fields": task.parameters,
             **task.options_of_task.handler,
         }
         self.add(make_handler(task.runner(), (event,), **options).within(middleware))

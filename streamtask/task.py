@@ -159,6 +159,17 @@ class Task(Generic[P, R, Q, C]):
         ttl = self.options_of_task.result_ttl
         return None if ttl is None else Keeping(dump=self._dump, ttl=ttl)
 
+    @property
+    def parameters(self) -> list[str]:
+        """The names of what it is called with."""
+        return list(self._signature.parameters)
+
+    def argument(self, event: Event, name: str) -> Any:
+        """What a call has for a parameter."""
+        bound = self._bound(event, self._signature)
+        bound.apply_defaults()
+        return bound.arguments[name]
+
     def runner(self) -> Callable[..., Any]:
         """The function as a handler: of the event, and of the context."""
 
@@ -176,11 +187,15 @@ class Task(Generic[P, R, Q, C]):
         return chosen  # type: ignore[no-any-return]
 
     def _run(self, event: Event, ctx: Context, given: dict[str, Any]) -> Any:
-        arguments: dict[str, Any] = event.arguments  # type: ignore[attr-defined] # the class is made below
-        bound = inspect.BoundArguments(self._whole, OrderedDict({**arguments, **given}))
+        bound = self._bound(event, self._whole, given)
         function: Callable[..., Any] = self._function
         context = (ctx,) if self.takes_context else ()
         return function(*context, *bound.args, **bound.kwargs)
+
+    @staticmethod
+    def _bound(event: Event, signature: inspect.Signature, given: Mapping[str, Any] = {}) -> inspect.BoundArguments:
+        arguments: dict[str, Any] = event.arguments  # type: ignore[attr-defined] # the class is made below
+        return inspect.BoundArguments(signature, OrderedDict({**arguments, **given}))
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────
 
