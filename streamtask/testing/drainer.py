@@ -36,6 +36,8 @@ class Drainer:
     def __init__(self, app: App, connector: MemoryConnector, *, concurrency: int = 1) -> None:
         self.owner = new_owner()
         self.transport = connector.open()
+        #: What says what becomes of a delivery.
+        self.broker = app.broker
         self._app = app
         self._memory = connector
         self._concurrency = concurrency
@@ -59,7 +61,7 @@ class Drainer:
         await lifespans.enter()
         self._open.push_async_callback(lifespans.leave)
         metrics = Metrics()
-        handlers = self._app.broker.handlers(*self._interest)
+        handlers = self.broker.handlers(*self._interest)
         modules = {handler.function.__module__ for handler in handlers}
         isolation = Isolation(self._app, children=children(handlers), modules=modules)
         self._open.push_async_callback(isolation.close)
@@ -69,7 +71,7 @@ class Drainer:
         self._open.push_async_callback(marks.close)
         self.executor = Executor(
             self._app,
-            self._app.broker,
+            self.broker,
             Leases(),
             marks.stands,
             isolation=isolation,
@@ -86,6 +88,11 @@ class Drainer:
         for sub in self._subscriptions:
             await self.transport.recovery.hand_back(sub.stream, sub.group, self.owner, started=())
         await self._open.aclose()
+
+    async def hand_back(self) -> None:
+        """Have what it holds be taken over at once, as if its process had died."""
+        for sub in self._subscriptions:
+            await self.transport.recovery.hand_back(sub.stream, sub.group, self.owner)
 
     @property
     def _has_room(self) -> bool:
@@ -140,11 +147,11 @@ class Drainer:
         """What is due, and seconds until the next is; what has waited in vain for another worker dies."""
         claimed = await self.transport.recovery.claim(sub, self.owner, count=count)
         for delivery in claimed.expired:
-            await self.settle(delivery, self._app.broker.expired(delivery, self._interest))
+            await self.settle(delivery, self.broker.expired(delivery, self._interest))
         return list(claimed.deliveries), claimed.next_due
 
     def _start(self, delivery: Delivery) -> None:
-        plan = self._app.broker.plan(delivery, self._interest)
+        plan = self.broker.plan(delivery, self._interest)
         run = plan if isinstance(plan, Run) else None
         coroutine = self.settle(delivery, plan) if not isinstance(plan, Run) else self._handle(plan)
         self._running[asyncio.create_task(coroutine)] = run
@@ -162,7 +169,7 @@ class Drainer:
                 if self._ending:
                     raise
                 # The handler has cancelled itself.
-                outcome = self._app.broker.fail(run, error)
+                outcome = self.broker.fail(run, error)
         if outcome is not None:
             await self.settle(run.delivery, outcome)
 

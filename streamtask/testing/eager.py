@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from streamtask.event import Event, describe
 from streamtask.handler import Handler
 from streamtask.task import Task
 from streamtask.telemetry.metrics import Metrics
+from streamtask.testing.views import BrokerView
 from streamtask.transport.memory import MemoryStore, MemoryTransport
 from streamtask.transport.memory.store import fields_of
 from streamtask.transport.values import Delivery, Mark, Outcome, Progress
@@ -95,7 +97,7 @@ class RecordedContext(Context):
 def make_context(
     event: Event | None = None, *, app: App | None = None, attempt: int = 1, state: Any = None
 ) -> RecordedContext:
-    """A context for a plain call, `await ship(order, make_context(order))`; its `emits` and `checkpoints` can be read.
+    """Make a context to call a function with, and to see afterwards what it has emitted and checkpointed.
 
     `app`: what it has as `ctx.app`, by default one in memory that is not connected.
     """
@@ -107,7 +109,7 @@ def make_context(
         event_id=envelopes.new_event_id(),
         event_type="test",
         source=app.name,
-        timestamp=envelopes.timestamp(app.broker.clock.now()),
+        timestamp=datetime.fromtimestamp(app.broker.clock.now(), UTC),
         trace_id=envelopes.new_trace_id(),
         payload_json=msgspec.Raw(b"{}"),
     )
@@ -132,19 +134,18 @@ async def handle(app: App, function: Callable[..., Any], event: Event, *, attemp
         await isolation.close()
     returned = [] if broker.returned is None else broker.returned
     events = returned if isinstance(returned, list | tuple) else [returned]
-    emits = [(each, None) for each in events if isinstance(each, Event)]
+    emits: list[tuple[Event, float | None]] = [(each, None) for each in events if isinstance(each, Event)]
     emits += broker.context.emits if broker.context is not None else ()
     return Handled(
         returned=broker.returned, emits=emits, checkpoints=recorder.kept.states, progress=recorder.kept.progress
     )
 
 
-class _Eager(Broker):
+class _Eager(BrokerView):
     """A broker's view that keeps what a handler returns, and lets through what it raises."""
 
     def __init__(self, broker: Broker) -> None:
-        # The same handlers, classes and codec, not copies of them.
-        vars(self).update(vars(broker))
+        super().__init__(broker)
         self.context: Context | None = None
         self.returned: Any = None
 
@@ -152,7 +153,7 @@ class _Eager(Broker):
         self.context, self.returned = context, returned
         return super().succeed(run, context, returned, mark)
 
-    def fail(self, run: Run, error: BaseException) -> Outcome:
+    def fail(self, _: Run, error: BaseException) -> Outcome:
         raise error
 
 

@@ -15,7 +15,7 @@ from streamtask.app import App
 from streamtask.context import PublishOptions
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError
-from streamtask.event import Event, describe, load
+from streamtask.event import Event, load
 from streamtask.testing.clock import FrozenClock
 from streamtask.testing.drainer import Drainer
 from streamtask.testing.eager import Handled, handle
@@ -45,12 +45,15 @@ class DeadLettersError(AssertionError):
 class InMemoryApp:
     """An app on a memory of its own. Made by `in_memory`."""
 
-    def __init__(self, app: App, connector: MemoryConnector, clock: FrozenClock, *, concurrency: int, patience: float):
+    def __init__(
+        self, app: App, connector: MemoryConnector, clock: FrozenClock, *, concurrency: int, patience: float
+    ) -> None:
         #: The app itself: connected, so that it can publish.
         self.app = app
         #: Its time: `clock.advance(60)`.
         self.clock = clock
-        self._connector = connector
+        #: What all of it is kept in.
+        self.memory = connector
         self._concurrency = concurrency
         self._patience = patience
         #: The blocking twin, for tests that are no coroutines.
@@ -67,7 +70,7 @@ class InMemoryApp:
         return await self.app.publish_many(events)
 
     async def drain(self, *, expect_dead: bool = False) -> list[DeadLetter]:
-        """Handle what is ready: new events, retries and delayed events that are due by the clock, and what all that leads to.
+        """Handle what is ready: new events, retries and delayed events that are due, and what all that leads to.
 
         Returns when nothing is left, with the dead letters that were written. What is due later stays, until the clock
         has been moved. Worker lifespans are entered at the beginning and left at the end.
@@ -98,9 +101,7 @@ class InMemoryApp:
             raise AssertionError("no event became a dead letter")
         return letters
 
-    async def eager(
-        self, handler: Callable[..., Any], event: Event, *, attempt: int = 1, state: Any = None
-    ) -> Handled:
+    async def eager(self, handler: Callable[..., Any], event: Event, *, attempt: int = 1, state: Any = None) -> Handled:
         """Run one handler on an event, here and now, through all that is around it; nothing is published.
 
         `attempt` and `state`: what it finds in its context.
@@ -115,7 +116,7 @@ class InMemoryApp:
 
     @property
     def published(self) -> list[Event]:
-        """What was published and emitted, by whomever, in the order in which it came; delayed events once they were due."""
+        """What was published and emitted, by whomever, in the order in which it came; delayed events from when due."""
         return [event for _, event in self._events()]
 
     def published_of(self, cls: type[EventT]) -> list[EventT]:
@@ -129,7 +130,7 @@ class InMemoryApp:
     @property
     def scheduled(self) -> list[tuple[datetime, Event]]:
         """Delayed events that are not due yet, and when they will be; soonest first."""
-        store = self._connector.store
+        store = self.memory.store
         with store.lock:
             waiting = [delayed for state in store.streams.values() for delayed in state.delayed.values()]
         waiting.sort(key=lambda delayed: delayed.due)
@@ -143,10 +144,10 @@ class InMemoryApp:
     @property
     def dead(self) -> list[DeadLetter]:
         """Every dead letter that there is."""
-        return self._connector.store.letters
+        return self.memory.store.letters
 
     def _events(self) -> Iterator[tuple[Envelope, Event]]:
-        for delivery in list(self._connector.store.arrived):
+        for delivery in list(self.memory.store.arrived):
             # A replay is no second publication.
             stored = self._stored(delivery) if delivery.only is None else None
             if stored is not None:
@@ -165,7 +166,7 @@ class InMemoryApp:
     @asynccontextmanager
     async def drainer(self, make: Callable[..., Drainer] = Drainer) -> AsyncIterator[Drainer]:
         """What handles events, for no longer than a test has patience."""
-        drainer = make(self.app, self._connector, concurrency=self._concurrency)
+        drainer = make(self.app, self.memory, concurrency=self._concurrency)
         try:
             async with asyncio.timeout(self._patience) as timer, drainer:
                 yield drainer
@@ -214,7 +215,7 @@ class BlockingInMemoryApp:
         except RuntimeError:
             return self._runner.run(coroutine)
         coroutine.close()
-        raise ConfigurationError(f"memory.sync would block the running event loop; write `await memory.{coroutine.__name__}(...)`")
+        raise ConfigurationError("memory.sync would block the running event loop; write `await memory.drain()`, ...")
 
     def close(self) -> None:
         """End the loop."""
