@@ -47,7 +47,7 @@ LIMIT: Final = 12
 #: Times that the clock is moved to a retry before a trial is called endless.
 _MOST_RETRIES: Final = 50
 #: Real seconds that one trial may take.
-_PATIENCE: Final = 5.0
+PATIENCE: Final = 5.0
 _TICK: Final = 0.001
 
 
@@ -60,6 +60,7 @@ class CheckOptions(TypedDict, total=False):
     reset: Reset | None
     scenarios: Collection[Scenario]
     limit: int
+    patience: float
 
 
 async def check(
@@ -72,12 +73,14 @@ async def check(
     reset: Reset | None = None,
     scenarios: Collection[Scenario] = ALL,
     limit: int = LIMIT,
+    patience: float = PATIENCE,
 ) -> Report:
     """Handle an event under faults, and report which effects were not safe to repeat.
 
     `handler`: only this one; without, each that takes the event. `effects`: what records the calls to the outside.
     `observe`: a plain value that says how the outside stands, `reset`: puts it back to its beginning, before each
-    trial; both may be async. `limit`: places of a kind at which a handler is interrupted.
+    trial; both may be async. `limit`: places of a kind at which a handler is interrupted. `patience`: real seconds that
+    one trial may take.
 
     What is in the broker is looked at without being asked: events that were emitted, results, dead letters.
 
@@ -97,8 +100,7 @@ async def check(
     if not handlers:
         which = "no handler" if handler is None else f"no handler {getattr(handler, '__qualname__', handler)!r}"
         raise ConfigurationError(f"the app {app.name!r} has {which} of {type(event).__name__}")
-    started = FrozenClock().now()
-    outside = partial(_Check, effects=effects, observe=observe, reset=reset, started=started)
+    outside = partial(_Check, effects=effects, observe=observe, reset=reset, patience=patience)
     checks = [outside(app, event, each) for each in handlers]
     for each in checks:
         await each.run(scenarios, limit)
@@ -160,7 +162,7 @@ class _Check:
         effects: Recorder | None,
         observe: Observe | None,
         reset: Reset | None,
-        started: float,
+        patience: float,
     ) -> None:
         self.trials: list[Trial] = []
         self.untried: list[str] = []
@@ -170,7 +172,10 @@ class _Check:
         self._effects = effects
         self._observe = observe
         self._reset = reset
-        self._started = started
+        self._patience = patience
+        self._started = FrozenClock().now()
+        #: Whether a death has to run `finally` blocks: what it holds would never be let go.
+        self._tidy = False
         self._file = home_of(handler.function)
 
     async def run(self, scenarios: Collection[Scenario], limit: int) -> None:
@@ -183,11 +188,26 @@ class _Check:
             await self._try("published twice", None, Fault.DEATH, times=2)
         if "death" in scenarios:
             for point in _chosen(points, limit):
-                await self._try(_died(point), point, Fault.DEATH)
+                await self._try_death(point)
         if "failure" in scenarios:
             await self._try_failures(points, limit)
         if "pause" in scenarios:
             await self._try_pauses(points, limit)
+
+    async def _try_death(self, point: Point) -> None:
+        try:
+            await self._try(_died(point), point, Fault.DEATH)
+        except TimeoutError as error:
+            if self._tidy or point.kind not in ("wait", "effect"):
+                raise TimeoutError(
+                    f"{self._handler.name} {_died(point)}, and its next run does not end: it waits for what the first "
+                    "held and nobody lets go, such as a lock that is not taken by `with`"
+                ) from error
+            self._tidy = True
+            self.untried.append(
+                f"deaths without `finally` blocks: {_at(point)}, it holds something that its next run waits for"
+            )
+            await self._try(_died(point), point, Fault.DEATH)
 
     async def _try_failures(self, points: Sequence[Point], limit: int) -> None:
         policy = self._handler.retry
@@ -206,15 +226,16 @@ class _Check:
                 return
 
     async def _try(self, name: str, point: Point | None, fault: Fault, *, times: int = 1) -> None:
-        interrupter = Interrupter(self._file, point, fault, lines=point is not None and point.kind == "line")
-        async with self._fresh() as memory:
-            await self._publish(times)
-            if fault is Fault.PAUSE:
-                await self._run_late(memory, interrupter)
-            else:
-                await self._run(memory, interrupter)
-            seen = await self._look(memory)
-        interrupter.bury()
+        lines = point is not None and point.kind == "line"
+        interrupter = Interrupter(self._file, point, fault, lines=lines, tidy=self._tidy)
+        run = self._run_late if fault is Fault.PAUSE else self._run
+        try:
+            async with self._fresh() as memory:
+                await self._publish(times)
+                await run(memory, interrupter)
+                seen = await self._look(memory)
+        finally:
+            interrupter.bury()
         self.trials.append(Trial(name, list(differences(self.expected, seen))))
 
     # ── one trial ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -235,7 +256,7 @@ class _Check:
                 await done
         if self._effects is not None:
             self._effects.clear()
-        with in_memory(self._app, clock=FrozenClock(self._started), patience=_PATIENCE) as memory:
+        with in_memory(self._app, clock=FrozenClock(self._started), patience=self._patience) as memory:
             yield memory
 
     async def _publish(self, times: int) -> None:

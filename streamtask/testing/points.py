@@ -8,7 +8,9 @@ and its coroutine is left where it is. Only at a line, and in a plain function, 
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import functools
 import inspect
 import linecache
 import sys
@@ -25,6 +27,7 @@ from typing import Any, Literal
 Kind = Literal["line", "wait", "effect", "end"]
 
 
+_EXITS = ("__exit__", "__aexit__")
 _END = "after its effects, before the commit"
 
 
@@ -63,7 +66,10 @@ class Point:
 class Interrupter:
     """Counts the places that one run comes past, and interrupts it at one of them. Used once."""
 
-    def __init__(self, file: str, at: Point | None = None, fault: Fault = Fault.DEATH, *, lines: bool = False) -> None:
+    def __init__(
+        self, file: str, at: Point | None = None, fault: Fault = Fault.DEATH, *, lines: bool = False, tidy: bool = False
+    ) -> None:
+        """`lines`: lines count as places. `tidy`: a death runs `finally` and `with` blocks, wherever it comes."""
         #: What the run has come past.
         self.points: list[Point] = []
         #: Set when it has come to its place.
@@ -72,6 +78,7 @@ class Interrupter:
         self._at = at
         self._fault = fault
         self._lines = lines
+        self._tidy = tidy
         self._counts: dict[Kind, int] = {}
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
@@ -79,6 +86,8 @@ class Interrupter:
         self._thread_goes_on = threading.Event()
         self._task: asyncio.Task[Any] | None = None
         self._left: list[Coroutine[Any, Any, Any]] = []
+        self._tidying = _tidying(file)
+        self._entered: set[tuple[int, int]] = set()
 
     # ── for who runs the handler ──────────────────────────────────────────────────────────────────────────────
 
@@ -186,6 +195,8 @@ class Interrupter:
             fault = self._passes("effect" if is_effect else "wait", where, can_wait=True)
             if fault is Fault.DEATH:
                 self._left.append(coroutine)
+                if self._tidy:
+                    self.bury()
                 raise Death
             if fault is Fault.PAUSE:
                 yield from self._goes_on.wait().__await__()
@@ -217,9 +228,22 @@ class Interrupter:
         return self._trace_line if frame.f_code.co_filename == self._file else None
 
     def _trace_line(self, frame: types.FrameType, event: str, _: Any) -> Callable[..., Any] | None:
-        if event == "line":
+        if event == "line" and not self._tidies_up(frame):
             self._come_past_blocking("line", _line(self._file, frame.f_lineno))
         return self._trace_line
+
+    def _tidies_up(self, frame: types.FrameType) -> bool:
+        """Whether this line puts something away: an exception here would leave a lock of this process held for ever."""
+        line = frame.f_lineno
+        if frame.f_code.co_name in _EXITS or line in self._tidying.in_finally:
+            return True
+        if line not in self._tidying.of_with:
+            return False
+        # A `with` comes past its own line again as it ends.
+        here = id(frame), line
+        is_end = here in self._entered
+        self._entered.add(here)
+        return is_end
 
 
 class _Effect:
@@ -265,6 +289,32 @@ def _place(coroutine: Any, file: str) -> str:
             line = frame.f_lineno
         coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
     return _line(file, line) if line is not None else "a wait of another module"
+
+
+@dataclass(frozen=True, slots=True)
+class _Tidying:
+    """Lines of a file that put something away."""
+
+    in_finally: frozenset[int]
+    of_with: frozenset[int]
+
+
+@functools.lru_cache(maxsize=32)
+def _tidying(file: str) -> _Tidying:
+    """What of a file puts something away; nothing where it cannot be read."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:
+        return _Tidying(frozenset(), frozenset())
+    in_finally: set[int] = set()
+    of_with: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try):
+            for statement in node.finalbody:
+                in_finally.update(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
+        elif isinstance(node, ast.With | ast.AsyncWith):
+            of_with.update(range(node.lineno, node.body[0].lineno))
+    return _Tidying(frozenset(in_finally), frozenset(of_with))
 
 
 def _line(file: str, number: int) -> str:
