@@ -376,7 +376,7 @@ def _failed(point: Point) -> str:
 
 
 def _paused(point: Point) -> str:
-    return f"paused {_at(point)}; another worker handled the event; then it went on"
+    return f"was paused {_at(point)}, while another worker handled the event"
 
 
 def _short_name(handler: Handler) -> str:

@@ -16,6 +16,7 @@ from streamtask.context import PublishOptions
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, load
+from streamtask.loading import event_class
 from streamtask.testing.clock import FrozenClock
 from streamtask.testing.drainer import Drainer
 from streamtask.testing.eager import Handled, handle
@@ -154,10 +155,12 @@ class InMemoryApp:
                 yield stored
 
     def _stored(self, delivery: Delivery) -> tuple[Envelope, Event] | None:
-        """An entry as an event; None: it is of a type that the app does not know."""
+        """An entry as an event; None: it is of a type that has no class here."""
         envelope = self.app.broker.decode(delivery)
-        cls = self.app.broker.types.get(envelope.event_type)
-        if cls is None:
+        try:
+            # Not the app's alone: what a child process emits, the app of this one has never seen.
+            cls = event_class(self.app, envelope.event_type)
+        except ConfigurationError:
             return None
         return envelope, load(cls, envelope.payload_bytes, envelope.schema_version)
 

@@ -68,7 +68,7 @@ def unsafe(report: Report) -> list[str]:
 
 PLACED = Placed(order_id="1")
 DIED_AT_THE_END = "died after its effects, before the commit"
-OTHER = "; another worker handled the event; then it went on"
+OTHER = ", while another worker handled the event"
 
 
 async def test_an_effect_with_the_events_id_as_its_key_is_safe(bank: Bank, effects: Recorder) -> None:
@@ -81,7 +81,7 @@ async def test_an_effect_with_the_events_id_as_its_key_is_safe(bank: Bank, effec
 
     report.assert_safe()
     kinds = {trial.name.split()[0] for trial in report.trials}
-    assert {"published", "died", "failed", "paused", "charge('1',"} <= kinds
+    assert {"published", "died", "failed", "was", "charge('1',"} <= kinds
     assert len(report.trials) > 12
     assert report.expected[-1] == "Shipped × 1"
 
@@ -100,9 +100,9 @@ async def test_an_effect_without_a_key_or_with_a_new_one_each_time_is_found(
         DIED_AT_THE_END,
         "charge('1', idempotency_key) was done, and its reply was lost",
         "failed at its very end",
-        "paused while it waited at test_faults.py:41 `await asyncio.sleep(0)`" + OTHER,
-        "paused right after charge('1', idempotency_key)" + OTHER,
-        "paused after its effects, before the commit" + OTHER,
+        "was paused while it waited at test_faults.py:41 `await asyncio.sleep(0)`" + OTHER,
+        "was paused right after charge('1', idempotency_key)" + OTHER,
+        "was paused after its effects, before the commit" + OTHER,
     ]
     # The event has a key: what is published twice is handled once.
     assert "published twice" not in unsafe(report)
@@ -119,7 +119,7 @@ async def test_what_a_plain_function_does_again_is_found(bank: Bank, effects: Re
 
     assert DIED_AT_THE_END in unsafe(report)
     assert "died right after charge_blocking('1')" in unsafe(report)
-    assert any(name.startswith("paused") for name in unsafe(report))
+    assert any(name.startswith("was paused") for name in unsafe(report))
 
 
 async def test_an_event_without_a_key_that_is_published_twice_is_handled_twice() -> None:
@@ -163,7 +163,7 @@ async def test_a_look_before_the_deed_is_found_by_an_owner_that_is_late(bank: Ba
     report = await check(app_with(ship), PLACED, observe=lambda: charges, reset=charges.clear)
 
     [name] = unsafe(report)
-    assert name.startswith("paused while it waited at test_faults.py:")
+    assert name.startswith("was paused while it waited at test_faults.py:")
     assert "observe() gave ['1', '1'], expected ['1']" in str(report)
 
 
@@ -177,7 +177,7 @@ async def test_a_look_before_the_deed_in_a_thread_is_found_too() -> None:
     report = await check(app_with(ship), PLACED, observe=lambda: charges, reset=charges.clear)
 
     [name] = unsafe(report)
-    assert name.startswith("paused before test_faults.py:")
+    assert name.startswith("was paused before test_faults.py:")
     assert "`charges.append(order.order_id)`" in name
 
 
