@@ -23,8 +23,9 @@ class OrderPaid(Event, stream="payments"):
 class Bank:
     """Charges once for each idempotency key, as those do that take money over a network."""
 
-    async def charge(self, total: float, *, idempotency_key: str | None = None) -> None:
+    async def charge(self, total: float, *, idempotency_key: str | None = None) -> str:
         await asyncio.sleep(0)
+        return f"{total} taken for {idempotency_key}"
 
 
 bank = Bank()
