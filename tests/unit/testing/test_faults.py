@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from streamtask import App, ConfigurationError, Context, Event, Reject, Retry
+from streamtask import App, Backoff, ConfigurationError, Context, Event, Reject, Retry
 from streamtask.testing import DeadLettersError
 from streamtask.testing.faults import Faults, Recorder, Report, check
 
@@ -196,6 +196,25 @@ async def test_events_that_are_emitted_later_count_as_well() -> None:
         ctx.emit(Shipped(order_id=order.order_id), delay=3600)
 
     report = await check(app_with(ship), PLACED)
+
+    report.assert_safe()
+    assert report.expected == ["Shipped × 1"]
+
+
+async def test_a_retry_does_not_let_time_pass_for_others(bank: Bank, effects: Recorder) -> None:
+    async def ship(order: Placed) -> None: ...
+
+    app = app_with(ship, retry=Retry(backoff=Backoff(base=100, jitter=False)))
+
+    @app.on(Shipped)
+    async def charge(shipped: Shipped) -> None:
+        await bank.charge(shipped.order_id)
+
+    @app.on(Placed, group="slow")
+    async def plan(order: Placed, ctx: Context) -> None:
+        ctx.emit(Shipped(order_id=order.order_id), delay=60)
+
+    report = await check(app, PLACED, effects=effects, handler=ship)
 
     report.assert_safe()
     assert report.expected == ["Shipped × 1"]

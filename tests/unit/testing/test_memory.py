@@ -170,11 +170,17 @@ async def test_the_envelopes_bear_the_time_of_the_clock(memory: InMemoryApp) -> 
     assert seen == [("later", 1), ("later", 1)]
 
 
-async def test_the_result_of_a_task_is_there_after_a_drain(memory: InMemoryApp) -> None:
-    handle = await add.send(2, 3)
-    await memory.drain()
+async def test_the_result_of_a_task_is_there_after_a_drain_and_nobody_waits_for_more_of_them_afterwards() -> None:
+    with in_memory(app) as memory:
+        handles = [await add.send(2, n) for n in (3, 4)]
+        waiting = [asyncio.create_task(handle.result(timeout=5)) for handle in handles]
+        await asyncio.sleep(0.01)
+        await memory.drain()
 
-    assert await handle.result(timeout=5) == 5
+        assert await asyncio.gather(*waiting) == [5, 6]
+        assert await handles[0].result(timeout=5) == 5
+    await asyncio.sleep(0)
+    assert [task for task in asyncio.all_tasks() if task.get_name().startswith("streamtask")] == []
 
 
 def test_without_a_coroutine_the_blocking_twins_do_the_same(memory: InMemoryApp) -> None:
@@ -201,12 +207,15 @@ async def test_worker_lifespans_surround_a_drain(memory: InMemoryApp) -> None:
 
 async def test_afterwards_the_app_has_its_own_broker_again(memory: InMemoryApp) -> None:
     own = App("t-own", broker="redis://nowhere.invalid:1")
+    clock = own.broker.clock
 
     for _ in range(2):
         with in_memory(own) as lent:
             await own.publish(Placed(order_id="1"))
             assert own.url == "memory://"
             assert lent.published == [Placed(order_id="1")]
+            assert own.broker.clock is lent.clock
+        assert own.broker.clock is clock
         assert own.url == "redis://nowhere.invalid:1"
         with pytest.raises(ConfigurationError, match="not connected"):
             await own.publish(Placed(order_id="1"))
