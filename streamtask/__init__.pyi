@@ -18,6 +18,7 @@ from streamtask.errors import (
     SoftTimeoutError,
     StoreFullError,
     StreamtaskError,
+    TaskCancelledError,
     TaskFailedError,
     TransportError,
 )
@@ -29,6 +30,7 @@ from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
+from streamtask.transport.values import Progress
 
 __all__ = [
     "App",
@@ -49,6 +51,7 @@ __all__ = [
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
+    "Progress",
     "PublishError",
     "Records",
     "Reject",
@@ -62,6 +65,7 @@ __all__ = [
     "StoredEnvelope",
     "StreamtaskError",
     "Task",
+    "TaskCancelledError",
     "TaskFailedError",
     "Timeout",
     "TransportError",
