@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 
 from streamtask import envelope as envelopes
+from streamtask.clock import Clock, SystemClock
 from streamtask.codec import Codec
 from streamtask.context import Context, Emit
 from streamtask.envelope import Envelope
@@ -34,6 +34,7 @@ from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
 from streamtask.transport.values import (
     PLAIN,
+    Cancelled,
     Dead,
     Delivery,
     Done,
@@ -92,6 +93,8 @@ class Broker:
     def __init__(self, name: str, *, codec: Codec | None = None, limit: int = envelopes.MAX_BYTES) -> None:
         self.name = name
         self.codec = codec or Codec(limit=limit)
+        #: Tells the moment that stands in the envelope of what is published.
+        self.clock: Clock = SystemClock()
         self._plain = codec is None
         self._limit = limit
         self._readings: dict[tuple[str, str], _Reading] = {}
@@ -157,6 +160,11 @@ class Broker:
             if (not groups or group in groups) and (not streams or stream in streams or home(stream) in streams)
         ]
         return sorted(found, key=lambda sub: self.rank(sub.stream))
+
+    def lanes(self, stream: str) -> tuple[str, ...]:
+        """The streams of all priorities of a stream, as far as its classes are known here."""
+        declared = self._lanes.get(stream)
+        return (stream,) if declared is None else declared.lanes
 
     def rank(self, stream: str) -> int:
         """How many priorities lie between a stream and `normal`: below 0 for those that go before it."""
@@ -288,7 +296,7 @@ class Broker:
 
     def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
         """The handler returned: its effects. `context` is None where the handler does not take one."""
-        emitted = context.emits if context is not None else ()
+        emitted = context.emitted if context is not None else ()
         keeping, result = run.handler.keeping, None
         if keeping is not None:
             result, returned = keeping.returned(run.envelope.event_id, returned), None
@@ -308,6 +316,12 @@ class Broker:
             event_id = envelopes.emit_id(cause, delivery.group, emitter, index, replay)
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay, priority=priority))
         return tuple(outgoing)
+
+    @staticmethod
+    def cancel(run: Run) -> Outcome:
+        """Whoever sent the task does not want it any more."""
+        keeping = run.handler.keeping
+        return Cancelled(result=None if keeping is None else keeping.cancelled(run.envelope.event_id))
 
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""
@@ -410,7 +424,7 @@ class Broker:
             payload=dump(event),
             event_id=event_id,
             trace_id=trace_id,
-            timestamp=envelopes.timestamp(time.time()),
+            timestamp=envelopes.timestamp(self.clock.now()),
             key=key_of(event) if described.key else None,
             headers=headers,
             causation_id=causation_id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, TypeVar, overload
 
@@ -10,21 +10,31 @@ from streamtask.context import Context
 from streamtask.event import Event
 from streamtask.handler import DEDUPE_WINDOW, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
 from streamtask.lifespan import Lifespan, make_lifespan
+from streamtask.middleware import Middleware, checked
 from streamtask.rates import RateLimit
 from streamtask.retry import Retry
-from streamtask.task import RESULT_TTL, P, R, Task, TaskDecorator, TaskOptions
+from streamtask.settings import RESULT_TTL
+from streamtask.task import P, R, Task, TaskDecorator, TaskOptions
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 LifespanT = TypeVar("LifespanT", bound=Callable[..., AsyncIterator[None]])
 
 
 class Router:
-    """A collection of handlers, for `app.include(router)`."""
+    """A collection of handlers, for `app.include(router)`.
 
-    def __init__(self) -> None:
+    `middleware`: around the calls of its handlers and tasks, within that of the app; the first is outermost.
+    """
+
+    def __init__(self, *, middleware: Sequence[Middleware] = ()) -> None:
         self.handlers: list[Handler] = []
         self.tasks: list[Task[Any, Any, Any, Any]] = []
         self.worker_lifespans: list[Lifespan] = []
+        self.middleware: list[Middleware] = checked(middleware)
+
+    def add_middleware(self, middleware: Middleware) -> None:
+        """Have middleware within what there is; before the app is connected, or the router included."""
+        self.middleware += checked([middleware])
 
     def on(
         self,

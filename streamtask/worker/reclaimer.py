@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -84,7 +85,11 @@ class Reclaimer:
                 self._tell(due_waits=False)
                 self._short = []
                 wait = 1.0
-            await self._flow.wait(self._room_for_the_short, within=wait)
+            if self._short:
+                await self._flow.wait(self._room_for_the_short, within=wait)
+            else:
+                # Not by the flow, which has news with every event.
+                await asyncio.sleep(wait)
             if self._due_waits:
                 await self._flow.wait(lambda: self._flow.free, within=_POLL)
 

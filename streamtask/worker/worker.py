@@ -9,8 +9,9 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
 from streamtask.lanes import home
 from streamtask.lifespan import Lifespan, Lifespans
+from streamtask.middleware import Middleware, around_consume
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
@@ -35,6 +37,7 @@ from streamtask.transport.values import (
     TypeVersion,
     Verdict,
 )
+from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
@@ -45,11 +48,12 @@ from streamtask.worker.keeper import Keeper
 from streamtask.worker.lanes import Lanes
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import children, intake_of_stream, limit_of, limit_of_stream, paces_of
-from streamtask.worker.marks import Marks
+from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
 from streamtask.worker.pacer import Pacer
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Health
+from streamtask.worker.provider import Provider
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
 from streamtask.worker.reporting import Reporter
@@ -91,6 +95,8 @@ class Worker:
         retention: Retention,
         *,
         lifespans: Sequence[Lifespan] = (),
+        middleware: Sequence[Middleware] = (),
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
         metrics: Metrics | None = None,
         supervisor: SupervisorLink | None = None,
     ) -> None:
@@ -105,6 +111,8 @@ class Worker:
         self._settings = settings
         self._retention = retention
         self._lifespans = Lifespans(app, lifespans)
+        self._middleware = around_consume(middleware)
+        self._provider = Provider(app, overrides, asyncio.to_thread)
         self._subscriptions = broker.subscriptions(settings.groups, settings.streams)
         if not self._subscriptions:
             raise ConfigurationError(
@@ -113,6 +121,7 @@ class Worker:
             )
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
         handlers = broker.handlers(*self._places)
+        self._plans = [each.dependencies for each in handlers if each.dependencies and each.pool != "process"]
         self._isolation = Isolation(
             app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
         )
@@ -129,6 +138,7 @@ class Worker:
         self._pacers: dict[str, Pacer] = {}
         self._lanes = Lanes(self._streams_with_lanes(), settings.concurrency)
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
+        self._has_tasks = any(handler.is_task for handler in handlers)
         self._has_limits = any(limit is not None for limit in self._stream_limits.values()) or bool(self._intakes)
         #: What is here of each stream; only counted where some stream has a limit.
         self._held: Counter[tuple[str, str]] = Counter()
@@ -170,14 +180,17 @@ class Worker:
         self._transport, self._connected = transport, True
 
     async def prepare(self) -> None:
-        """Enter the worker lifespans and start a child for the process pool; part of `start`. May take minutes.
+        """Enter the worker lifespans, make what handlers share, start a child for the process pool. Part of `start`.
+
+        May take minutes.
 
         Raises:
-            ConfigurationError: no child process can be started for a handler, or a lifespan says what is wrong.
-            StreamtaskError: a worker lifespan failed.
+            ConfigurationError: no child process can be started for a handler, or what is made says what is wrong.
+            StreamtaskError: a worker lifespan failed, or a dependency.
         """
         await self._lifespans.enter()
         try:
+            await self._provider.prepare(self._plans)
             await self._isolation.prepare()
         except BaseException:
             await self._put_away()
@@ -203,6 +216,7 @@ class Worker:
     async def _put_away(self) -> None:
         """Undo what `prepare` has done."""
         await self._isolation.close()
+        await self._provider.close()
         await self._lifespans.leave()
 
     async def _begin(self) -> None:
@@ -212,15 +226,20 @@ class Worker:
         self._keeper = self._make_keeper()
         self._keeper.start()
         await self._keeper.first_beat()
-        self._marks = Marks(self._transport, Outage("marks", self.metrics))
+        self._marks: Lookups[tuple[str, str]] = Lookups(self._transport.marked, Outage("marks", self.metrics))
+        outage = Outage("cancellations", self.metrics)
+        self._cancellations = Cancellations(self._transport, outage, lambda: self._slots.running)
         self._checkpoints = Checkpoints(self._transport, Outage("checkpoint", self.metrics))
         self._executor = Executor(
             self._app,
             self._broker,
             self._leases,
             self._marks.stands,
+            self._cancellations.has,
             isolation=self._isolation,
             checkpoints=self._checkpoints,
+            provider=self._provider,
+            middleware=self._middleware,
             threads=self._settings.concurrency,
         )
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
@@ -293,6 +312,8 @@ class Worker:
         )
         self._duty("reclaimer", self._reclaimer.run())
         self._duty("look-round", self._look_round())
+        if self._has_tasks:
+            self._duty("cancellations", self._cancellations.run())
         janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
         self._duty("relay", self._relay.run())
@@ -371,6 +392,7 @@ class Worker:
             log.info("worker.draining", extra={"owner": self.owner, "running": running, "grace": grace})
             await self._drain(grace)
         await self._marks.close()
+        await self._cancellations.close()
         try:
             async with asyncio.timeout(_LAST_WORDS):
                 await self._settler.drained()
@@ -533,19 +555,30 @@ class Worker:
         except LeaseLostError:
             self._lost(run)
         except asyncio.CancelledError as error:
-            if not running.cancelled:
-                # It has cancelled itself: handed back, it would do so again, for ever and uncharged.
-                self._outcome(delivery, self._broker.fail(run, error), run, time.monotonic() - running.since)
-                return
-            self._outcome(delivery, Release(), run)
-            raise
+            self._interrupted(running, error)
+            if running.cancelled:
+                raise
         else:
             if failpoints.armed:
                 failpoints.reached("after_effect")
+            if running.revoked:
+                # Whatever it has come to meanwhile.
+                outcome = self._broker.cancel(run)
             self._outcome(delivery, outcome, run, time.monotonic() - running.since)
         finally:
             if self._started is not None:
                 self._started.clear(running.number)
+
+    def _interrupted(self, running: Running, error: asyncio.CancelledError) -> None:
+        """A handler ended with its cancellation: its own, its sender's, or ours."""
+        run, seconds = running.run, time.monotonic() - running.since
+        if not running.cancelled:
+            # It has cancelled itself: handed back, it would do so again, for ever and uncharged.
+            self._outcome(run.delivery, self._broker.fail(run, error), run, seconds)
+        elif running.revoked:
+            self._outcome(run.delivery, self._broker.cancel(run), run, seconds)
+        else:
+            self._outcome(run.delivery, Release(), run)
 
     # ── starts of limited handlers ────────────────────────────────────────────────────────────────────────────
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamtask.transport.values import Dead, Done, Mark, Result, Retry, Subscription, Verdict
+from streamtask.transport.values import Dead, Done, Mark, Progress, Result, Retry, Subscription, Verdict
 from tests.conformance.engines import Consumer, Engine, order, text_of
 
 HIGH = "orders@high"
@@ -62,6 +62,28 @@ async def test_a_result_stands_beside_the_stream_whatever_the_lane(engine: Engin
 
     assert await high.transport.results.get("orders", "e1") == b"7"
     assert (await high.transport.results.news("orders", after=position, wait=10.0))[0] == ["e1"]
+    assert await high.transport.results.get(HIGH, "e1") == b"7"
+
+
+async def test_what_is_scheduled_in_a_lane_is_cancelled_there_and_so_for_all(engine: Engine) -> None:
+    high = await lane_of(engine)
+    await high.publish(order("x", stream=HIGH, event_id="e1", delay=60))
+    cancellations = high.transport.cancellations
+
+    assert await cancellations.cancel(HIGH, "e1", Result("e1", b"off", 60.0), ttl=60.0)
+
+    assert await cancellations.cancelled("orders", ["e1"]) == await cancellations.cancelled(HIGH, ["e1"]) == [True]
+    assert await high.transport.results.get("orders", "e1") == b"off"
+    assert await high.schedule.scheduled(HIGH, limit=10) == []
+
+
+async def test_how_far_an_event_is_can_be_watched_without_knowing_its_lane(engine: Engine) -> None:
+    high = await lane_of(engine)
+    [delivery] = await high.publish_and_fetch(order(stream=HIGH, event_id="e1"))
+    await high.transport.checkpoints.report([(delivery, "e1", Progress(0.5))])
+
+    told, _ = await high.transport.results.progress("orders", "e1", after="0", wait=10.0)
+    assert told == Progress(0.5)
 
 
 async def test_an_event_is_a_duplicate_in_whatever_lane_it_comes_again(engine: Engine) -> None:

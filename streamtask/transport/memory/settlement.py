@@ -73,7 +73,7 @@ def _store(store: MemoryStore, stream: str, outcome: Done | Dead, now: float) ->
     for emit in outcome.emits:
         store.publish(emit, now)
     if outcome.result is not None:
-        store.keep(home(stream), outcome.result, now)
+        store.keep(stream, outcome.result, now)
 
 
 def _count(counts: Counts, outcome: Retry | Release) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from streamtask.clock import SystemClock
 from streamtask.errors import TransportError
 from streamtask.lanes import home
+from streamtask.transport.memory.cancellations import MemoryCancellations
 from streamtask.transport.memory.checkpoints import MemoryCheckpoints
 from streamtask.transport.memory.dead_letters import MemoryDeadLetters
 from streamtask.transport.memory.inspection import MemoryInspection
@@ -25,6 +26,7 @@ from streamtask.transport.memory.settlement import delivery_of, holds, settle
 from streamtask.transport.memory.storage import MemoryStorage
 from streamtask.transport.memory.store import RESERVED, MemoryStore, StreamState
 from streamtask.transport.port import (
+    Cancellations,
     Checkpoints,
     DeadLetters,
     Inspection,
@@ -57,8 +59,9 @@ class MemoryTransport:
         self._clock = clock = clock or SystemClock().now
         self.capabilities = Capabilities(engine="memory", durable=False)
         self.recovery: Recovery = MemoryRecovery(store, clock)
-        self.checkpoints: Checkpoints = MemoryCheckpoints(store)
+        self.checkpoints: Checkpoints = MemoryCheckpoints(store, clock)
         self.results: Results = MemoryResults(store, clock)
+        self.cancellations: Cancellations = MemoryCancellations(store, clock)
         self.rates: Rates = MemoryRates(store, clock)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)

@@ -2,7 +2,8 @@
 
 T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that all keys of a stream share its slot. A
 lane of it, `NAME@high`, is a stream of its own in that slot, with `T:lane:high` in place of `stream:NAME` and of T. But
-results, marks of handlers and of publishers, and rates are shared by all lanes, beside `stream:NAME`.
+what is known of an event by its id, marks of handlers and of publishers, and rates are shared by all lanes, beside
+`stream:NAME`.
 
     stream:NAME              STREAM  entries: `envelope` [, content_type, content_encoding, event_id, only, replay]
     T:lane:PRIORITY          STREAM  entries of a priority other than `normal`, as above
@@ -14,6 +15,8 @@ results, marks of handlers and of publishers, and rates are shared by all lanes,
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
+    T:progress:ID            STREAM  `p`: how far an event's handler is, the last word of it  (expires)
+    T:cancelled:ID           STRING  "1": nobody wants this event any more  (expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
     T:dead                   STREAM  dead letters of all groups
@@ -122,6 +125,16 @@ def result(name: str, event_id: str) -> str:
 def results(name: str) -> str:
     """The stream that tells whose results have come."""
     return f"{home_tag(name)}:results"
+
+
+def progress(name: str, event_id: str) -> str:
+    """How far an event is."""
+    return f"{home_tag(name)}:progress:{event_id}"
+
+
+def cancelled(name: str, event_id: str) -> str:
+    """That an event is cancelled."""
+    return f"{home_tag(name)}:cancelled:{event_id}"
 
 
 def done(name: str, group: str, mark: str) -> str:

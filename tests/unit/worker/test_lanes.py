@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from streamtask import App, ConfigurationError, Context, Event, RetryLater
+from streamtask import App, ConfigurationError, Context, Event, RetryLater, TaskCancelledError
 from streamtask.transport.values import Delivery
 from streamtask.worker.lanes import NEXT, Lane, Lanes
 from tests.unit.worker.test_slots import Bench
@@ -217,6 +217,19 @@ async def test_a_task_sent_with_a_priority_has_its_result_where_any_process_find
 
     with pytest.raises(ConfigurationError, match="has no priority 'urgent'"):
         await double.options(priority="urgent").send(1)
+
+
+async def test_a_delayed_task_is_cancelled_in_whatever_lane_it_waits(app: App) -> None:
+    @app.task(priorities=("high", "low"))
+    async def double(n: int) -> int:
+        return 2 * n
+
+    for priority in ("high", None, "low"):
+        handle = await double.options(priority=priority, delay=60).send(1)
+        assert await handle.cancel()
+        with pytest.raises(TaskCancelledError):
+            await handle.result(timeout=5)
+        assert not await handle.cancel()
 
 
 async def test_what_is_emitted_with_a_priority_is_published_in_its_lane(app: App) -> None:
