@@ -39,6 +39,7 @@ _HOMES = {
     "StreamtaskError": "streamtask.errors",
     "Task": "streamtask.task",
     "TaskFailedError": "streamtask.errors",
+    "Tick": "streamtask.rules",
     "Timeout": "streamtask.handler",
     "TransportError": "streamtask.errors",
 }

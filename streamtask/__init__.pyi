@@ -27,6 +27,7 @@ from streamtask.inspector import Inspector
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
+from streamtask.rules import Tick
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
 
@@ -63,6 +64,7 @@ __all__ = [
     "StreamtaskError",
     "Task",
     "TaskFailedError",
+    "Tick",
     "Timeout",
     "TransportError",
 ]

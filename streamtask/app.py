@@ -105,11 +105,13 @@ class App(Router):
         super().add_task(task)
 
     def include(self, router: Router) -> None:
-        """Take in the handlers and tasks of a router, and its worker lifespans."""
+        """Take in the handlers, tasks and rules of a router, and its worker lifespans."""
         for handler in router.handlers:
             self.add(handler)
         for task in router.tasks:
             self.add_task(task)
+        for rule in router.rules:
+            self.add_rule(rule)
         self.worker_lifespans += router.worker_lifespans
 
     # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────
@@ -359,6 +361,7 @@ class App(Router):
             settings,
             self.retention,
             lifespans=self.worker_lifespans,
+            rules=self.rules,
             metrics=self.metrics,
             supervisor=supervisor,
         )

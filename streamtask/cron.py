@@ -30,8 +30,8 @@ class Cron:
             self._zone = ZoneInfo(zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ConfigurationError(
-                f"{zone!r} is no time zone that this machine knows: one is named like Europe/Berlin. A system that knows "
-                "none lacks its package tzdata, in whose place the one of that name from PyPI will do"
+                f"{zone!r} is no time zone that this machine knows: one is named like Europe/Berlin. A system that "
+                "knows none lacks its package tzdata, in whose place the one of that name from PyPI will do"
             ) from None
         try:
             self._every_hour = len(CronSim(words, datetime(1970, 1, 1)).hours) == _HOURS  # noqa: DTZ001 - it is only read

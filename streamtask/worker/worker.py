@@ -20,6 +20,7 @@ from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
 from streamtask.lifespan import Lifespan, Lifespans
+from streamtask.rules import Rule
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
@@ -53,6 +54,7 @@ from streamtask.worker.reporting import Reporter
 from streamtask.worker.settler import Settlement, Settler
 from streamtask.worker.slots import Running, Slots
 from streamtask.worker.started import StartedTable
+from streamtask.worker.ticker import Ticker
 from streamtask.worker.timekeeper import Timekeeper
 
 log = logging.getLogger(__name__)
@@ -88,6 +90,7 @@ class Worker:
         retention: Retention,
         *,
         lifespans: Sequence[Lifespan] = (),
+        rules: Sequence[Rule] = (),
         metrics: Metrics | None = None,
         supervisor: SupervisorLink | None = None,
     ) -> None:
@@ -113,6 +116,8 @@ class Worker:
         self._isolation = Isolation(
             app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
         )
+        #: Those whose ticks this worker runs.
+        self._rules = [rule for rule in rules if any(broker.handler(*place, rule.task.name) for place in self._places)]
         self._prepared = False
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
@@ -265,6 +270,8 @@ class Worker:
         self._duty("janitor", janitor.run())
         self._duty("relay", self._relay.run())
         self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics).run())
+        if self._rules:
+            self._duty("ticker", Ticker(self._transport, self._broker, self._rules, self.metrics).run())
 
     def _readings(self) -> list[list[Subscription]]:
         """What is read together: streams of a group that one read can bring; those with limits of their own apart."""

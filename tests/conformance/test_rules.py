@@ -41,9 +41,9 @@ async def test_a_slot_is_taken_with_its_tick(engine: Engine) -> None:
     now = (await stand(consumer.schedule, new=True)).now_ms
     item = order("tick")
 
-    assert await consumer.schedule.tick(
-        [Slot(stream="orders", rule="tidy", at_ms=now, known_ms=0, item=item)]
-    ) == [True]
+    assert await consumer.schedule.tick([Slot(stream="orders", rule="tidy", at_ms=now, known_ms=0, item=item)]) == [
+        True
+    ]
 
     assert (await stand(consumer.schedule)).last_ms == now
     assert list((await consumer.fetch_one()).fields) == [b"envelope", item.body]

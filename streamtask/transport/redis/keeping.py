@@ -45,7 +45,7 @@ class RedisSchedule:
         waits = [reply / 1000 for reply in await self._all(calls) if reply >= 0]
         return min(waits, default=None)
 
-    async def _all(self, calls: Sequence[tuple[Script, list[str], list[Argument]]]) -> list[Any]:
+    async def _all(self, calls: Sequence[tuple[Script, Sequence[str], Sequence[Argument]]]) -> list[Any]:
         """What each script says. Raises what one of them was refused with, once all have run."""
         replies = await self._wire.run_many(calls)
         for reply in replies:
@@ -87,20 +87,18 @@ class RedisSchedule:
 
     async def stand(self, rules: Sequence[RuleText], *, new: bool) -> list[Standing]:
         """See `Schedule.stand`."""
-        calls = [(self._stand, [keys.cron(each.stream)], [each.rule, each.text, int(new)]) for each in rules]
+        said: list[list[Argument]] = [[each.rule, each.text, int(new)] for each in rules]
+        calls = [(self._stand, [keys.cron(each.stream)], words) for each, words in zip(rules, said, strict=True)]
         return [Standing(*reply) for reply in await self._all(calls)]
 
     async def tick(self, slots: Sequence[Slot]) -> list[bool]:
         """See `Schedule.tick`."""
-        calls = [
-            (
-                self._tick,
-                [keys.stream(slot.stream), keys.cron(slot.stream)],
-                [slot.rule, slot.at_ms, slot.known_ms, *(commands.entry(slot.item) if slot.item is not None else ())],
-            )
-            for slot in slots
-        ]
-        return [reply == 1 for reply in await self._all(calls)]
+        return [reply == 1 for reply in await self._all([self._tick_call(slot) for slot in slots])]
+
+    def _tick_call(self, slot: Slot) -> tuple[Script, list[str], list[Argument]]:
+        entry = [] if slot.item is None else commands.entry(slot.item)
+        names = [keys.stream(slot.stream), keys.cron(slot.stream)]
+        return self._tick, names, [slot.rule, slot.at_ms, slot.known_ms, *entry]
 
     async def rules(self, stream: str) -> list[KnownRule]:
         """See `Schedule.rules`."""

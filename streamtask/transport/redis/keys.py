@@ -18,8 +18,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:floors                 HASH    group -> id before everything it has not finished; "~sweep:" -> cursor
     T:seen                   HASH    group -> last registration, ms
     T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
-    T:cron                   HASH    rule -> last slot, ms; "RULE<tab>text" its timetable, "RULE<tab>begun" since when, ms,
-                                     "RULE<tab>seen" when a worker had it, ms
+    T:cron                   HASH    rule -> last slot, ms; "RULE<tab>text" its timetable, "RULE<tab>begun" since when,
+                                     ms, "RULE<tab>seen" when a worker had it, ms
     T:outbox                 STREAM  emits for streams of another slot: `target`, `event_id`, `delay`, then the entry
     T:relaying               STRING  the worker that publishes them at this moment    (expires in seconds)
     T:pub:KEY                STRING  publish de-duplication            (expires with the window)
