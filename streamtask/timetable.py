@@ -43,7 +43,7 @@ class Every(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """See `Timetable.text`."""
-        return f"every {self.interval / 1000:g}"
+        return f"every {self.interval / 1000:.3f}".rstrip("0").rstrip(".")
 
     def after(self, moment: int) -> int:
         """See `Timetable.after`."""
