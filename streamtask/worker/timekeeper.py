@@ -15,11 +15,12 @@ from streamtask.transport.values import Subscription
 from streamtask.worker.outage import Outage
 
 #: The longest pause between two looks, in seconds: what is published for sooner than that may be so late.
-_LONGEST = 0.2
+_LONGEST = 0.22
 #: The shortest one: what is due meanwhile goes together.
 _SHORTEST = 0.01
-#: Seconds between two looks at which streams there are, and after trouble.
-_STREAMS = 1.0
+#: Seconds between two looks at which streams there are, and the pause after trouble.
+_STREAMS = 2.0
+_TROUBLE = 1.0
 
 
 class Timekeeper:
@@ -36,7 +37,7 @@ class Timekeeper:
     async def run(self) -> None:
         """Promote what is due, until cancelled. An engine without a schedule is left alone."""
         while self._transport.schedule is not None:
-            wait = _STREAMS
+            wait = _TROUBLE
             try:
                 wait = await self._promote(self._transport.schedule)
                 self._outage.over()
