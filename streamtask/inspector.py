@@ -111,7 +111,7 @@ class Scheduled:
     event_id: str
     event_type: str | None
     due_in_ms: int
-    #: The timetable of the rule, as "every 30" or "cron Europe/Berlin 0 3 * * *"; None: it is an event by itself.
+    #: The timetable of the rule, as `every 30` or `cron Europe/Berlin 0 3 * * *`; None: it is an event by itself.
     rule: str | None = None
 
 

@@ -26,7 +26,7 @@ async def handle(job: Job) -> None:
 #: How many are scheduled in all, how many of them come due in the test, and how many of these a second.
 _ALL, _DUE, _RATE = (1_000_000, 120_000, 1000) if LONG else (20_000, 1_500, 1000)
 #: Seconds: until the first is due; the error of firing that 99 of 100 stay below.
-_AHEAD = 60.0 if LONG else 2.0
+_AHEAD = 180.0 if LONG else 2.0
 _ERROR = 0.25 if LONG else 1.0
 #: Mebibytes that a worker may grow by.
 _GROWTH = 20
