@@ -9,7 +9,8 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 from typing_extensions import TypedDict
@@ -72,7 +73,8 @@ def tick_parameter(function: Callable[..., Any], name: str) -> str | None:
     parameters = list(inspect.signature(function).parameters.values())
     if parameters and hints.get(parameters[0].name) is Context:
         del parameters[0]
-    found = next((each.name for each in parameters if _is_tick(hints.get(each.name))), None)
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    found = next((each.name for each in named if _is_tick(hints.get(each.name))), None)
     left = [each for each in parameters if each.default is each.empty and each.name != found]
     needed = [each.name for each in left if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     if needed:
@@ -84,4 +86,4 @@ def tick_parameter(function: Callable[..., Any], name: str) -> str | None:
 
 
 def _is_tick(hint: Any) -> bool:
-    return hint is Tick or Tick in get_args(hint)
+    return hint is Tick or (get_origin(hint) in (Union, UnionType) and Tick in get_args(hint))

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from streamtask import envelope as envelopes
 from streamtask.broker import Broker
 from streamtask.errors import TransportError
-from streamtask.event import describe
 from streamtask.rules import Rule
 from streamtask.telemetry.metrics import Metrics
 from streamtask.timetable import moment_of, passed
@@ -35,19 +35,23 @@ MOST = 1000
 
 
 class Ticker:
-    """Publishes the ticks of some rules. An engine without a schedule is left alone."""
+    """Publishes the ticks of the rules of one stream. An engine without a schedule is left alone."""
 
-    def __init__(self, transport: Transport, broker: Broker, rules: Sequence[Rule], metrics: Metrics) -> None:
+    def __init__(
+        self, transport: Transport, broker: Broker, stream: str, rules: Sequence[Rule], metrics: Metrics
+    ) -> None:
         self._transport = transport
         self._broker = broker
-        self._rules = [_Watched(rule) for rule in rules]
+        self._stream = stream
+        self._rules = [_Watched(stream, rule) for rule in rules]
         self._metrics = metrics
-        self._outage = Outage("rules", metrics)
+        self._outage = Outage("rules", metrics, stream=stream)
+        #: This worker has not named its rules yet.
         self._is_new = True
 
     async def run(self) -> None:
         """Publish what is due, until cancelled."""
-        while self._rules and self._transport.schedule is not None:
+        while self._transport.schedule is not None:
             wait = _TROUBLE
             try:
                 wait = await self._look(self._transport.schedule)
@@ -74,42 +78,38 @@ class Ticker:
         return min(_LONGEST, max(0.0, min(waits) / 1000 - (loop.time() - looked_at)))
 
     def _slot(self, watched: _Watched, step: _Step) -> Slot:
-        stream, rule = watched.named.stream, watched.named.rule
-        item = None
+        rule, item = watched.named.rule, None
         if step.ticks:
-            event_id = envelopes.tick_id(stream, rule, step.at)
+            event_id = envelopes.tick_id(self._stream, rule, step.at)
             item = self._broker.outgoing(watched.rule.event(step.at), event_id, envelopes.new_trace_id())
-        return Slot(stream=stream, rule=rule, at_ms=step.at, known_ms=step.known, item=item)
+        return Slot(stream=self._stream, rule=rule, at_ms=step.at, known_ms=step.known, item=item)
 
     def _tell(self, slots: Sequence[Slot], taken: Sequence[bool]) -> None:
         ours = [slot for slot, is_ours in zip(slots, taken, strict=True) if is_ours]
-        for slot in ours:
-            if slot.item is not None:
-                self._metrics.published(slot.stream, 1)
-        names = {(slot.stream, slot.rule) for slot in ours}
+        if published := sum(slot.item is not None for slot in ours):
+            self._metrics.published(self._stream, published)
+        names = {slot.rule for slot in ours}
         for watched in self._rules:
-            if watched.missed and (watched.named.stream, watched.named.rule) in names:
+            if watched.missed and watched.named.rule in names:
                 log.warning("rule.missed", extra={"rule": watched.named.rule, **watched.missed})
 
 
-class _Step:
-    """A moment of a rule that is due, and the one before it."""
+class _Step(NamedTuple):
+    """A moment of a rule that is due."""
 
-    __slots__ = ("at", "known", "ticks")
-
-    def __init__(self, at: int, known: int, *, ticks: bool) -> None:
-        self.at = at
-        self.known = known
-        #: Whether it is published, or passed over.
-        self.ticks = ticks
+    at: int
+    #: The slot before it.
+    known: int
+    #: Whether it is published, or passed over.
+    ticks: bool
 
 
 class _Watched:
     """One rule, as this worker knows it. Moments are in ms, by the server's clock."""
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, stream: str, rule: Rule) -> None:
         self.rule = rule
-        self.named = RuleText(describe(rule.task.event).stream, rule.task.name, rule.table.text)
+        self.named = RuleText(stream, rule.task.name, rule.table.text)
         #: What was missed at the last look, for the log.
         self.missed: dict[str, object] = {}
         #: The first moment that is not due yet.
@@ -145,4 +145,4 @@ class _Watched:
                 "ticks": len(chosen) if ticks else 0,
             }
         known = [standing.last_ms, *chosen]
-        return [_Step(at, before, ticks=ticks) for before, at in zip(known, chosen, strict=False)]
+        return [_Step(at, before, ticks) for before, at in zip(known, chosen, strict=False)]

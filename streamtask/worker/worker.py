@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -116,8 +116,12 @@ class Worker:
         self._isolation = Isolation(
             app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
         )
-        #: Those whose ticks this worker runs.
-        self._rules = [rule for rule in rules if any(broker.handler(*place, rule.task.name) for place in self._places)]
+        #: By stream, those whose ticks this worker runs.
+        self._rules: dict[str, list[Rule]] = defaultdict(list)
+        for rule in rules:
+            for stream, group in self._places:
+                if broker.handler(stream, group, rule.task.name) is not None:
+                    self._rules[stream].append(rule)
         self._prepared = False
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
@@ -270,8 +274,9 @@ class Worker:
         self._duty("janitor", janitor.run())
         self._duty("relay", self._relay.run())
         self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics).run())
-        if self._rules:
-            self._duty("ticker", Ticker(self._transport, self._broker, self._rules, self.metrics).run())
+        for stream, rules in self._rules.items():
+            ticker = Ticker(self._transport, self._broker, stream, rules, self.metrics)
+            self._duty(f"ticker-{stream}", ticker.run())
 
     def _readings(self) -> list[list[Subscription]]:
         """What is read together: streams of a group that one read can bring; those with limits of their own apart."""

@@ -47,8 +47,8 @@ async def test_an_event_for_a_moment_is_appended_after_it(engine: Engine) -> Non
 
 async def test_due_events_are_appended_soonest_first(engine: Engine) -> None:
     consumer = await engine.consumer()
-    await consumer.publish(order("3", delay=0.03), order("1", delay=0.01), order("2", delay=0.02))
-    await engine.let_pass(0.1)
+    now = datetime.now(UTC)
+    await consumer.publish(*(order(f"{n}", at=now - timedelta(seconds=9 - n)) for n in (3, 1, 2)))
 
     await consumer.schedule.promote(["orders"])
 

@@ -127,6 +127,12 @@ async def test_a_worker_publishes_the_ticks_of_what_it_runs_and_no_others(app: A
 def needs(url: str) -> None: ...
 
 
+def needs_a_list(ticks: list[Tick]) -> None: ...
+
+
+def needs_its_place(tick: Tick, /) -> None: ...
+
+
 def needs_context_first(url: str = "", *, ctx: Context) -> None: ...
 
 
@@ -139,6 +145,8 @@ def needs_context_first(url: str = "", *, ctx: Context) -> None: ...
         (lambda app: app.every(0)(tidy), "tidy: an interval is in seconds"),
         (lambda app: app.every(9)(needs), "needs runs by itself, and nobody gives it url"),
         (lambda app: app.every(9)(needs_context_first), "needs_context_first runs by itself, and nobody gives it ctx"),
+        (lambda app: app.every(9)(needs_a_list), "nobody gives it ticks"),
+        (lambda app: app.every(9)(needs_its_place), "nobody gives it tick"),
         (lambda app: app.every(9)(app.task(tidy)), "tidy is a task already"),
         (lambda app: app.every(9, pool="async")(tidy), "tidy: pool='async'"),
     ],

@@ -54,7 +54,7 @@ class Worker:
 
     def __init__(self, world: World, app: App) -> None:
         self.transport = MemoryTransport(world.store, clock=world.clock.now)
-        self.ticker = Ticker(self.transport, app.broker, app.rules, Metrics())
+        self.ticker = Ticker(self.transport, app.broker, "shop-tasks", app.rules, Metrics())
 
     async def look(self) -> float:
         """Its next look; the seconds until the one after it."""
