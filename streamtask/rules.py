@@ -15,10 +15,13 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 from typing_extensions import TypedDict
 
+from streamtask.annotations import hints_of, plain
 from streamtask.context import Context
+from streamtask.dependencies import depends
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event
-from streamtask.handler import Pool, Timeout, hints_of
+from streamtask.handler import Pool, Timeout
+from streamtask.rates import RateLimit
 from streamtask.retry import Retry
 from streamtask.task import Task
 from streamtask.timetable import Missed, Timetable, moment_of
@@ -41,6 +44,7 @@ class RuleOptions(TypedDict, total=False):
     retry: Retry | None
     timeout: float | Timeout | None
     concurrency: int | None
+    rate_limit: str | RateLimit | None
     pool: Pool | None
     result_ttl: float | None
 
@@ -71,16 +75,18 @@ def tick_parameter(function: Callable[..., Any], name: str) -> str | None:
         )
     hints = hints_of(function, name)
     parameters = list(inspect.signature(function).parameters.values())
-    if parameters and hints.get(parameters[0].name) is Context:
+    if parameters and plain(hints.get(parameters[0].name)) is Context:
         del parameters[0]
+    given = depends(function, name)
+    parameters = [each for each in parameters if each.name not in given]
     named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-    found = next((each.name for each in named if _is_tick(hints.get(each.name))), None)
+    found = next((each.name for each in named if _is_tick(plain(hints.get(each.name)))), None)
     left = [each for each in parameters if each.default is each.empty and each.name != found]
     needed = [each.name for each in left if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     if needed:
         raise ConfigurationError(
             f"{name} runs by itself, and nobody gives it {', '.join(needed)}: a rule's function may take its Context "
-            "first, and a Tick; all else has a default"
+            "first, a Tick and what it Depends on; all else has a default"
         )
     return found
 

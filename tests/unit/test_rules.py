@@ -8,11 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from streamtask import App, ConfigurationError, Context, Retry, Router, Tick
+from streamtask import App, ConfigurationError, Context, Depends, Retry, Router, Tick
 from streamtask.event import describe
 from tests.chaos.workers import until
 
@@ -66,6 +66,18 @@ async def test_rules_run_where_tasks_do_and_may_take_a_context_first(app: App) -
     assert (is_main, event_type, at.microsecond) == (False, in_a_thread.name, 0)
     assert ran["loop"] == 3
     assert (describe(on_the_loop.event).stream, on_the_loop.name) == ("others", "mine")
+
+
+async def test_a_rule_is_given_what_it_depends_on(app: App) -> None:
+    ran: asyncio.Future[tuple[str, bool]] = asyncio.get_running_loop().create_future()
+
+    @app.every(1)
+    async def count(tick: Tick, door: Annotated[str, Depends(lambda: "open")]) -> None:
+        if not ran.done():
+            ran.set_result((door, tick.at.tzinfo == UTC))
+
+    async with app.worker():
+        assert await asyncio.wait_for(ran, 5) == ("open", True)
 
 
 async def test_a_tick_is_retried_and_dead_lettered_as_any_task(app: App) -> None:
