@@ -42,6 +42,7 @@ from streamtask.transport.values import (
     Outgoing,
     Retry,
     Skip,
+    Start,
     Subscription,
     TypeVersion,
     Wait,
@@ -250,6 +251,21 @@ class Broker:
         if value is None:
             return None
         return Mark(f"{run.event_type.type}:{value}", run.handler.dedupe_window, replace=bool(run.delivery.replay))
+
+    def start(self, run: Run) -> Start | None:
+        """The start that a limited handler has to be given; None: it may start at any time."""
+        handler, delivery = run.handler, run.delivery
+        rate = handler.rate_limit
+        if rate is None:
+            return None
+        limit = handler.name
+        if rate.per is not None:
+            try:
+                limit = f"{limit}:{handler.read(self.event(run), rate.per)}"
+            except Exception:  # noqa: BLE001 - what is wrong with an event, and how it ends, is found when it runs
+                return None
+        # Who has been delivered before has waited, or has begun.
+        return Start(group=delivery.group, limit=limit, spacing=rate.spacing, first=delivery.deliveries > 1)
 
     # ── after the handler ─────────────────────────────────────────────────────────────────────────────────────
 

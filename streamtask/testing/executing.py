@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from streamtask.app import App
 from streamtask.broker import Broker
 from streamtask.lifespan import Lifespans
+from streamtask.middleware import around_consume
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
 from streamtask.worker.cancellations import Cancellations
@@ -18,6 +20,7 @@ from streamtask.worker.leases import Leases
 from streamtask.worker.limits import children
 from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
+from streamtask.worker.provider import Provider
 from streamtask.worker.slots import Running
 
 
@@ -34,7 +37,7 @@ async def executor_of(
     """An executor of the app's handlers, within its worker lifespans.
 
     Raises:
-        ConfigurationError, StreamtaskError: a worker lifespan failed.
+        ConfigurationError, StreamtaskError: a worker lifespan or a dependency failed.
     """
     metrics = Metrics()
     handlers = broker.handlers(*((sub.stream, sub.group) for sub in broker.subscriptions()))
@@ -43,6 +46,9 @@ async def executor_of(
         lifespans = Lifespans(app, app.worker_lifespans)
         await lifespans.enter()
         stack.push_async_callback(lifespans.leave)
+        provider = Provider(app, app.dependency_overrides, asyncio.to_thread)
+        await provider.prepare([handler.dependencies for handler in handlers if handler.dependencies is not None])
+        stack.push_async_callback(provider.close)
         isolation = Isolation(app, children=children(handlers), modules=modules)
         stack.push_async_callback(isolation.close)
         checkpoints = checkpoints or Checkpoints(transport, Outage("checkpoint", metrics))
@@ -58,6 +64,8 @@ async def executor_of(
             cancellations.has,
             isolation=isolation,
             checkpoints=checkpoints,
+            provider=provider,
+            middleware=around_consume(app.middleware),
             threads=threads,
         )
         stack.callback(executor.close)

@@ -16,6 +16,7 @@ from streamtask.transport.memory.checkpoints import MemoryCheckpoints
 from streamtask.transport.memory.dead_letters import MemoryDeadLetters
 from streamtask.transport.memory.inspection import MemoryInspection
 from streamtask.transport.memory.log import ZERO, EntryId, Group, id_at, id_before, id_text, parse_id
+from streamtask.transport.memory.rates import MemoryRates
 from streamtask.transport.memory.recovery import MemoryRecovery
 from streamtask.transport.memory.results import MemoryResults
 from streamtask.transport.memory.retention import MemoryRetention
@@ -29,6 +30,7 @@ from streamtask.transport.port import (
     DeadLetters,
     Inspection,
     Outbox,
+    Rates,
     Recovery,
     Results,
     Retention,
@@ -59,6 +61,7 @@ class MemoryTransport:
         self.checkpoints: Checkpoints = MemoryCheckpoints(store, clock)
         self.results: Results = MemoryResults(store, clock)
         self.cancellations: Cancellations = MemoryCancellations(store, clock)
+        self.rates: Rates = MemoryRates(store, clock)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)
