@@ -123,7 +123,11 @@ RELAYS = {
     "django": (DJANGO, ["manage.py", "streamtask_outbox"]),
 }
 #: Orders, kills of relays, kills of writers.
-ORDERS, KILLS, WRITERS = (5000, 30, 15) if LONG else (300, 2, 1)
+ORDERS, KILLS, WRITERS = (5000, 30, 15) if LONG else (200, 1, 1)
+
+
+#: The last order that was committed.
+LAST = "SELECT coalesce(max(n), 0) FROM orders"
 
 
 class Shop:
@@ -203,14 +207,14 @@ async def write(shop: Shop, chance: random.Random) -> int:
     """Write all orders, by writers of which some are killed; how many were."""
     kills = 0
     while True:
-        start = max(shop.ask("SELECT n FROM orders"), default=0) + 1
-        if start >= ORDERS:
+        [last] = shop.ask(LAST)
+        if last + 1 >= ORDERS:
             return kills
-        writer = shop.python("write.py", str(start), str(ORDERS))
+        writer = shop.python("write.py", str(last + 1), str(ORDERS))
         if kills < WRITERS:
             # Somewhere in the middle of its work, whenever that begins.
-            goal = start + chance.randrange(10, ORDERS // (WRITERS + 1))
-            await until(lambda goal=goal: max(shop.ask("SELECT n FROM orders"), default=0) >= goal, 40, every=0.005)
+            goal = last + chance.randrange(10, ORDERS // (WRITERS + 1))
+            await until(lambda goal=goal: shop.ask(LAST)[0] >= goal, 40)
             writer.kill()
             kills += 1
         await ended(writer)
