@@ -60,6 +60,7 @@ def _fail(message: str, code: int) -> int:
         "groups": "streamtask.cli.groups",
         "publish": "streamtask.cli.publish",
         "replay": "streamtask.cli.replay",
+        "tasks": "streamtask.cli.tasks",
         "outbox": "streamtask.cli.outbox",
         "bridge": "streamtask.cli.bridge",
         "doctor": "streamtask.cli.doctor",

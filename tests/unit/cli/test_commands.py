@@ -12,7 +12,9 @@ from click.testing import CliRunner
 
 from streamtask.cli.main import streamtask
 
-COMMANDS = ["worker", "inspect", "dead", "groups", "publish", "replay", "outbox", "bridge", "doctor"]
+COMMANDS = [
+    "worker", "inspect", "dead", "groups", "publish", "replay", "tasks", "outbox", "bridge", "doctor"
+]  # fmt: skip
 
 
 def every_command() -> list[str]:
