@@ -45,6 +45,8 @@ from streamtask.sql.django import outbox, publish_on_commit
 
 for alias in connections:
     call_command("migrate", database=alias, verbosity=0)
+# What is in the models and in no migration: nothing.
+call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
 def in_transaction(n, *, using=None, rolled_back=False):
