@@ -42,6 +42,7 @@ _LASTING = [
         keys.floors(name),
         keys.seen(name),
         keys.delayed(name),
+        keys.cron(name),
         keys.outbox(name),
         keys.delayed_bodies(name),
         keys.STREAMS,

@@ -232,6 +232,14 @@ async def test_a_delayed_task_is_cancelled_in_whatever_lane_it_waits(app: App) -
         assert not await handle.cancel()
 
 
+async def test_what_is_scheduled_is_moved_and_forgotten_without_naming_its_lane(app: App) -> None:
+    event_id = await app.publish(Order(), delay=60, priority="low")
+
+    assert await app.reschedule(Order, event_id, delay=30)
+    assert await app.cancel_scheduled("orders", event_id)
+    assert not await app.cancel_scheduled(Order, event_id)
+
+
 async def test_what_is_emitted_with_a_priority_is_published_in_its_lane(app: App) -> None:
     seen: list[tuple[int, str]] = []
 
