@@ -200,7 +200,19 @@ class Wait(msgspec.Struct, frozen=True):
     timeout: float
 
 
-Outcome = Done | Retry | Dead | Release | Skip | Wait
+class Together(msgspec.Struct, frozen=True, gc=False):
+    """Handled by one call with others: commit its effects with the acks and marks of all of them, or change nothing.
+
+    What is settled is the first of them; the others are of the same stream, group and owner.
+    """
+
+    emits: tuple[Outgoing, ...]
+    #: Of the first.
+    mark: Mark | None
+    others: tuple[tuple[Delivery, Mark | None], ...]
+
+
+Outcome = Done | Retry | Dead | Release | Skip | Wait | Together
 
 
 class Verdict(Enum):
@@ -211,6 +223,8 @@ class Verdict(Enum):
     LOST = "lost"
     #: A mark of this name stands already: acked, effects dropped.
     DUPLICATE = "duplicate"
+    #: Of those that were to be settled together some are lost or duplicates, and some are not. Nothing was changed.
+    TORN = "torn"
 
 
 # ── what a handler has come to ────────────────────────────────────────────────────────────────────────────────────

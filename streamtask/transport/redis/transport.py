@@ -63,7 +63,12 @@ _BLOCK_MARGIN = 2.0
 _COUNTED = 10_000
 #: What the register script answers where the group had been there before.
 _VANISHED = 2
-_VERDICTS = {b"ok": Verdict.SETTLED, b"lost": Verdict.LOST, b"duplicate": Verdict.DUPLICATE}
+_VERDICTS = {
+    b"ok": Verdict.SETTLED,
+    b"lost": Verdict.LOST,
+    b"duplicate": Verdict.DUPLICATE,
+    b"torn": Verdict.TORN,
+}
 
 
 class RedisTransport:
