@@ -1,8 +1,9 @@
 from streamtask.app import App
 from streamtask.blobs import BlobStores
-from streamtask.context import Application, Context
+from streamtask.context import Application, BatchContext, Context
 from streamtask.envelope import Envelope, StoredEnvelope
 from streamtask.errors import (
+    BatchError,
     BlobError,
     BlobMissingError,
     BlobRefusedError,
@@ -22,7 +23,7 @@ from streamtask.errors import (
     TransportError,
 )
 from streamtask.event import Event
-from streamtask.handler import DeadEvent, Timeout
+from streamtask.handler import Batch, DeadEvent, Timeout
 from streamtask.inspector import Inspector
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
@@ -34,6 +35,9 @@ __all__ = [
     "App",
     "Application",
     "Backoff",
+    "Batch",
+    "BatchContext",
+    "BatchError",
     "BlobError",
     "BlobMissingError",
     "BlobRefusedError",

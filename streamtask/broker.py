@@ -273,6 +273,25 @@ class Broker:
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
         return tuple(outgoing)
 
+    def succeed_together(
+        self, runs: Sequence[Run], emitted: Sequence[tuple[Event, float | None]], returned: Any
+    ) -> tuple[Outgoing, ...]:
+        """One call has handled all these: its effects.
+
+        The first of them stands for all as their cause, but their ids are made of all: a repeat with other members is
+        another call.
+        """
+        first, name = runs[0], runs[0].handler.name
+        causes = ((run.envelope.event_id, run.delivery.replay) for run in runs)
+        key = " ".join(f"{event_id}/{replay}" if replay else event_id for event_id, replay in causes)
+        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
+        outgoing = []
+        for index, (event, delay) in enumerate([*emits, *emitted]):
+            event_id = envelopes.emit_id(key, first.delivery.group, name, index)
+            cause = first.envelope
+            outgoing.append(self.outgoing(event, event_id, cause.trace_id, cause.event_id, delay=delay))
+        return tuple(outgoing)
+
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""
         if isinstance(error, RetryLater):
@@ -284,6 +303,10 @@ class Broker:
                 result = run.handler.keeping.failed(run.envelope.event_id, dead)
                 dead = msgspec.structs.replace(dead, result=result)
             return dead if run.handler.on_dead is None else self._with_last_words(run, dead, run.handler.on_dead)
+        return self.again(run, error)
+
+    def again(self, run: Run, error: BaseException) -> Retry:
+        """The handler raised: run again after its backoff."""
         return Retry(self._delay(run), error=_describe(error))
 
     @staticmethod

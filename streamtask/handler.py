@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from streamtask.context import Context
+from streamtask.context import BatchContext, Context
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
 from streamtask.outcomes import Keeping
@@ -21,6 +22,8 @@ Dedupe = bool | str | Callable[[Any], str | None]
 OnDead = Callable[[Any, "DeadEvent"], Event | Sequence[Event] | None]
 #: Seconds for which a de-duplication mark stands.
 DEDUPE_WINDOW = 86_400.0
+#: The largest batch: what is handled together is settled by one call of a script.
+MOST_IN_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,20 @@ class Timeout:
                 raise ValueError(f"{name} is in seconds and above 0, got {seconds}")
         if self.soft is not None and self.hard is not None and self.soft >= self.hard:
             raise ValueError(f"soft ({self.soft:g} s) comes before hard ({self.hard:g} s)")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How many events a handler takes at once: `size`, or those that came within `wait` seconds of the first."""
+
+    size: int
+    wait: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or not 1 <= self.size <= MOST_IN_BATCH:
+            raise ValueError(f"size is a whole number from 1 to {MOST_IN_BATCH}, got {self.size!r}")
+        if not 0 <= self.wait < math.inf:
+            raise ValueError(f"wait is in seconds, from 0, got {self.wait}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +75,7 @@ class Handler:
     name: str
     function: Callable[..., Any]
     events: tuple[type[Event], ...]
-    #: Name of the parameter annotated `Context`, or None.
+    #: Name of the parameter annotated `Context` (of a batch handler: `BatchContext`), or None.
     context: str | None
     #: None: the app's name.
     group: str | None
@@ -68,6 +85,8 @@ class Handler:
     concurrency: int | None
     dedupe: Dedupe | None
     dedupe_window: float
+    #: How many it takes at once; None: one event, and not in a list.
+    batch: Batch | None
     pool: Pool
     on_dead: OnDead | None
     #: How what it returns is kept; None: it returns events.
@@ -77,8 +96,11 @@ class Handler:
     #: Whether it is one that runs on the loop for as long as it likes.
     is_unbounded: bool
 
-    def call(self, event: Event, context: Context | None) -> Any:
-        """Call the function: its result, or its coroutine. `context` may be None where it takes none."""
+    def call(self, event: Event | list[Event], context: Context | BatchContext | None) -> Any:
+        """Call the function: its result, or its coroutine. `context` may be None where it takes none.
+
+        A batch handler is called with a list.
+        """
         if self.context is None:
             return self.function(event)
         return self.function(event, **{self.context: context})
@@ -95,6 +117,7 @@ def make_handler(
     concurrency: int | None = None,
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
+    batch: Batch | None = None,
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
@@ -107,7 +130,9 @@ def make_handler(
     name = f"{function.__module__}.{function.__qualname__}"
     hints = hints_of(function, name)
     parameters = list(inspect.signature(function).parameters)
-    taken = events or _event_classes(hints.get(parameters[0]) if parameters else None)
+    hint = hints.get(parameters[0]) if parameters else None
+    _check_batch(name, batch, hint, hints)
+    taken = events or _event_classes(hint if batch is None else _member(hint))
     if not taken:
         raise ConfigurationError(f"{name}: which events? Annotate its first parameter or write @app.on(SomeEvent)")
     for event in taken:
@@ -130,7 +155,7 @@ def make_handler(
         name=name,
         function=function,
         events=taken,
-        context=next((each for each in parameters[1:] if hints.get(each) is Context), None),
+        context=next((each for each in parameters[1:] if hints.get(each) in (Context, BatchContext)), None),
         group=group,
         start=start,
         retry=retry or Retry(),
@@ -138,6 +163,7 @@ def make_handler(
         concurrency=concurrency,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
+        batch=batch,
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,
@@ -160,6 +186,27 @@ def hints_of(function: Callable[..., Any], name: str) -> dict[str, Any]:
             except NameError:
                 raise ConfigurationError(f"{name}: an annotation cannot be read: {error}") from error
         return dict(hints)
+
+
+def _check_batch(name: str, batch: Batch | None, hint: Any, hints: Mapping[str, Any]) -> None:
+    """Whether what a function takes goes with `batch`. Raises ConfigurationError, naming it."""
+    wanted, other = (Context, BatchContext) if batch is None else (BatchContext, Context)
+    if other in hints.values():
+        with_ = "without" if batch is None else "with"
+        raise ConfigurationError(f"{name}: a handler {with_} batch= takes a {wanted.__name__}, no {other.__name__}")
+    if batch is None and _event_classes(_member(hint)):
+        raise ConfigurationError(f"{name}: it takes a list; give @app.on a batch=Batch(size, wait)")
+    if batch is None:
+        return
+    if not isinstance(batch, Batch):
+        raise ConfigurationError(f"{name}: batch is a Batch(size, wait), not {batch!r}")
+    if _event_classes(hint):
+        raise ConfigurationError(f"{name}: with batch= it takes a list of events; annotate list[...]")
+
+
+def _member(hint: Any) -> Any:
+    """What a list is of, or None."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
 
 
 def _event_classes(hint: Any) -> tuple[type[Event], ...]:

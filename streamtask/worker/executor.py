@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from streamtask.broker import Broker, Run
-from streamtask.context import Application, Context, decode_state
+from streamtask.context import Application, BatchContext, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
+from streamtask.handler import Handler
 from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Outcome
 from streamtask.worker.checkpoints import Checkpoints
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 #: Crashes after which a suspect is given up that no process can be started for.
 _POISON_LIMIT = 5
 
+T = TypeVar("T")
+AnyContext = Context | BatchContext | None
 #: Answers whether a de-duplication mark stands: (group, stream, mark).
 Seen = Callable[[str, str, str], Awaitable[bool]]
 
@@ -78,7 +81,7 @@ class Executor:
                 # Without effects the settle script finds the mark and acks: a duplicate.
                 return Done(mark=mark)
             if run.alone or run.handler.pool == "process":
-                outcome = await self._apart(run)
+                outcome = await self.apart(run, self._isolated(run))
                 if outcome is not None:
                     return outcome
             handler, context = run.handler, None
@@ -86,7 +89,7 @@ class Executor:
                 context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
                 if delivery.deliveries > 1:
                     context.state = decode_state(await self._state(run))
-            call = handler.call(event, context) if handler.is_unbounded else self._within(run, event, context)
+            call = handler.call(event, context) if handler.is_unbounded else self.within(handler, event, context)
             return self._broker.succeed(run, context, await call, mark)
         except asyncio.CancelledError as error:
             if self._leases.is_lost(delivery):
@@ -105,12 +108,15 @@ class Executor:
             return None
         return await self._checkpoints.load(run.delivery)
 
-    async def _apart(self, run: Run) -> Outcome | None:
-        """The outcome of a run in a child process; None where it has to run here."""
+    async def _isolated(self, run: Run) -> Outcome:
+        return await self._isolation.handle(run, self._checkpoints, await self._state(run))
+
+    async def apart(self, run: Run, isolated: Awaitable[T]) -> T | None:
+        """What becomes of a run in a child process; None where it has to run here."""
         if run.alone:
             log.warning("event.isolated", extra={"entry_id": run.delivery.entry_id, "crashes": run.delivery.crashes})
         try:
-            return await self._isolation.handle(run, self._checkpoints, await self._state(run))
+            return await isolated
         except ConfigurationError as error:
             if run.handler.pool == "process":
                 raise
@@ -122,18 +128,18 @@ class Executor:
             log.warning("event.not_isolated", extra={"entry_id": run.delivery.entry_id, "error": str(error)})
             return None
 
-    async def _within(self, run: Run, event: Event, context: Context | None) -> Any:
-        """What the handler returns within its time.
+    async def within(self, handler: Handler, event: Event | list[Event], context: AnyContext) -> Any:
+        """What a handler returns within its time.
 
         What cannot be ended (a thread, an async handler that blocks or ignores its cancellation) is waited for, with
         its lease held, and has timed out all the same: nothing may run beside it.
         """
-        hard = run.handler.timeout.hard
-        call = self._call(run, event, context)
+        hard = handler.timeout.hard
+        call = self._call(handler, event, context)
         if hard is None:
             return await call
         started = time.monotonic()
-        if run.handler.pool == "thread":
+        if handler.pool == "thread":
             returned = await call
         else:
             try:
@@ -147,8 +153,8 @@ class Executor:
             raise HandlerTimeoutError(hard)
         return returned
 
-    async def _call(self, run: Run, event: Event, context: Context | None) -> Any:
-        handler, soft = run.handler, run.handler.timeout.soft
+    async def _call(self, handler: Handler, event: Event | list[Event], context: AnyContext) -> Any:
+        soft = handler.timeout.soft
         if handler.is_async:
             coroutine = handler.call(event, context)
             return await (coroutine if soft is None else SoftTimeout(coroutine, soft))

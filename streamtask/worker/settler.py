@@ -15,7 +15,7 @@ from streamtask import failpoints
 from streamtask.broker import Run
 from streamtask.errors import TransportError
 from streamtask.transport.port import Transport
-from streamtask.transport.values import Delivery, Outcome, Verdict
+from streamtask.transport.values import Delivery, Outcome, Release, Verdict
 from streamtask.worker.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ class Settlement(msgspec.Struct, eq=False, gc=False):
     run: Run | None = None
     #: Seconds that the handler ran; None where it did not.
     seconds: float | None = None
+    #: Of `Together`: what it is to each of them.
+    members: Sequence[Settlement] = ()
 
 
 #: Called with the outcomes that were committed or refused.
@@ -96,7 +98,9 @@ class Settler:
                     self._unsure.add(settlement.delivery)
                 self._outage.failed(verdict)
             else:
-                settled.append((settlement, self._confirmed(settlement.delivery, verdict) if self._unsure else verdict))
+                if self._unsure:
+                    verdict = self._confirmed(settlement.delivery, verdict)  # noqa: PLW2901 - what it comes to
+                settled += self._each(settlement, verdict) if settlement.members else ((settlement, verdict),)
         if settled:
             self._on_settled(settled)
         if refused:
@@ -119,6 +123,19 @@ class Settler:
                 self._outage.failed(error)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY)
+
+    def _each(self, whole: Settlement, verdict: Verdict) -> list[tuple[Settlement, Verdict]]:
+        """What a verdict on several together says of each. Where it was torn, all go back, uncharged."""
+        if verdict is not Verdict.TORN:
+            return [(member, verdict) for member in whole.members]
+        delivery = whole.delivery
+        log.warning(
+            "batch.torn",
+            extra={"stream": delivery.stream, "group": delivery.group, "events": len(whole.members)},
+        )
+        for member in whole.members:
+            self.put(Settlement(member.delivery, Release(), member.run))
+        return []
 
     def _confirmed(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """The verdict; LOST after a try of which the result is unknown may be our own success."""

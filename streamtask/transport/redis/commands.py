@@ -140,8 +140,8 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
     """One outcome for the settle script."""
     head = (delivery.entry_id, delivery.deliveries)
     match result:
-        case Done():
-            return _done(delivery, result, targets)
+        case Done() | Together():
+            return _handled(delivery, result, targets)
         case Retry():
             return ("retry", *head, round(result.delay * 1000), int(result.failed), result.error)
         case Release():
@@ -156,14 +156,19 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
             return ("skip", *head, result.event_type, noted, result.version, round(result.timeout * 1000))
         case Wait():
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
-        case Together():
-            others = [
-                word
-                for other, mark in result.others
-                for word in (other.entry_id, other.deliveries, *_mark(mark))
-            ]
-            emits = [word for emit in result.emits for word in targets.words(emit)]
-            return ("together", *head, *_mark(result.mark), len(result.others), *others, len(result.emits), *emits)
+
+
+def _handled(delivery: Delivery, result: Done | Together, targets: Targets) -> Sequence[Argument]:
+    if isinstance(result, Done):
+        return _done(delivery, result, targets)
+    words: list[Argument] = ["together", delivery.entry_id, delivery.deliveries, *_mark(result.mark)]
+    words.append(len(result.others))
+    for other, mark in result.others:
+        words += (other.entry_id, other.deliveries, *_mark(mark))
+    words.append(len(result.emits))
+    for emit in result.emits:
+        words += targets.words(emit)
+    return words
 
 
 def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument]:
