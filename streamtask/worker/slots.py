@@ -238,8 +238,8 @@ class Slots:
 
     def _gather(self, run: Run, batch: Batch, arrived: float) -> Running | None:
         """Have a run wait for others; occupy a slot if they are enough."""
-        if self._gathering.add(run, batch, arrived):
-            self._shared(1)
+        # Also one that is the first: there is room for others beside it.
+        self._shared(int(self._gathering.add(run, batch, arrived)))
         return self._next_batch() if self._gathering.ready else None
 
     def _next_batch(self) -> Running | None:

@@ -621,7 +621,7 @@ class Worker:
 
     def _in_flight(self) -> dict[str, int]:
         groups = Counter({sub.group: 0 for sub in self._subscriptions})
-        groups.update(run.delivery.group for running in self._slots.running for run in running.runs)
+        groups.update(running.run.delivery.group for running in self._slots.running)
         return dict(groups)
 
     def _info(self) -> bytes:
