@@ -115,7 +115,7 @@ async def test_what_comes_within_the_wait_joins_the_batch() -> None:
     async with calls.app.worker(concurrency=1) as worker:
         for job in jobs(3):
             await calls.app.publish(job)
-            await until(lambda: worker._flow.taken == job.n + 1, 5)  # noqa: B023, SLF001 - waited for at once
+            await until(lambda: worker._flow.taken == job.n + 1, 5)  # noqa: B023 - waited for at once
         await until(lambda: calls.lists, 5)
 
     assert calls.lists == [[0, 1, 2]]
@@ -204,7 +204,7 @@ async def test_what_was_gathered_goes_back_uncharged_when_the_worker_stops() -> 
     async with calls.app:
         async with calls.app.worker() as worker:
             await calls.app.publish_many(jobs(3))
-            await until(lambda: worker._flow.taken == 3, 5)  # noqa: SLF001
+            await until(lambda: worker._flow.taken == 3, 5)
             await asyncio.sleep(0.05)
         assert calls.lists == []
         async with calls.app.worker():
