@@ -217,12 +217,15 @@ class App(Router):
         delay: float | None = None,
         at: datetime | None = None,
         dedup_key: str | None = None,
+        debounce_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
         """Publish an event; returns its event id.
 
         `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes.
+        `debounce_key`: takes the place of what waits in the stream under this key; needs a `delay`, goes without
+        `dedup_key`.
         `event_id`: publish again after a `PublishError`, without doubling the event.
 
         Raises:
@@ -234,8 +237,17 @@ class App(Router):
             raise ValueError(f"delay is in seconds, from 0, got {delay}")
         if at is not None and at.tzinfo is None:
             raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
+        if debounce_key is not None:
+            _check_debounce(debounce_key, delay, dedup_key)
         item = self._outgoing(
-            event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key, again=bool(event_id)
+            event,
+            headers=headers,
+            event_id=event_id,
+            delay=delay,
+            at=at,
+            dedup_key=dedup_key,
+            debounce_key=debounce_key,
+            again=bool(event_id),
         )
         await self._store([item])
         return item.event_id
@@ -376,6 +388,15 @@ class App(Router):
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, broker={mask_url(self.url)!r})"
+
+
+def _check_debounce(key: str, delay: float | None, dedup_key: str | None) -> None:
+    if not key:
+        raise ValueError("debounce_key is a text that says what belongs together, got an empty one")
+    if delay is None:
+        raise ValueError("debounce_key needs a delay: the seconds after the last publish under the key")
+    if dedup_key is not None:
+        raise ValueError("give debounce_key or dedup_key, not both: one keeps the last event, the other the first")
 
 
 class SyncApp:

@@ -378,6 +378,7 @@ class Broker:
         delay: float | None = None,
         at: datetime | None = None,
         dedup_key: str | None = None,
+        debounce_key: str | None = None,
         again: bool = False,
     ) -> Outgoing:
         """An event as the transport takes it; `delay` and what follows are fields of `Outgoing`.
@@ -413,6 +414,7 @@ class Broker:
             delay=delay,
             at=at,
             dedup_key=dedup_key,
+            debounce_key=debounce_key,
             again=again,
         )
 

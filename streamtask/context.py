@@ -32,6 +32,7 @@ class PublishOptions(TypedDict, total=False):
     delay: float | None
     at: datetime | None
     dedup_key: str | None
+    debounce_key: str | None
     event_id: str | None
     headers: Mapping[str, str] | None
 

@@ -37,6 +37,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: Stored once per key and stream within `dedup_window` seconds.
     dedup_key: str | None = None
     dedup_window: float = 600.0
+    #: Takes the place of what waits under this key in its stream, body and moment. With `delay` or `at`.
+    debounce_key: str | None = None
     #: An earlier publish of this event id may have succeeded: look for it before storing.
     again: bool = False
 

@@ -40,6 +40,7 @@ _LASTING = [
     keys.delayed(_ANY),
     keys.outbox(_ANY),
     keys.delayed_bodies(_ANY),
+    keys.debounced(_ANY),
     keys.STREAMS,
     keys.WORKERS,
 ]

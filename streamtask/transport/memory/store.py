@@ -119,6 +119,8 @@ class StreamState:
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     #: Event id -> the event.
     delayed: dict[str, Delayed] = field(default_factory=dict)
+    #: Debounce key -> event id of what waits under it.
+    debounced: dict[str, str] = field(default_factory=dict)
     #: Publish de-duplication: key -> entry id (or event id, where it is delayed).
     published: Expiring[str] = field(default_factory=Expiring)
     #: Dead letters by id, ascending.
@@ -209,6 +211,11 @@ class MemoryStore:
             due = item.at.timestamp() if item.at else now + (item.delay or 0.0)
             state.delayed.setdefault(item.event_id, Delayed(due, item))
             result = item.event_id
+            if item.debounce_key is not None:
+                earlier = state.debounced.get(item.debounce_key)
+                state.debounced[item.debounce_key] = item.event_id
+                if earlier is not None and earlier != item.event_id:
+                    state.delayed.pop(earlier, None)
         if item.dedup_key is not None:
             state.published.put(item.dedup_key, result, now + item.dedup_window, now)
         return result

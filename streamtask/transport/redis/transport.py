@@ -188,7 +188,10 @@ class RedisTransport:
             keys.delayed(item.stream),
             keys.delayed_bodies(item.stream),
         ]
-        return names, [item.event_id, due, window, int(item.again), *commands.entry(item)]
+        if item.debounce_key is not None:
+            names.append(keys.debounced(item.stream))
+        key = item.debounce_key or ""
+        return names, [item.event_id, due, window, int(item.again), key, *commands.entry(item)]
 
     # ── fetch ─────────────────────────────────────────────────────────────────────────────────────────────────
 
