@@ -56,11 +56,6 @@ class BatchCall:
             except BaseException as error:  # noqa: BLE001 - validators and `dedupe` are the user's: its event's failure
                 self.ended.append((run, broker.fail(run, error)))
 
-    @property
-    def marks(self) -> list[Member]:
-        """Those that may be duplicates."""
-        return [member for member in self.members if member.mark is not None and not member.mark.replace]
-
     def drop_duplicates(self, stands: Mapping[str, bool]) -> None:
         """Take out what has been handled before, by the names of marks that stand, and of two of one mark the second.
 

@@ -50,6 +50,8 @@ class Settler:
         self._on_settled = on_settled
         self._outage = outage
         self._waiting: list[Settlement] = []
+        #: Some of them may stand for several.
+        self._has_groups = False
         #: How many the server has refused singly. They wait for their next try; others pass them.
         self._refused = 0
         self._refused_delay = _FIRST_DELAY
@@ -64,6 +66,8 @@ class Settler:
         if not self._waiting:
             self._idle.clear()
             self._some.set()
+        if settlement.members:
+            self._has_groups = True
         self._waiting.append(settlement)
 
     async def run(self) -> None:
@@ -72,12 +76,23 @@ class Settler:
             await self._some.wait()
             # One turn of the loop: whatever else finishes in this tick shares the round trip.
             await asyncio.sleep(0)
-            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            size = self._fitting() if self._has_groups else _BATCH
+            batch, self._waiting = self._waiting[:size], self._waiting[size:]
             if not self._waiting:
                 self._some.clear()
             await self._commit(batch)
             if not self._waiting and not self._refused:
                 self._idle.set()
+
+    def _fitting(self) -> int:
+        """How many outcomes are no more work for the server than so many that stand for one delivery each."""
+        room = _BATCH
+        for place, each in enumerate(self._waiting):
+            room -= max(1, len(each.members))
+            if room < 0:
+                return max(1, place)
+        self._has_groups = False
+        return _BATCH
 
     async def drained(self) -> None:
         """Wait until every outcome is committed."""
@@ -150,4 +165,5 @@ class Settler:
     def _try_again(self, refused: list[Settlement]) -> None:
         self._refused -= len(refused)
         self._waiting += refused
+        self._has_groups = True
         self._some.set()

@@ -47,8 +47,9 @@ class Running(msgspec.Struct, eq=False):
     cancelled: bool = False
     #: Whether its long run was told already.
     told: bool = False
-    #: What it handles in the same call.
+    #: What it handles in the same call, and how many of it all share this slot still with another.
     others: Sequence[Run] = ()
+    sharing: int = 0
 
     @property
     def runs(self) -> list[Run]:
@@ -130,6 +131,12 @@ class Slots:
         if not self._free:
             return 0
         return max(0, self._gathering.space(stream, group) - sum(len(batch) for _, batch in self._queue))
+
+    def leaves(self, running: Running) -> None:
+        """One delivery of a batch has its outcome before the others, whose slot is as busy as before."""
+        if running.sharing:
+            running.sharing -= 1
+            self._shared(-1)
 
     def overdue(self, seconds: float) -> list[Delivery]:
         """Take out what has waited for so long without a slot."""
@@ -258,7 +265,7 @@ class Slots:
     def _occupy(self, run: Run, kind: Hashable | None, others: Sequence[Run] = ()) -> Running:
         if kind is not None:
             self._busy[kind] += 1
-        running = Running(self._free.pop(), run, time.monotonic(), kind, others=others)
+        running = Running(self._free.pop(), run, time.monotonic(), kind, others=others, sharing=len(others))
         self._running[running.number] = running
         return running
 
@@ -292,8 +299,8 @@ class Slots:
     def _ended(self, running: Running) -> None:
         del self._running[running.number]
         self._free.append(running.number)
-        if running.others:
-            self._shared(-len(running.others))
+        if running.sharing:
+            self._shared(-running.sharing)
         if running.kind is not None:
             self._busy[running.kind] -= 1
         self._serve()

@@ -514,6 +514,7 @@ class Worker:
 
         def settle(run: Run, outcome: Outcome) -> None:
             del left[run.delivery]
+            self._slots.leaves(running)
             self._outcome(run.delivery, outcome, run)
 
         if not left:
@@ -539,6 +540,7 @@ class Worker:
         held = {}
         for run in running.runs:
             if self._leases.is_lost(run.delivery):
+                self._slots.leaves(running)
                 self._lost(run)
             else:
                 held[run.delivery] = run

@@ -349,6 +349,29 @@ async def test_duplicates_are_taken_out_before_the_call() -> None:
     assert outcomes(calls.app)["deduplicated"] == 2
 
 
+async def test_a_batch_of_which_most_are_duplicates_takes_its_slot_as_any_other() -> None:
+    gate = asyncio.Event()
+
+    async def then(orders: list[Order], ctx: BatchContext) -> None:
+        if orders[0].n == 100:
+            await gate.wait()
+
+    calls = Calls(then, events=(Order,))
+    await calls.run(*(Order(id=f"{n}", n=n) for n in range(9)))
+    async with calls.app.worker(concurrency=1) as worker:
+        await calls.app.publish_many([*(Order(id=f"{n}", n=n) for n in range(9)), Order(id="new", n=100)])
+        await until(lambda: [100] in calls.lists, 5)
+        await calls.app.publish_many([Order(id=f"more-{n}", n=n) for n in range(200)])
+        await asyncio.sleep(0.2)
+        [stats] = await calls.app.transport.stats("orders", "batches")
+        gate.set()
+        await asyncio.wait_for(worker.burst_done(), 10)
+        assert worker._flow.held == 0
+
+    # The one that runs, and a batch ahead of it.
+    assert stats.pending <= 11
+
+
 async def test_a_duplicate_in_one_batch_is_handled_where_the_first_one_is_given_up() -> None:
     def then(orders: list[Order], ctx: BatchContext) -> None:
         if orders[0].n == 1:

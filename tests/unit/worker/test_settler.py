@@ -88,3 +88,27 @@ async def test_lost_is_our_own_success_only_where_it_was_unknown_whether_it_was_
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert [found for _, found in told] == [verdict]
+
+
+async def test_outcomes_that_stand_for_many_are_settled_few_at_a_time() -> None:
+    sizes = []
+
+    class Counting(Transport):
+        async def settle(self, settlements: Sequence[tuple[Delivery, Outcome]]) -> list[Verdict | TransportError]:
+            sizes.append(len(settlements))
+            return [Verdict.SETTLED for _ in settlements]
+
+    transport: Any = Counting()
+    settler = Settler(transport, lambda settled: None, Outage("settle", Metrics()))
+    for number in range(4):
+        settler.put(together(*(f"{number}-{each}" for each in range(200))))
+    settler.put(together(*(f"9-{each}" for each in range(1000))))
+    for number in range(600):
+        settler.put(Settlement(Delivery("orders", "g", f"10-{number}", "a", []), Done()))
+    running = asyncio.create_task(settler.run())
+    async with asyncio.timeout(5):
+        await settler.drained()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert sizes == [2, 2, 1, 500, 100]
