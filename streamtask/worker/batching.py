@@ -58,7 +58,7 @@ class BatchExecutor:
             outcomes = await self._apart(call)
             if outcomes is None:
                 context = self._context(call)
-                returned = await self._executor.within(first.handler, call.events, context)
+                returned = await self._executor.within(first, call.events, context)
                 outcomes = call.succeed(context, returned)
         except asyncio.CancelledError as error:
             if all(self._leases.is_lost(run.delivery) for run in call.runs):
@@ -75,7 +75,7 @@ class BatchExecutor:
         marked = {member.mark.name: member.run.delivery for member in call.members if member.mark is not None}
         # Asked in one turn of the loop, they are one question.
         found = await asyncio.gather(
-            *(self._seen(delivery.group, delivery.stream, name) for name, delivery in marked.items())
+            *(self._seen(delivery.group, (delivery.stream, name)) for name, delivery in marked.items())
         )
         call.drop_duplicates(dict(zip(marked, found, strict=True)))
 

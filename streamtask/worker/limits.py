@@ -1,13 +1,14 @@
-"""Per-handler limits: `concurrency=`, child processes of `pool="process"`, suspects, which run apart; and batches."""
+"""Per-handler limits: `concurrency=`, child processes of `pool="process"`, suspects (apart); starts; batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from streamtask.broker import Broker, Run
 from streamtask.handler import Handler
 from streamtask.transport.values import Subscription
 from streamtask.worker.isolation import CHILDREN, SUSPECTS
+from streamtask.worker.pacer import Intake, Pace
 from streamtask.worker.slots import Limit
 
 
@@ -29,6 +30,18 @@ def limit_of_stream(broker: Broker, sub: Subscription) -> int | None:
 def share_of_stream(broker: Broker, sub: Subscription) -> int:
     """How many events of a stream one slot takes, whichever of its handlers they are for."""
     return min((_at_once(handler) for handler in broker.handlers((sub.stream, sub.group))), default=1)
+
+
+def paces_of(handlers: Iterable[Handler]) -> dict[int, Pace]:
+    """How fast those handlers go that may start so often only, by `id`."""
+    return {id(handler): Pace(handler.rate_limit) for handler in handlers if handler.rate_limit is not None}
+
+
+def intake_of_stream(broker: Broker, sub: Subscription, paces: Mapping[int, Pace]) -> Intake | None:
+    """How much of a stream may be taken in for the sake of its limited handlers; None: it has none."""
+    handlers = broker.handlers((sub.stream, sub.group))
+    limited = [paces[id(handler)] for handler in handlers if id(handler) in paces]
+    return Intake(limited, is_whole=len(limited) == len(handlers)) if limited else None
 
 
 def children(handlers: Iterable[Handler]) -> int:

@@ -1,8 +1,9 @@
 """Slots: at most so many handlers at once, of one kind no more than its limit. Decides nothing about an event.
 
 A delivery waits in arrival order for a free slot. One whose kind is at its limit (`concurrency=`, a pool of child
-processes) steps aside and lets the others pass. What a batch handler takes at once is gathered while a slot is free,
-and has one slot. What waits for long is taken out again by `overdue`, for workers with room.
+processes) steps aside and lets the others pass; so does one that has to wait for its start (`rate_limit=`), which comes
+back by `resume`. What a batch handler takes at once is gathered while a slot is free, and has one slot. What waits for
+long is taken out again by `overdue`, for workers with room.
 
 One task serves the queue: it runs one handler after the other, each in a context (`contextvars`) of its own. A handler
 that comes to wait for something keeps that task until it ends, and a new one goes on with the queue. So a handler that
@@ -45,6 +46,8 @@ class Running(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     #: The worker wants it to end. (A handler can cancel its task, too.)
     cancelled: bool = False
+    #: Whoever sent the task wants it to end: whatever it comes to is dropped.
+    revoked: bool = False
     #: Whether its long run was told already.
     told: bool = False
     #: What it handles in the same call, and how many of it all share this slot still with another.
@@ -62,14 +65,28 @@ class Running(msgspec.Struct, eq=False):
         if self.task is not None:
             self.task.cancel()
 
+    def revoke(self) -> None:
+        """End a task that nobody wants any more. A thread cannot be ended: it is waited for."""
+        self.revoked = True
+        if self.run.handler.pool != "thread" or self.run.alone:
+            self.cancel()
+
+
+class _Paced(msgspec.Struct, eq=False):
+    """A run that waits for its start. It has its place among those of its kind, and no slot."""
+
+    since: float
+    run: Run
+    kind: Hashable | None
+
 
 class Slots:
     """Holds what waits and what runs.
 
     `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
-    handler in a slot to its end, `limit` names the limit of a run, or None; `changed` is called when one has ended,
-    `shared` with how many more deliveries (below 0: fewer) share the slot of another, and `failed` with an error of any
-    of these: what was served then is stuck.
+    handler in a slot to its end, `limit` names the limit of a run, or None; `pace` says whether a run waits elsewhere
+    for its start; `changed` is called when there is more room, `shared` with how many more deliveries (below 0: fewer)
+    share the slot of another, and `failed` with an error of any of these: what was served then is stuck.
     """
 
     def __init__(
@@ -80,6 +97,7 @@ class Slots:
         settle: Callable[[Delivery, Outcome], None],
         handle: Callable[[Running], Coroutine[Any, Any, None]],
         limit: Callable[[Run], Limit | None],
+        pace: Callable[[Run], bool],
         changed: Callable[[], None],
         shared: Callable[[int], None],
         failed: Callable[[Exception], None],
@@ -88,6 +106,7 @@ class Slots:
         self._settle = settle
         self._handle = handle
         self._limit = limit
+        self._pace = pace
         self._changed = changed
         self._shared = shared
         self._failed = failed
@@ -96,6 +115,9 @@ class Slots:
         self._queue: deque[tuple[float, deque[Delivery]]] = deque()
         self._aside: dict[Limit, deque[tuple[float, Run]]] = {}
         self._busy: Counter[Hashable] = Counter()
+        #: What waits for its start, and then, in order, for a slot.
+        self._paced: dict[Delivery, _Paced] = {}
+        self._resumed: deque[_Paced] = deque()
         self._running: dict[int, Running] = {}
         self._server: asyncio.Task[None] | None = None
         self._closed = False
@@ -132,11 +154,32 @@ class Slots:
             return 0
         return max(0, self._gathering.space(stream, group) - sum(len(batch) for _, batch in self._queue))
 
-    def leaves(self, running: Running) -> None:
+    def ends_early(self, running: Running) -> None:
         """One delivery of a batch has its outcome before the others, whose slot is as busy as before."""
         if running.sharing:
             running.sharing -= 1
             self._shared(-1)
+
+    def resume(self, run: Run) -> None:
+        """The time has come for a run that waited for its start."""
+        paced = self._paced.pop(run.delivery, None)
+        if paced is not None:
+            self._resumed.append(paced)
+            self._serve()
+
+    def dismiss(self, run: Run) -> bool:
+        """Forget a run that waits for its start; whether there was such a one."""
+        paced = self._paced.pop(run.delivery, None)
+        if paced is None:
+            return False
+        self._leaves(paced.kind)
+        self._serve()
+        return True
+
+    @property
+    def paced(self) -> int:
+        """How many wait for their starts."""
+        return len(self._paced)
 
     def overdue(self, seconds: float) -> list[Delivery]:
         """Take out what has waited for so long without a slot."""
@@ -149,6 +192,13 @@ class Slots:
                 found.append(waiting.popleft()[1].delivery)
             if not waiting:
                 del self._aside[limit]
+        while self._resumed and self._resumed[0].since <= late:
+            paced = self._resumed.popleft()
+            self._leaves(paced.kind)
+            found.append(paced.run.delivery)
+        for paced in [each for each in self._paced.values() if each.since <= late]:
+            self.dismiss(paced.run)
+            found.append(paced.run.delivery)
         return found + self._scattered(self._gathering.overdue(seconds))
 
     def close(self) -> list[Delivery]:
@@ -176,7 +226,7 @@ class Slots:
 
     def _serve(self) -> None:
         """See to it that a task serves the queue, where there is something to do for it."""
-        some = self._queue or self._aside or self._gathering.ready
+        some = self._queue or self._aside or self._resumed or self._gathering.ready
         if self._server is None and some and self._free and not self._closed:
             self._server = self._loop.create_task(self._run_queue())
 
@@ -209,9 +259,7 @@ class Slots:
         """Occupy a slot with the next delivery that may run, if there is a slot."""
         if not self._free or self._closed:
             return None
-        running = self._next_aside() if self._aside else None
-        if running is None and self._gathering.ready:
-            running = self._next_batch()
+        running = self._next_ready()
         while running is None and self._queue:
             arrived, batch = self._queue[0]
             delivery = batch.popleft()
@@ -225,22 +273,32 @@ class Slots:
                 running = self._gather(plan, plan.handler.batch, arrived)
                 continue
             limited = self._limit(plan)
-            if limited is None:
-                return self._occupy(plan, None)
-            if self._busy[limited[0]] < limited[1]:
-                return self._occupy(plan, limited[0])
-            self._aside.setdefault(limited, deque()).append((arrived, plan))
+            if limited is not None and self._busy[limited[0]] >= limited[1]:
+                self._aside.setdefault(limited, deque()).append((arrived, plan))
+            else:
+                running = self._begin(plan, None if limited is None else limited[0])
         return running
 
-    def _next_aside(self) -> Running | None:
-        """Occupy a slot with what has stepped aside, if its kind has room again."""
+    def _next_ready(self) -> Running | None:
+        """Occupy a slot with what waits no more: for its start, for others of its kind, or for more of its batch."""
+        if self._resumed:
+            paced = self._resumed.popleft()
+            self._changed()
+            return self._occupy(paced.run, paced.kind)
+        while (found := self._next_aside()) is not None:
+            self._changed()
+            if (running := self._begin(*found)) is not None:
+                return running
+        return self._next_batch() if self._gathering.ready else None
+
+    def _next_aside(self) -> tuple[Run, Hashable] | None:
+        """The next run that stepped aside and whose kind is below its limit by now."""
         for limit, waiting in self._aside.items():
             if self._busy[limit[0]] < limit[1]:
                 _, run = waiting.popleft()
                 if not waiting:
                     del self._aside[limit]
-                self._changed()
-                return self._occupy(run, limit[0])
+                return run, limit[0]
         return None
 
     def _gather(self, run: Run, batch: Batch, arrived: float) -> Running | None:
@@ -255,16 +313,27 @@ class Slots:
         if runs is None:
             return None
         limited = self._limit(runs[0])
+        kind = None if limited is None else limited[0]
+        if kind is not None:
+            self._busy[kind] += 1
         self._changed()
-        return self._occupy(runs[0], limited and limited[0], runs[1:])
+        return self._occupy(runs[0], kind, runs[1:])
 
     def _has_room(self, run: Run) -> bool:
         limited = self._limit(run)
         return limited is None or self._busy[limited[0]] < limited[1]
 
-    def _occupy(self, run: Run, kind: Hashable | None, others: Sequence[Run] = ()) -> Running:
+    def _begin(self, run: Run, kind: Hashable | None) -> Running | None:
+        """Occupy a slot; None: the run waits for its start first."""
         if kind is not None:
             self._busy[kind] += 1
+        if self._pace(run):
+            self._paced[run.delivery] = _Paced(time.monotonic(), run, kind)
+            self._changed()
+            return None
+        return self._occupy(run, kind)
+
+    def _occupy(self, run: Run, kind: Hashable | None, others: Sequence[Run] = ()) -> Running:
         running = Running(self._free.pop(), run, time.monotonic(), kind, others=others, sharing=len(others))
         self._running[running.number] = running
         return running
@@ -301,6 +370,9 @@ class Slots:
         self._free.append(running.number)
         if running.sharing:
             self._shared(-running.sharing)
-        if running.kind is not None:
-            self._busy[running.kind] -= 1
+        self._leaves(running.kind)
         self._serve()
+
+    def _leaves(self, kind: Hashable | None) -> None:
+        if kind is not None:
+            self._busy[kind] -= 1

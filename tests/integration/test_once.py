@@ -101,6 +101,20 @@ def test_code_that_is_not_async_debounces_too(redis_server: RedisServer) -> None
     assert b'"payload":{"n":4}' in body
 
 
+async def test_a_debounced_call_that_is_cancelled_leaves_its_key(redis_server: RedisServer) -> None:
+    app = App("once", broker=redis_server.url)
+
+    @app.task
+    async def index(text: str) -> str:
+        return text
+
+    async with app.worker():
+        debounced = index.options(delay=0.2, debounce_key="17")
+        assert await (await debounced.send("a")).cancel()
+        assert redis_server.client().exists(keys.debounced("once-tasks")) == 0
+        assert await (await debounced.send("b")).result(timeout=10) == "b"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

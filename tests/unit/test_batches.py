@@ -6,8 +6,8 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
 
 import pytest
 
@@ -17,11 +17,15 @@ from streamtask import (
     BatchContext,
     BatchError,
     ConfigurationError,
+    ConsumeNext,
     Context,
+    Depends,
     Event,
+    Middleware,
     Reject,
     Retry,
     RetryLater,
+    Router,
     SoftTimeoutError,
     Timeout,
 )
@@ -47,6 +51,24 @@ class Order(Event, stream="orders", key="id"):
 
 class Made(Event, stream="made"):
     numbers: list[int]
+
+
+def of_event(job: Job) -> int:
+    return job.n
+
+
+def of_context(ctx: Context) -> int:
+    return ctx.attempt
+
+
+def beside(given: Annotated[int, Depends(of_context)]) -> int:
+    return given
+
+
+async def session(app: App) -> AsyncIterator[list[str]]:
+    opened = [app.name]
+    yield opened
+    opened.append("closed")
 
 
 class Calls:
@@ -460,6 +482,46 @@ def test_what_does_not_go_with_batches_is_refused_by_the_name_of_the_function() 
     assert "takes a Context" in refused(no_batch)
     assert "which events" in refused(numbers, batch=batch)
     assert "batch is a Batch(size, wait)" in refused(many, batch=10)
+
+
+def test_what_is_for_one_event_is_refused_around_several() -> None:
+    class Around(Middleware):
+        async def consume(self, event: Event, ctx: Context, call_next: ConsumeNext) -> Any:
+            return await call_next(event)
+
+    async def plain(jobs: list[Job]) -> None: ...
+    async def needs_event(jobs: list[Job], n: Annotated[int, Depends(of_event)]) -> None: ...
+    async def needs_context(jobs: list[Job], n: Annotated[int, Depends(beside)]) -> None: ...
+
+    batch = Batch(10, wait=1)
+    assert "rate_limit counts" in refused(plain, batch=batch, rate_limit="1/s")
+    assert "given the event" in refused(needs_event, batch=batch)
+    assert "given the event" in refused(needs_context, batch=batch)
+    router = Router(middleware=[Around()])
+    router.on(batch=batch)(plain)
+    with pytest.raises(ConfigurationError, match="plain: middleware with `consume` is around one event"):
+        App("batches", broker="memory://").include(router)
+    with pytest.raises(ConfigurationError, match="plain: middleware with `consume` is around one event"):
+        App("batches", broker="memory://", middleware=[Around()]).on(batch=batch)(plain)
+    App("batches", broker="memory://", middleware=[Middleware()]).on(batch=batch)(plain)
+
+
+@pytest.mark.parametrize("kind", ["async", "thread"])
+async def test_a_batch_handler_is_given_what_it_depends_on_once_for_the_call(kind: str) -> None:
+    app, given = App("batches", broker="memory://"), []
+
+    async def awaited(jobs: list[Job], db: Annotated[list[str], Depends(session)], ctx: BatchContext) -> None:
+        given.append((len(jobs), db, len(ctx.envelopes)))
+
+    def blocking(jobs: list[Job], db: Annotated[list[str], Depends(session)], ctx: BatchContext) -> None:
+        given.append((len(jobs), db, len(ctx.envelopes)))
+
+    app.on(batch=Batch(10, wait=0.05))(awaited if kind == "async" else blocking)
+    async with app.worker() as worker:
+        await app.publish_many(jobs(3))
+        await asyncio.wait_for(worker.burst_done(), 5)
+
+    assert given == [(3, ["batches", "closed"], 3)]
 
 
 @pytest.mark.parametrize(("size", "wait"), [(0, 1), (1001, 1), (True, 1), (2.5, 1), (10, -1), (10, float("inf"))])
