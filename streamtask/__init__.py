@@ -22,6 +22,7 @@ _HOMES = {
     "EnvelopeError": "streamtask.errors",
     "Event": "streamtask.event",
     "EventRefusedError": "streamtask.errors",
+    "FailedCall": "streamtask.workflow",
     "Handle": "streamtask.task",
     "HandlerTimeoutError": "streamtask.errors",
     "Inspector": "streamtask.inspector",
@@ -33,6 +34,7 @@ _HOMES = {
     "Retry": "streamtask.retry",
     "RetryLater": "streamtask.errors",
     "Router": "streamtask.router",
+    "Signature": "streamtask.workflow",
     "SoftTimeoutError": "streamtask.errors",
     "StoreFullError": "streamtask.errors",
     "StoredEnvelope": "streamtask.envelope",
@@ -41,6 +43,11 @@ _HOMES = {
     "TaskFailedError": "streamtask.errors",
     "Timeout": "streamtask.handler",
     "TransportError": "streamtask.errors",
+    "Workflow": "streamtask.workflow",
+    "WorkflowHandle": "streamtask.workflow",
+    "chain": "streamtask.workflow",
+    "chord": "streamtask.workflow",
+    "group": "streamtask.workflow",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - a list, made

@@ -29,6 +29,7 @@ from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
+from streamtask.workflow import FailedCall, Signature, Workflow, WorkflowHandle, chain, chord, group
 
 __all__ = [
     "App",
@@ -46,6 +47,7 @@ __all__ = [
     "EnvelopeError",
     "Event",
     "EventRefusedError",
+    "FailedCall",
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
@@ -57,6 +59,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Router",
+    "Signature",
     "SoftTimeoutError",
     "StoreFullError",
     "StoredEnvelope",
@@ -65,4 +68,9 @@ __all__ = [
     "TaskFailedError",
     "Timeout",
     "TransportError",
+    "Workflow",
+    "WorkflowHandle",
+    "chain",
+    "chord",
+    "group",
 ]

@@ -15,13 +15,15 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
+import msgspec
+
 from streamtask import envelope as envelopes
 from streamtask.blobs import Blobs, BlobStores
 from streamtask.broker import Broker
 from streamtask.codec import Codec
 from streamtask.context import PublishOptions
 from streamtask.envelope import StoredEnvelope
-from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
+from streamtask.errors import ConfigurationError, EnvelopeError, EventRefusedError, PublishError, TransportError
 from streamtask.event import Event
 from streamtask.handler import Handler, make_handler
 from streamtask.records import Records
@@ -37,6 +39,7 @@ from streamtask.transport.port import Storage, Transport
 from streamtask.transport.values import Outgoing
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
+from streamtask.workflow import Plan
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ _T = TypeVar("_T")
 
 #: Events that `publish_many` sends in one round trip.
 _BATCH = 500
+#: Seconds between the tries to send a workflow.
+_PAUSES = (0.1, 0.5, 1.0, 2.0)
 
 
 class App(Router):
@@ -101,7 +106,8 @@ class App(Router):
     def add_task(self, task: Task[Any, Any, Any, Any]) -> None:
         """Take a task in."""
         event = task.bind(self)
-        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, **task.options_of_task.handler))
+        options = task.options_of_task.handler
+        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, dump=task.dump, **options))
         super().add_task(task)
 
     def include(self, router: Router) -> None:
@@ -248,6 +254,11 @@ class App(Router):
                 again: `for place, id in error.unsure.items(): await app.publish(events[place], event_id=id)`.
         """
         items = [self._outgoing(event) for event in events]
+        await self._store_all(items)
+        return [item.event_id for item in items]
+
+    async def _store_all(self, items: list[Outgoing]) -> None:
+        """Publish in batches. A PublishError says which are not known to be stored."""
         for start in range(0, len(items), _BATCH):
             try:
                 await self._store(items[start : start + _BATCH])
@@ -256,7 +267,6 @@ class App(Router):
                 unsent = range(start + _BATCH, len(items))
                 error.unsure = unsure | {place: items[place].event_id for place in unsent}
                 raise
-        return [item.event_id for item in items]
 
     def _outgoing(
         self, event: Event, *, event_id: str | None = None, headers: Mapping[str, str] | None = None, **options: Any
@@ -307,6 +317,40 @@ class App(Router):
             return
         for stream, n in Counter(item.stream for item in items).items():
             count(stream, n)
+
+    async def send_workflow(self, plan: Plan) -> None:
+        """Keep what a workflow is made of and publish its first calls; for `Workflow.send`.
+
+        Raises:
+            PublishError: unknown whether all of them are stored, after several tries.
+        """
+        bound = logs.current()
+        trace_id = bound.trace_id if bound else envelopes.new_trace_id()
+        items = list(self.broker.calls(plan.stream, plan.first, trace_id, bound.event_id if bound else None))
+        for pause in (*_PAUSES, None):
+            try:
+                await self.transport.workflows.begin(plan.stream, plan.id, plan.definition, ttl=plan.ttl)
+                await self._store_all(items)
+            except EventRefusedError:
+                raise
+            except PublishError as error:
+                if pause is None:
+                    raise
+                # Their ids are those of their places in the workflow: what is stored already is found.
+                items = [msgspec.structs.replace(items[place], again=True) for place in error.unsure]
+            except TransportError as error:
+                if pause is None:
+                    raise PublishError(
+                        f"unknown whether all of the workflow is sent ({error}); its id is error.event_id",
+                        event_id=plan.id,
+                    ) from error
+            else:
+                return
+            await asyncio.sleep(pause)
+
+    async def group_values(self, stream: str, group: str) -> dict[int, bytes]:
+        """The values of a group of a workflow; for `WorkflowHandle.result`."""
+        return await self.transport.workflows.values(stream, group)
 
     async def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
         """What became of an event whose handler keeps that; for `Handle.result`.
@@ -401,6 +445,14 @@ class SyncApp:
         return self._wait(
             lambda twin: twin.wait_for_result(stream, event_id, timeout=timeout), "await handle.result(...)"
         )
+
+    def send_workflow(self, plan: Plan) -> None:
+        """See `App.send_workflow`."""
+        self._wait(lambda twin: twin.send_workflow(plan), "await workflow.send()")
+
+    def group_values(self, stream: str, group: str) -> dict[int, bytes]:
+        """See `App.group_values`."""
+        return self._wait(lambda twin: twin.group_values(stream, group), "await handle.result(...)")
 
     def _wait(self, call: Callable[[App], Coroutine[Any, Any, _T]], instead: str) -> _T:
         try:

@@ -70,8 +70,10 @@ class Handler:
     dedupe_window: float
     pool: Pool
     on_dead: OnDead | None
-    #: How what it returns is kept; None: it returns events.
+    #: How what it returns is kept; None: it is not.
     keeping: Keeping | None
+    #: What it returns as JSON, of a task; None: it returns events. Raises `EventRefusedError`.
+    dump: Callable[[Any], bytes] | None
     #: Whether the function is a coroutine function.
     is_async: bool
     #: Whether it is one that runs on the loop for as long as it likes.
@@ -98,6 +100,7 @@ def make_handler(
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
+    dump: Callable[[Any], bytes] | None = None,
 ) -> Handler:
     """Read a function's signature and check the options of `@app.on`.
 
@@ -141,6 +144,7 @@ def make_handler(
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,
+        dump=dump,
         is_async=is_async,
         is_unbounded=is_async and limits == Timeout(),
     )

@@ -45,6 +45,7 @@ class Transport(Protocol):
     recovery: Recovery
     checkpoints: Checkpoints
     results: Results
+    workflows: Workflows
     schedule: Schedule | None
     retention: Retention | None
     dead_letters: DeadLetters | None
@@ -180,6 +181,19 @@ class Results(Protocol):
 
         News are kept for a while only: who comes late misses some, and asks for the results.
         """
+
+
+class Workflows(Protocol):
+    """How far workflows are, and the values of their groups; written by `settle`, kept beside the stream, and run out."""
+
+    async def begin(self, stream: str, workflow: str, definition: bytes, *, ttl: float) -> None:
+        """Keep what a workflow is made of, for `ttl` seconds. May be done again."""
+
+    async def states(self, stream: str, workflow: str) -> tuple[bytes, dict[str, str]] | None:
+        """What a workflow is made of, and the states of those of its calls that have ended; None: it is not known."""
+
+    async def values(self, stream: str, group: str) -> dict[int, bytes]:
+        """The values of a group that have come so far, by their index."""
 
 
 class Schedule(Protocol):

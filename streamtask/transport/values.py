@@ -144,12 +144,40 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     ttl: float
 
 
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """A value that joins those of a group's other members."""
+
+    group: str
+    index: int
+    #: How many values make the group complete.
+    size: int
+    value: bytes
+    #: Stored together with the value that makes it complete.
+    emits: tuple[Outgoing, ...] = ()
+    result: Result | None = None
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """What the end of one call means to its workflow. A call that is done ends no second time: its effects are dropped."""
+
+    workflow: str
+    #: Which of the workflow's calls.
+    name: str
+    state: Literal["done", "failed", "cancelled"]
+    #: Seconds from now on for which the states of the workflow's calls, and the values of its groups, are kept.
+    ttl: float
+    #: What became of the whole workflow, where this call decides that.
+    result: Result | None = None
+    member: Member | None = None
+
+
 class Done(msgspec.Struct, frozen=True, gc=False):
     """Handled: commit the effects and ack, in one atomic step."""
 
     emits: tuple[Outgoing, ...] = ()
     mark: Mark | None = None
     result: Result | None = None
+    step: Step | None = None
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -173,6 +201,7 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     #: What the handler has to say about its end.
     emits: tuple[Outgoing, ...] = ()
     result: Result | None = None
+    step: Step | None = None
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -209,7 +238,7 @@ class Verdict(Enum):
     SETTLED = "settled"
     #: The fence refused it: another owner, or a later delivery. Nothing was changed.
     LOST = "lost"
-    #: A mark of this name stands already: acked, effects dropped.
+    #: A mark of this name stands already, or the step of a workflow is done: acked, effects dropped.
     DUPLICATE = "duplicate"
 
 

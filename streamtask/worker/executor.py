@@ -8,14 +8,17 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+import msgspec
 
 from streamtask.broker import Broker, Run
 from streamtask.context import Application, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
+from streamtask.steps import Collect, collected
 from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Outcome
 from streamtask.worker.checkpoints import Checkpoints
@@ -30,6 +33,8 @@ _POISON_LIMIT = 5
 
 #: Answers whether a de-duplication mark stands: (group, stream, mark).
 Seen = Callable[[str, str, str], Awaitable[bool]]
+#: Gives the values of a group of a workflow: (stream, group).
+Values = Callable[[str, str], Awaitable[Mapping[int, bytes]]]
 
 
 class Executor:
@@ -41,6 +46,7 @@ class Executor:
         broker: Broker,
         leases: Leases,
         seen: Seen,
+        values: Values,
         *,
         isolation: Isolation,
         checkpoints: Checkpoints,
@@ -50,6 +56,7 @@ class Executor:
         self._broker = broker
         self._leases = leases
         self._seen = seen
+        self._values = values
         self._isolation = isolation
         self._checkpoints = checkpoints
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="streamtask-handler")
@@ -72,6 +79,8 @@ class Executor:
             group=delivery.group,
         )
         try:
+            if run.flow is not None and run.flow.collect is not None:
+                run = await self._collected(run, run.flow.collect)
             event = self._broker.event(run)
             mark = self._broker.mark(run, event)
             if mark and not mark.replace and await self._seen(delivery.group, delivery.stream, mark.name):
@@ -98,6 +107,12 @@ class Executor:
             return self._broker.fail(run, error)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
+
+    async def _collected(self, run: Run, collect: Collect) -> Run:
+        """A call that takes the values of a group, with them. Raises `PayloadError` where some are gone."""
+        envelope, values = run.envelope, await self._values(run.delivery.stream, collect.group)
+        payload = msgspec.Raw(collected(envelope.payload_bytes, collect, values))
+        return msgspec.structs.replace(run, envelope=msgspec.structs.replace(envelope, payload_json=payload))
 
     async def _state(self, run: Run) -> bytes | None:
         """What an earlier delivery has checkpointed, where there was one and the handler can ask for it."""

@@ -47,6 +47,8 @@ class Request(msgspec.Struct, frozen=True):
     alone: bool
     #: What an earlier delivery has checkpointed.
     state: bytes | None
+    #: The payload, where it is another than that of the entry: a call that was given the values of a group.
+    payload: bytes | None = None
 
     def delivery(self) -> Delivery:
         """The delivery as the worker has it."""
@@ -82,7 +84,7 @@ def encode_note(note: Note) -> bytes:
     return msgspec.msgpack.encode(note)
 
 
-def encode_request(delivery: Delivery, *, alone: bool, state: bytes | None) -> bytes:
+def encode_request(delivery: Delivery, *, alone: bool, state: bytes | None, payload: bytes | None = None) -> bytes:
     """A delivery as bytes."""
     return msgspec.msgpack.encode(
         Request(
@@ -96,6 +98,7 @@ def encode_request(delivery: Delivery, *, alone: bool, state: bytes | None) -> b
             delivery.uncharged,
             alone,
             state,
+            payload,
         )
     )
 
@@ -151,7 +154,9 @@ class Isolation:
         timeout = run.handler.timeout
         # An async handler keeps its own soft timeout: a signal would hit the event loop.
         soft = None if run.handler.is_async else timeout.soft
-        request = encode_request(run.delivery, alone=run.alone, state=state)
+        has_values = run.flow is not None and run.flow.collect is not None
+        payload = run.envelope.payload_bytes if has_values else None
+        request = encode_request(run.delivery, alone=run.alone, state=state, payload=payload)
         sandbox = self._pool
         if run.alone or sandbox is None:
             if self._suspects is None:

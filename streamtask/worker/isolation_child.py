@@ -76,7 +76,10 @@ class _Inside:
         plan = self._app.broker.plan(asked.delivery(), {})
         if not isinstance(plan, Run):
             return encode_outcome(plan)
-        run = msgspec.structs.replace(plan, alone=asked.alone)
+        envelope = plan.envelope
+        if asked.payload is not None:
+            envelope = msgspec.structs.replace(envelope, payload_json=msgspec.Raw(asked.payload))
+        run = msgspec.structs.replace(plan, alone=asked.alone, envelope=envelope)
         token = logs.bind(
             event_id=run.envelope.event_id,
             event_type=run.envelope.event_type,

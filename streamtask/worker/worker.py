@@ -203,6 +203,7 @@ class Worker:
             self._broker,
             self._leases,
             self._marks.stands,
+            partial(self._values, Outage("workflows", self.metrics)),
             isolation=self._isolation,
             checkpoints=self._checkpoints,
             threads=self._settings.concurrency,
@@ -471,6 +472,10 @@ class Worker:
         finally:
             if self._started is not None:
                 self._started.clear(running.number)
+
+    async def _values(self, outage: Outage, stream: str, group: str) -> dict[int, bytes]:
+        """The values of a group of a workflow, however long the server is away."""
+        return await outage.outlast(lambda: self._transport.workflows.values(stream, group))
 
     def _lost(self, run: Run) -> None:
         self._left(run.delivery)

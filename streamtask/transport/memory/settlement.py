@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from streamtask.transport.memory.log import Entry, EntryId, Group, id_text, parse_id
 from streamtask.transport.memory.store import WAITING, Counts, MemoryStore, Skipped, StreamState
+from streamtask.transport.memory.workflows import go_on, is_over
 from streamtask.transport.values import Dead, DeadLetter, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
 
 #: Fields that a copy for one group carries beside the original's.
@@ -48,7 +49,8 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
                 ledger.skipped.setdefault(event_type, Skipped(entry_id)).count += 1
             state.ack(delivery.group, entry_id)
         case Dead():
-            _store(store, delivery.stream, outcome, now)
+            if not is_over(state, outcome.step, now):
+                _store(store, delivery.stream, outcome, now)
             _bury(state, delivery, outcome, now)
             state.ack(delivery.group, entry_id)
     return Verdict.SETTLED
@@ -57,7 +59,7 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
 def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: Done, now: float) -> Verdict:
     marks, mark = state.ledger(delivery.group).marks, outcome.mark
     verdict = Verdict.SETTLED
-    if mark is not None and not mark.replace and marks.get(mark.name, now):
+    if is_over(state, outcome.step, now) or (mark is not None and not mark.replace and marks.get(mark.name, now)):
         verdict = Verdict.DUPLICATE
     else:
         _store(store, delivery.stream, outcome, now)
@@ -73,6 +75,8 @@ def _store(store: MemoryStore, stream: str, outcome: Done | Dead, now: float) ->
         store.publish(emit, now)
     if outcome.result is not None:
         store.keep(stream, outcome.result, now)
+    if outcome.step is not None:
+        go_on(store, stream, outcome.step, now)
 
 
 def _count(counts: Counts, outcome: Retry | Release) -> None:

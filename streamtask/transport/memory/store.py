@@ -128,6 +128,10 @@ class StreamState:
     results: Expiring[bytes] = field(default_factory=Expiring)
     news: deque[str] = field(default_factory=deque)
     old_news: int = 0
+    #: What workflows are made of and the states of their calls, and the values of their groups.
+    definitions: Expiring[bytes] = field(default_factory=Expiring)
+    steps: Expiring[dict[str, str]] = field(default_factory=Expiring)
+    values: Expiring[dict[int, bytes]] = field(default_factory=Expiring)
 
     def ledger(self, group: str) -> Ledger:
         """What stands beside a group, to be changed."""

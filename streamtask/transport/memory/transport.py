@@ -22,6 +22,7 @@ from streamtask.transport.memory.schedule import MemorySchedule
 from streamtask.transport.memory.settlement import delivery_of, holds, settle
 from streamtask.transport.memory.storage import MemoryStorage
 from streamtask.transport.memory.store import RESERVED, MemoryStore, StreamState
+from streamtask.transport.memory.workflows import MemoryWorkflows
 from streamtask.transport.port import (
     Checkpoints,
     DeadLetters,
@@ -32,6 +33,7 @@ from streamtask.transport.port import (
     Retention,
     Schedule,
     Storage,
+    Workflows,
 )
 from streamtask.transport.values import (
     Capabilities,
@@ -56,6 +58,7 @@ class MemoryTransport:
         self.recovery: Recovery = MemoryRecovery(store, clock)
         self.checkpoints: Checkpoints = MemoryCheckpoints(store)
         self.results: Results = MemoryResults(store, clock)
+        self.workflows: Workflows = MemoryWorkflows(store, clock)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)

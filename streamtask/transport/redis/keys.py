@@ -11,6 +11,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
+    T:workflow:ID            HASH    "~" -> what it is made of, call -> done, failed or cancelled  (expires)
+    T:group:ID               HASH    index -> value of a member of a group of a workflow  (expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
     T:dead                   STREAM  dead letters of all groups
@@ -97,6 +99,16 @@ def result(name: str, event_id: str) -> str:
 def results(name: str) -> str:
     """The stream that tells whose results have come."""
     return f"{tag(name)}:results"
+
+
+def workflow(name: str, workflow_id: str) -> str:
+    """How far a workflow is."""
+    return f"{tag(name)}:workflow:{workflow_id}"
+
+
+def values(name: str, group_id: str) -> str:
+    """The values of a group of a workflow."""
+    return f"{tag(name)}:group:{group_id}"
 
 
 def done(name: str, group: str, mark: str) -> str:

@@ -29,6 +29,7 @@ from streamtask.transport.port import (
     Retention,
     Schedule,
     Storage,
+    Workflows,
 )
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
@@ -42,6 +43,7 @@ from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
 from streamtask.transport.redis.results import RedisResults
 from streamtask.transport.redis.storage import RedisStorage
+from streamtask.transport.redis.workflows import RedisWorkflows
 from streamtask.transport.values import (
     Capabilities,
     Copies,
@@ -93,6 +95,7 @@ class RedisTransport:
         self.recovery: Recovery = RedisRecovery(self._wire)
         self.checkpoints: Checkpoints = RedisCheckpoints(self._wire)
         self.results: Results = RedisResults(self._wire, self._blocking)
+        self.workflows: Workflows = RedisWorkflows(self._wire, self._publisher)
         self.schedule: Schedule | None = RedisSchedule(self._wire)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)

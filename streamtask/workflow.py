@@ -1,0 +1,446 @@
+"""Workflows: calls of tasks one after the other, side by side, and one that waits for all of a group.
+
+A signature is a call that is not made yet; `chain`, `group`, `chord` and `|` put them together. What they give is plain
+data until it is sent. Then all of it is worked out and checked before anything leaves this process: the id of each call,
+its arguments, and what comes after it (`steps.py`). This module sends nothing itself; an app does.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, Self, TypeVar, overload
+
+import msgspec
+from typing_extensions import TypedDict
+
+from streamtask import steps
+from streamtask.envelope import new_event_id
+from streamtask.errors import ConfigurationError, NotFoundError
+from streamtask.outcomes import value_of
+from streamtask.steps import Call, Definition, Flow, Fork, Ready, Row, Steps, call_id
+
+R = TypeVar("R")
+S = TypeVar("S")
+
+#: Seconds that what is known of a workflow is kept after each of its steps.
+TTL = 86_400.0
+
+
+class FailedCall(TypedDict):
+    """What a callback (`on_error`) is told of the call that was given up."""
+
+    workflow: str
+    #: Its place in the workflow, as `streamtask inspect workflow` shows it.
+    step: str
+    task: str
+    event_id: str
+    #: As in the dead letter, such as "max_attempts".
+    reason: str
+    #: Of the last attempt, class and words; secrets masked.
+    error: str
+    attempts: int
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow that is worked out: nothing is left but to send it."""
+
+    id: str
+    stream: str
+    ttl: float
+    definition: bytes
+    first: Sequence[Ready]
+
+
+class Sender(Protocol):
+    """What of an app a workflow needs."""
+
+    async def send_workflow(self, plan: Plan) -> None:
+        """Keep what it is made of and publish its first calls. Raises `PublishError`."""
+
+    async def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
+        """What became of an event, as it is kept. Raises `ResultTimeoutError`."""
+
+    async def group_values(self, stream: str, group: str) -> Mapping[int, bytes]:
+        """The values of a group."""
+
+    @property
+    def sync(self) -> BlockingSender:
+        """The blocking twin."""
+
+
+class BlockingSender(Protocol):
+    """The same for code that cannot await."""
+
+    def send_workflow(self, plan: Plan) -> None:
+        """See `Sender.send_workflow`."""
+
+    def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
+        """See `Sender.wait_for_result`."""
+
+    def group_values(self, stream: str, group: str) -> Mapping[int, bytes]:
+        """See `Sender.group_values`."""
+
+
+class Callee(Protocol):
+    """What of a task a workflow needs."""
+
+    name: str
+
+    @property
+    def sender(self) -> Sender:
+        """The app that it is a task of."""
+
+    @property
+    def stream(self) -> str:
+        """The stream of its calls."""
+
+    @property
+    def result_ttl(self) -> float | None:
+        """Seconds that its results are kept; None: they are not."""
+
+    def written(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, takes_value: bool) -> tuple[bytes, str]:
+        """The arguments of a call as JSON, and the parameter that is left for what the step before comes to."""
+
+    def load(self, body: bytes) -> Any:
+        """The value in a kept outcome. Raises `TaskFailedError`."""
+
+    def load_value(self, written: bytes) -> Any:
+        """A value of it that was kept as JSON."""
+
+
+# ── what is put together ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Workflow(ABC, Generic[R]):
+    """What can be sent, or be a step of something larger. `R`: what it comes to."""
+
+    __slots__ = ()
+
+    async def send(self, *, ttl: float = TTL) -> WorkflowHandle[R]:
+        """Send it to the workers. Returns what its result can be asked of.
+
+        `ttl`: seconds that what is known of it is kept after each of its steps.
+
+        Raises:
+            ConfigurationError: it cannot be sent as it is; the message names the step.
+            TypeError: the arguments of a step do not fit its task's parameters.
+            ValidationError: their types do not (pydantic's).
+            PublishError: unknown whether all of it is sent.
+        """
+        plan, handle = self._worked_out(ttl)
+        await handle.sender.send_workflow(plan)
+        return handle
+
+    def delay(self, *, ttl: float = TTL) -> WorkflowHandle[R]:
+        """The same for code that cannot await."""
+        plan, handle = self._worked_out(ttl)
+        handle.sender.sync.send_workflow(plan)
+        return handle
+
+    def __or__(self, other: Workflow[S]) -> Chain[S]:
+        """This, and then that, which is given what this comes to."""
+        return Chain((*self.parts, *other.parts))
+
+    @abstractmethod
+    def on_error(self, callback: Signature[Any]) -> Self:
+        """The same, with a call that is made for each of its calls that is given up, and told of it (`FailedCall`)."""
+
+    @property
+    def parts(self) -> tuple[Signature[Any] | Group[Any], ...]:
+        """Its steps in a chain."""
+        if isinstance(self, Chain):
+            return self.steps
+        assert isinstance(self, Signature | Group)  # noqa: S101 - there is no other
+        return (self,)
+
+    def _worked_out(self, ttl: float) -> tuple[Plan, WorkflowHandle[R]]:
+        if not 0 < ttl < math.inf:
+            raise ConfigurationError(f"ttl is in seconds and above 0, got {ttl}")
+        return _Planning(ttl).plan(self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature(Workflow[R]):
+    """A call that is not made yet: `add.s(1)`, and immutable, which takes no value of the step before it: `add.si(1, 2)`."""
+
+    task: Callee
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    takes_value: bool = True
+    #: Seconds from when it is its turn.
+    delay_of_call: float | None = None
+    callbacks: tuple[Signature[Any], ...] = field(default=())
+
+    def options(self, *, delay: float) -> Signature[R]:
+        """The same, made so many seconds after it is its turn."""
+        if not 0 <= delay < math.inf:
+            raise ValueError(f"delay is in seconds, from 0, got {delay}")
+        return replace(self, delay_of_call=delay)
+
+    def on_error(self, callback: Signature[Any]) -> Signature[R]:
+        """See `Workflow.on_error`."""
+        if not isinstance(callback, Signature):
+            raise ConfigurationError(f"{self!r}: on_error takes a signature such as tell.s(), not {callback!r}")
+        return replace(self, callbacks=(*self.callbacks, callback))
+
+    def __repr__(self) -> str:
+        words = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())]
+        return f"{self.task.name}.{'s' if self.takes_value else 'si'}({', '.join(words)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Workflow[list[R]]):
+    """Members side by side. What it comes to is the list of what they come to, in their order."""
+
+    members: tuple[Signature[R] | Chain[R], ...]
+
+    def on_error(self, callback: Signature[Any]) -> Group[R]:
+        """See `Workflow.on_error`."""
+        return Group(tuple(member.on_error(callback) for member in self.members))
+
+    def __repr__(self) -> str:
+        return f"group({', '.join(map(repr, self.members))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain(Workflow[R]):
+    """One step after the other. A step behind a group is given the list of what the group comes to."""
+
+    steps: tuple[Signature[Any] | Group[Any], ...]
+
+    def on_error(self, callback: Signature[Any]) -> Chain[R]:
+        """See `Workflow.on_error`."""
+        return Chain(tuple(step.on_error(callback) for step in self.steps))
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(repr, self.steps))})"
+
+
+@overload
+def chain(first: Workflow[R], /) -> Chain[R]: ...
+@overload
+def chain(first: Workflow[Any], second: Workflow[R], /) -> Chain[R]: ...
+@overload
+def chain(first: Workflow[Any], second: Workflow[Any], third: Workflow[R], /) -> Chain[R]: ...
+@overload
+def chain(*steps: Workflow[Any] | Iterable[Workflow[Any]]) -> Chain[Any]: ...
+def chain(*steps: Workflow[Any] | Iterable[Workflow[Any]]) -> Chain[Any]:
+    """One step after the other, each given what the one before it comes to, as its first argument.
+
+    The steps, or one list of them. A step behind a group waits for all of its members and is given the list of what
+    they come to.
+    """
+    found = _workflows("chain", steps)
+    return Chain(tuple(part for step in found for part in step.parts))
+
+
+@overload
+def group(*members: Workflow[R]) -> Group[R]: ...
+@overload
+def group(members: Iterable[Workflow[R]], /) -> Group[R]: ...
+def group(*members: Workflow[Any] | Iterable[Workflow[Any]]) -> Group[Any]:
+    """Members side by side: signatures and chains, or one list of them. A group in it lends it its members.
+
+    Raises:
+        ConfigurationError: it has no members, or one is a chain that ends with a group.
+    """
+    taken: list[Signature[Any] | Chain[Any]] = []
+    for member in _workflows("group", members):
+        if isinstance(member, Chain) and len(member.steps) == 1:
+            [only] = member.steps
+            taken += only.members if isinstance(only, Group) else (only,)
+        elif isinstance(member, Chain):
+            if isinstance(member.steps[-1], Group):
+                raise ConfigurationError(
+                    f"a member of a group cannot end with a group: {member!r}; end it with a task that takes the list"
+                )
+            taken.append(member)
+        elif isinstance(member, Group):
+            taken += member.members
+        elif isinstance(member, Signature):
+            taken.append(member)
+    return Group(tuple(taken))
+
+
+def chord(header: Group[Any] | Iterable[Workflow[Any]], body: Workflow[R]) -> Chain[R]:
+    """A group, and then a call that is given the list of what the group comes to: the same as `header | body`."""
+    members = header if isinstance(header, Group) else group(header)
+    return chain(members, body)
+
+
+def _workflows(word: str, given: Sequence[Workflow[Any] | Iterable[Workflow[Any]]]) -> list[Workflow[Any]]:
+    """What `chain` and `group` were given: steps one by one, or one list of them."""
+    if len(given) == 1 and not isinstance(given[0], Workflow):
+        given = list(given[0])
+    found = [each for each in given if isinstance(each, Workflow)]
+    if len(found) < len(given):
+        odd = next(each for each in given if not isinstance(each, Workflow))
+        raise ConfigurationError(f"{word} takes signatures such as add.s(1), chains and groups, not {odd!r}")
+    if not found:
+        raise ConfigurationError(f"a {word} has at least one step; for none there is nothing to send")
+    return found
+
+
+# ── working it out ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Planning:
+    """Works one workflow out."""
+
+    def __init__(self, ttl: float) -> None:
+        self._id = new_event_id()
+        self._ttl = ttl
+        self._rows: list[Row] = []
+        #: The task that says where the workflow lives.
+        self._home: Callee | None = None
+
+    def plan(self, parts: Sequence[Signature[Any] | Group[Any]]) -> tuple[Plan, WorkflowHandle[Any]]:
+        """What is sent, and what the result can be asked of."""
+        planned = self._steps(parts, "", of="")
+        home = self._home
+        assert home is not None  # noqa: S101 - a chain has at least one step
+        last, end = parts[-1], planned[-1]
+        final_ttl = last.task.result_ttl if isinstance(last, Signature) else self._ttl
+        flow = Flow(workflow=self._id, step="", ttl=self._ttl, final=end.id, final_ttl=final_ttl)
+        plan = Plan(
+            id=self._id,
+            stream=home.stream,
+            ttl=self._ttl,
+            definition=steps.encode_definition(Definition(tuple(self._rows))),
+            first=steps.begin(planned, flow),
+        )
+        return plan, WorkflowHandle(home.sender, home.stream, self._id, end.id, last)
+
+    def _steps(
+        self, parts: Sequence[Signature[Any] | Group[Any]], prefix: str, *, of: str, after: str = "", name: str = ""
+    ) -> Steps:
+        """The steps of a chain. `prefix`: of their names; `name`: of the only one there is."""
+        planned: list[Call | Fork] = []
+        for number, part in enumerate(parts, 1):
+            step = name or f"{prefix}{number}"
+            if isinstance(part, Group):
+                members = [self._member(member, f"{step}.{n}", step, after) for n, member in enumerate(part.members, 1)]
+                planned.append(Fork(id=call_id(self._id, step), members=tuple(members)))
+            else:
+                planned.append(self._call(part, step, has_value=bool(after)))
+                is_last = number == len(parts)
+                self._rows.append(Row(step, part.task.name, after, of if is_last else ""))
+            after = step
+        return tuple(planned)
+
+    def _member(self, member: Signature[Any] | Chain[Any], step: str, of: str, after: str) -> Steps:
+        if isinstance(member, Signature):
+            return self._steps((member,), "", of=of, after=after, name=step)
+        return self._steps(member.steps, f"{step}.", of=of, after=after)
+
+    def _call(self, signature: Signature[Any], step: str, *, has_value: bool) -> Call:
+        task = signature.task
+        self._settle_in(task)
+        takes_value = has_value and signature.takes_value
+        arguments, takes = self._written(signature, step, takes_value=takes_value)
+        return Call(
+            id=call_id(self._id, step),
+            step=step,
+            task=task.name,
+            arguments=msgspec.Raw(arguments),
+            takes=takes,
+            delay=signature.delay_of_call,
+            on_error=tuple(self._callback(callback, step) for callback in signature.callbacks),
+        )
+
+    def _callback(self, signature: Signature[Any], step: str) -> Call:
+        self._settle_in(signature.task)
+        arguments, takes = self._written(signature, f"on_error of {step}", takes_value=signature.takes_value)
+        return Call(
+            task=signature.task.name, arguments=msgspec.Raw(arguments), takes=takes, delay=signature.delay_of_call
+        )
+
+    @staticmethod
+    def _written(signature: Signature[Any], step: str, *, takes_value: bool) -> tuple[bytes, str]:
+        try:
+            return signature.task.written(signature.args, signature.kwargs, takes_value=takes_value)
+        except TypeError as error:
+            beside = " beside what the step before it comes to (.si(...) takes none)" if takes_value else ""
+            raise TypeError(f"step {step}, {signature!r}: {error}{beside}") from None
+
+    def _settle_in(self, task: Callee) -> None:
+        """All tasks of a workflow live in one stream: what ends one step and begins the next is one atomic step."""
+        home = self._home = self._home or task
+        if task.sender is not home.sender:
+            raise ConfigurationError(f"the tasks {home.name} and {task.name} are of two apps: a workflow has one")
+        if task.stream != home.stream:
+            raise ConfigurationError(
+                f"the tasks {home.name} (stream {home.stream!r}) and {task.name} (stream {task.stream!r}) cannot be in "
+                "one workflow: give them one stream"
+            )
+
+
+# ── what the sender holds ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class WorkflowHandle(Generic[R]):
+    """A workflow that was sent."""
+
+    def __init__(
+        self, sender: Sender, stream: str, workflow: str, final: str, last: Signature[Any] | Group[Any]
+    ) -> None:
+        self.sender = sender
+        #: The id of the workflow: `streamtask inspect workflow ID`.
+        self.id = workflow
+        self._stream = stream
+        self._final = final
+        self._last = last
+
+    async def result(self, timeout: float | None = None) -> R:
+        """What the workflow comes to, once its last call is done, or all of its last group are.
+
+        Raises:
+            TaskFailedError: one of its calls was given up; the error says which, and has its traceback.
+            ResultTimeoutError: it has not ended within `timeout` seconds. It goes on.
+        """
+        self._check_that_it_is_kept()
+        body = await self.sender.wait_for_result(self._stream, self._final, timeout=timeout)
+        if isinstance(self._last, Signature):
+            return self._value(body)
+        value_of(body, of=repr(self))
+        return self._values(await self.sender.group_values(self._stream, self._final))
+
+    def get(self, timeout: float | None = None) -> R:
+        """The same for code that cannot await."""
+        self._check_that_it_is_kept()
+        body = self.sender.sync.wait_for_result(self._stream, self._final, timeout=timeout)
+        if isinstance(self._last, Signature):
+            return self._value(body)
+        value_of(body, of=repr(self))
+        return self._values(self.sender.sync.group_values(self._stream, self._final))
+
+    def _check_that_it_is_kept(self) -> None:
+        if isinstance(self._last, Signature) and self._last.task.result_ttl is None:
+            raise ConfigurationError(
+                f"the workflow ends with the task {self._last.task.name}, which keeps no results: result_ttl is None"
+            )
+
+    def _value(self, body: bytes) -> R:
+        assert isinstance(self._last, Signature)  # noqa: S101 - asked before
+        value: R = self._last.task.load(body)
+        return value
+
+    def _values(self, found: Mapping[int, bytes]) -> R:
+        assert isinstance(self._last, Group)  # noqa: S101 - asked before
+        tasks = [_last_task(member) for member in self._last.members]
+        if len(found) < len(tasks):
+            raise NotFoundError(f"the values of the last group of workflow {self.id} are gone: their time has run out")
+        values: Any = [task.load_value(found[index]) for index, task in enumerate(tasks)]
+        return values  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.id}>"
+
+
+def _last_task(member: Signature[Any] | Chain[Any]) -> Callee:
+    last = member if isinstance(member, Signature) else member.steps[-1]
+    assert isinstance(last, Signature)  # noqa: S101 - `group` takes no other
+    return last.task
