@@ -192,25 +192,19 @@ class Broker:
             if only and "\ufffd" not in only:
                 return Skip()
             return Dead(reason="undecodable", error="the field `only` names no group", attempts=delivery.attempt)
-        try:
-            envelope = self.decode(delivery)
-        except EnvelopeError as error:
-            return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
         place = delivery.stream, delivery.group
         reading = self._readings.get(place)
-        found = reading.handlers.get(envelope.event_type) if reading else None
+        try:
+            envelope = self.decode(delivery)
+            found = reading.handlers.get(envelope.event_type) if reading else None
+            flow = None if found is None or found[0].dump is None else steps.flow_of(envelope.payload_bytes)
+        except EnvelopeError as error:
+            return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
         if found is None or not _reads(found[1], envelope.schema_version):
             return self._foreign(delivery, envelope, interest.get(place, ()))
         # Who has been delivered once has not crashed.
         suspect = delivery.deliveries > 1 and delivery.crashes >= CRASHES_BEFORE_ISOLATION
-        handler, event_type = found
-        if handler.dump is None:
-            return Run(delivery, handler, event_type, envelope, suspect)
-        try:
-            flow = steps.flow_of(envelope.payload_bytes)
-        except EnvelopeError as error:
-            return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
-        return Run(delivery, handler, event_type, envelope, suspect, flow)
+        return Run(delivery, found[0], found[1], envelope, suspect, flow)
 
     @staticmethod
     def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:

@@ -208,7 +208,7 @@ class Task(Generic[P, R, Q, C]):
     # ── as a step ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
-        """A call that is not made yet, as a step of a workflow: what the step before it comes to is its first argument."""
+        """A call that is not made yet, as a step of a workflow. What the step before comes to is its first argument."""
         return Signature(self, args, kwargs)
 
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:

@@ -1,15 +1,15 @@
 """Workflows: calls of tasks one after the other, side by side, and one that waits for all of a group.
 
 A signature is a call that is not made yet; `chain`, `group`, `chord` and `|` put them together. What they give is plain
-data until it is sent. Then all of it is worked out and checked before anything leaves this process: the id of each call,
-its arguments, and what comes after it (`steps.py`). This module sends nothing itself; an app does.
+data until it is sent. Then all of it is worked out and checked before anything leaves this process: the id of each
+call, its arguments, and what comes after it (`steps.py`). This module sends nothing itself; an app does.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, Self, TypeVar, overload
 
@@ -141,7 +141,7 @@ class Workflow(ABC, Generic[R]):
         return handle
 
     def __or__(self, other: Workflow[S]) -> Chain[S]:
-        """This, and then that, which is given what this comes to."""
+        """One after the other: `other` is given what the first comes to."""
         return Chain((*self.parts, *other.parts))
 
     @abstractmethod
@@ -164,7 +164,7 @@ class Workflow(ABC, Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Signature(Workflow[R]):
-    """A call that is not made yet: `add.s(1)`, and immutable, which takes no value of the step before it: `add.si(1, 2)`."""
+    """A call that is not made yet: `add.s(1)`, or `add.si(1, 2)`, which takes no value of the step before it."""
 
     task: Callee
     args: tuple[Any, ...]

@@ -184,7 +184,7 @@ class Results(Protocol):
 
 
 class Workflows(Protocol):
-    """How far workflows are, and the values of their groups; written by `settle`, kept beside the stream, and run out."""
+    """How far workflows are, and the values of their groups; written by `settle`, and run out."""
 
     async def begin(self, stream: str, workflow: str, definition: bytes, *, ttl: float) -> None:
         """Keep what a workflow is made of, for `ttl` seconds. May be done again."""

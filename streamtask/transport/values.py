@@ -158,7 +158,10 @@ class Member(msgspec.Struct, frozen=True, gc=False):
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """What the end of one call means to its workflow. A call that is done ends no second time: its effects are dropped."""
+    """What the end of one call means to its workflow.
+
+    A call that is done ends no second time: the effects of another run of it are dropped.
+    """
 
     workflow: str
     #: Which of the workflow's calls.

@@ -86,10 +86,8 @@ class Executor:
             if mark and not mark.replace and await self._seen(delivery.group, delivery.stream, mark.name):
                 # Without effects the settle script finds the mark and acks: a duplicate.
                 return Done(mark=mark)
-            if run.alone or run.handler.pool == "process":
-                outcome = await self._apart(run)
-                if outcome is not None:
-                    return outcome
+            if (run.alone or run.handler.pool == "process") and (outcome := await self._apart(run)):
+                return outcome
             handler, context = run.handler, None
             if handler.context is not None:
                 context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)

@@ -202,7 +202,7 @@ local function is_over(s)
 end
 
 -- Add the command that takes one thing back, or several -> what was refused, if anything.
-local function noted(undos, undo, refused)
+local function note_undo(undos, undo, refused)
     for _, command in ipairs(undo or {}) do undos[#undos + 1] = command end
     return refused
 end
@@ -214,8 +214,8 @@ local function set_field(undos, key, field, value, ttl)
     local added
     added, refused = try('HSET', key, field, value)
     if refused then return refused end
-    noted(undos, { before and { 'HSET', key, field, before } or { 'HDEL', key, field } })
-    _, refused = try('PEXPIRE', key, ttl)
+    note_undo(undos, { before and { 'HSET', key, field, before } or { 'HDEL', key, field } })
+    refused = select(2, try('PEXPIRE', key, ttl))
     return refused, added == 1
 end
 
@@ -223,15 +223,15 @@ end
 local function go_on(s)
     local undos, m = {}, s.member
     local refused, is_new = set_field(undos, states_of(s), s.name, s.state, s.ttl)
-    if s.result and not refused then refused = noted(undos, keep(s.result)) end
+    if s.result and not refused then refused = note_undo(undos, keep(s.result)) end
     if m and not refused then
         local values = '{' .. stream .. '}:group:' .. m.group
         refused, is_new = set_field(undos, values, m.index, m.value, s.ttl)
         local n = 0
         if not refused then n, refused = try('HLEN', values) end
         if not refused and is_new and n == m.size then
-            refused = noted(undos, append(m.emits))
-            if m.result and not refused then refused = noted(undos, keep(m.result)) end
+            refused = note_undo(undos, append(m.emits))
+            if m.result and not refused then refused = note_undo(undos, keep(m.result)) end
         end
     end
     if not refused then return undos end
@@ -276,7 +276,7 @@ local function commit(o, entries, mark)
         undo, refused = keep(o.result)
         if undo then undos[#undos + 1] = undo[1] end
     end
-    if o.step and not refused then refused = noted(undos, go_on(o.step)) end
+    if o.step and not refused then refused = note_undo(undos, go_on(o.step)) end
     if mark and not refused then refused = select(2, try('SET', mark, o.id, 'PX', o.window)) end
     if not refused then return true end
     take_back(undos)
