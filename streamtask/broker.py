@@ -345,14 +345,18 @@ class Broker:
         if flow.final != envelope.event_id and flow.final_ttl is not None:
             final = Keeping(ttl=flow.final_ttl).failed(flow.final, dead)
         step = Step(flow.workflow, flow.step, "failed", flow.ttl, final)
-        failure = steps.failure_of(flow, dead)
         callbacks = [
             msgspec.structs.replace(
                 call, id=envelopes.emit_id(envelope.event_id, delivery.group, "on_error", index, delivery.replay)
             )
-            for index, call in enumerate(steps.callbacks(flow, failure))
+            for index, call in enumerate(steps.callbacks(flow, dead))
         ]
-        emits = self.calls(delivery.stream, callbacks, envelope.trace_id, envelope.event_id)
+        emits: tuple[Outgoing, ...] = ()
+        try:
+            emits = self.calls(delivery.stream, callbacks, envelope.trace_id, envelope.event_id)
+        except EventRefusedError:
+            # Too large with what it is told. The dead letter is written all the same.
+            log.exception("on_error.failed", extra={"task": dead.event_type, "workflow": flow.workflow})
         return msgspec.structs.replace(dead, emits=emits, step=step)
 
     def fail(self, run: Run, error: BaseException) -> Outcome:

@@ -8,10 +8,8 @@ emits what it has emitted before. Pure; `workflow.py` makes workflows of tasks, 
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import msgspec
 
@@ -157,9 +155,19 @@ def _first(steps: Steps, flow: Flow, given: Mapping[str, bytes], group: Frame | 
     yield Ready(first.id, first.task, _payload(first, given.get("value"), carried), first.delay)
 
 
-def callbacks(flow: Flow, failure: Mapping[str, Any]) -> list[Ready]:
-    """The calls to be made because one was given up; their ids are not made yet."""
-    value = json.dumps(failure).encode()
+def callbacks(flow: Flow, dead: Dead) -> list[Ready]:
+    """The calls to be made because one was given up, which are told of it; their ids are not made yet."""
+    value = _encode(
+        {
+            "workflow": flow.workflow,
+            "step": flow.step,
+            "task": dead.event_type,
+            "event_id": dead.event_id,
+            "reason": dead.reason,
+            "error": dead.error,
+            "attempts": dead.attempts,
+        }
+    )
     return [Ready("", call.task, _payload(call, value, None), call.delay) for call in flow.on_error]
 
 
@@ -188,19 +196,6 @@ def collected(payload: bytes, collect: Collect, values: Mapping[int, bytes]) -> 
     read = _decode(payload)
     listed = b"[" + b",".join(values[index] for index in range(collect.size)) + b"]"
     return _encode(_Payload(_with(read.arguments, collect.takes, listed), read.flow))
-
-
-def failure_of(flow: Flow, dead: Dead) -> dict[str, Any]:
-    """What a callback is told of the call that was given up."""
-    return {
-        "workflow": flow.workflow,
-        "step": flow.step,
-        "task": dead.event_type,
-        "event_id": dead.event_id,
-        "reason": dead.reason,
-        "error": dead.error,
-        "attempts": dead.attempts,
-    }
 
 
 # ── what people are shown ─────────────────────────────────────────────────────────────────────────────────────────

@@ -130,15 +130,19 @@ class Workflow(ABC, Generic[R]):
             ValidationError: their types do not (pydantic's).
             PublishError: unknown whether all of it is sent.
         """
-        plan, handle = self._worked_out(ttl)
-        await handle.sender.send_workflow(plan)
-        return handle
+        sender, plan = _worked_out(self.parts, ttl)
+        await sender.send_workflow(plan)
+        return self.handle(plan.id)
 
     def delay(self, *, ttl: float = TTL) -> WorkflowHandle[R]:
         """The same for code that cannot await."""
-        plan, handle = self._worked_out(ttl)
-        handle.sender.sync.send_workflow(plan)
-        return handle
+        sender, plan = _worked_out(self.parts, ttl)
+        sender.sync.send_workflow(plan)
+        return self.handle(plan.id)
+
+    def handle(self, workflow: str) -> WorkflowHandle[R]:
+        """The handle of one that was sent, by its id, as another process has it from `WorkflowHandle.id`."""
+        return WorkflowHandle(workflow, self.parts)
 
     def __or__(self, other: Workflow[S]) -> Chain[S]:
         """One after the other: `other` is given what the first comes to."""
@@ -149,17 +153,12 @@ class Workflow(ABC, Generic[R]):
         """The same, with a call that is made for each of its calls that is given up, and told of it (`FailedCall`)."""
 
     @property
-    def parts(self) -> tuple[Signature[Any] | Group[Any], ...]:
-        """Its steps in a chain."""
+    def parts(self) -> Parts:
+        """What it is as a chain: its steps."""
         if isinstance(self, Chain):
             return self.steps
         assert isinstance(self, Signature | Group)  # noqa: S101 - there is no other
         return (self,)
-
-    def _worked_out(self, ttl: float) -> tuple[Plan, WorkflowHandle[R]]:
-        if not 0 < ttl < math.inf:
-            raise ConfigurationError(f"ttl is in seconds and above 0, got {ttl}")
-        return _Planning(ttl).plan(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +216,10 @@ class Chain(Workflow[R]):
 
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.steps))})"
+
+
+#: The steps of a chain.
+Parts = tuple[Signature[Any] | Group[Any], ...]
 
 
 @overload
@@ -287,54 +290,59 @@ def _workflows(word: str, given: Sequence[Workflow[Any] | Iterable[Workflow[Any]
 # ── working it out ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _worked_out(parts: Parts, ttl: float) -> tuple[Sender, Plan]:
+    """What sends a workflow, and what is sent."""
+    if not 0 < ttl < math.inf:
+        raise ConfigurationError(f"ttl is in seconds and above 0, got {ttl}")
+    task = _last_tasks(parts[-1])[0]
+    planning = _Planning(task)
+    planned = planning.steps(parts, "")
+    last = parts[-1]
+    flow = Flow(
+        workflow=planning.id,
+        step="",
+        ttl=ttl,
+        final=planned[-1].id,
+        final_ttl=last.task.result_ttl if isinstance(last, Signature) else ttl,
+    )
+    plan = Plan(
+        id=planning.id,
+        stream=task.stream,
+        ttl=ttl,
+        definition=steps.encode_definition(Definition(tuple(planning.rows))),
+        first=steps.begin(planned, flow),
+    )
+    return task.sender, plan
+
+
 class _Planning:
-    """Works one workflow out."""
+    """Works the steps of one workflow out."""
 
-    def __init__(self, ttl: float) -> None:
-        self._id = new_event_id()
-        self._ttl = ttl
-        self._rows: list[Row] = []
-        #: The task that says where the workflow lives.
-        self._home: Callee | None = None
+    def __init__(self, home: Callee) -> None:
+        """`home`: the task that says where the workflow lives."""
+        self.id = new_event_id()
+        self.rows: list[Row] = []
+        self._home = home
 
-    def plan(self, parts: Sequence[Signature[Any] | Group[Any]]) -> tuple[Plan, WorkflowHandle[Any]]:
-        """What is sent, and what the result can be asked of."""
-        planned = self._steps(parts, "", of="")
-        home = self._home
-        assert home is not None  # noqa: S101 - a chain has at least one step
-        last, end = parts[-1], planned[-1]
-        final_ttl = last.task.result_ttl if isinstance(last, Signature) else self._ttl
-        flow = Flow(workflow=self._id, step="", ttl=self._ttl, final=end.id, final_ttl=final_ttl)
-        plan = Plan(
-            id=self._id,
-            stream=home.stream,
-            ttl=self._ttl,
-            definition=steps.encode_definition(Definition(tuple(self._rows))),
-            first=steps.begin(planned, flow),
-        )
-        return plan, WorkflowHandle(home.sender, home.stream, self._id, end.id, last)
-
-    def _steps(
-        self, parts: Sequence[Signature[Any] | Group[Any]], prefix: str, *, of: str, after: str = "", name: str = ""
-    ) -> Steps:
+    def steps(self, parts: Parts, prefix: str, *, of: str = "", after: str = "", name: str = "") -> Steps:
         """The steps of a chain. `prefix`: of their names; `name`: of the only one there is."""
         planned: list[Call | Fork] = []
         for number, part in enumerate(parts, 1):
             step = name or f"{prefix}{number}"
             if isinstance(part, Group):
                 members = [self._member(member, f"{step}.{n}", step, after) for n, member in enumerate(part.members, 1)]
-                planned.append(Fork(id=call_id(self._id, step), members=tuple(members)))
+                planned.append(Fork(id=call_id(self.id, step), members=tuple(members)))
             else:
                 planned.append(self._call(part, step, has_value=bool(after)))
                 is_last = number == len(parts)
-                self._rows.append(Row(step, part.task.name, after, of if is_last else ""))
+                self.rows.append(Row(step, part.task.name, after, of if is_last else ""))
             after = step
         return tuple(planned)
 
     def _member(self, member: Signature[Any] | Chain[Any], step: str, of: str, after: str) -> Steps:
         if isinstance(member, Signature):
-            return self._steps((member,), "", of=of, after=after, name=step)
-        return self._steps(member.steps, f"{step}.", of=of, after=after)
+            return self.steps((member,), "", of=of, after=after, name=step)
+        return self.steps(member.steps, f"{step}.", of=of, after=after)
 
     def _call(self, signature: Signature[Any], step: str, *, has_value: bool) -> Call:
         task = signature.task
@@ -342,7 +350,7 @@ class _Planning:
         takes_value = has_value and signature.takes_value
         arguments, takes = self._written(signature, step, takes_value=takes_value)
         return Call(
-            id=call_id(self._id, step),
+            id=call_id(self.id, step),
             step=step,
             task=task.name,
             arguments=msgspec.Raw(arguments),
@@ -363,12 +371,12 @@ class _Planning:
         try:
             return signature.task.written(signature.args, signature.kwargs, takes_value=takes_value)
         except TypeError as error:
-            beside = " beside what the step before it comes to (.si(...) takes none)" if takes_value else ""
-            raise TypeError(f"step {step}, {signature!r}: {error}{beside}") from None
+            hint = "; what the step before comes to is its first argument, .si(...) takes none" if takes_value else ""
+            raise TypeError(f"step {step}, {signature!r}: {error}{hint}") from None
 
     def _settle_in(self, task: Callee) -> None:
         """All tasks of a workflow live in one stream: what ends one step and begins the next is one atomic step."""
-        home = self._home = self._home or task
+        home = self._home
         if task.sender is not home.sender:
             raise ConfigurationError(f"the tasks {home.name} and {task.name} are of two apps: a workflow has one")
         if task.stream != home.stream:
@@ -384,15 +392,13 @@ class _Planning:
 class WorkflowHandle(Generic[R]):
     """A workflow that was sent."""
 
-    def __init__(
-        self, sender: Sender, stream: str, workflow: str, final: str, last: Signature[Any] | Group[Any]
-    ) -> None:
-        self.sender = sender
+    def __init__(self, workflow: str, parts: Parts) -> None:
         #: The id of the workflow: `streamtask inspect workflow ID`.
         self.id = workflow
-        self._stream = stream
-        self._final = final
-        self._last = last
+        #: The task of its last call, or those of the last calls of its last group's members.
+        self._tasks = _last_tasks(parts[-1])
+        self._is_list = isinstance(parts[-1], Group)
+        self._final = call_id(workflow, str(len(parts)))
 
     async def result(self, timeout: float | None = None) -> R:
         """What the workflow comes to, once its last call is done, or all of its last group are.
@@ -401,46 +407,46 @@ class WorkflowHandle(Generic[R]):
             TaskFailedError: one of its calls was given up; the error says which, and has its traceback.
             ResultTimeoutError: it has not ended within `timeout` seconds. It goes on.
         """
-        self._check_that_it_is_kept()
-        body = await self.sender.wait_for_result(self._stream, self._final, timeout=timeout)
-        if isinstance(self._last, Signature):
-            return self._value(body)
-        value_of(body, of=repr(self))
-        return self._values(await self.sender.group_values(self._stream, self._final))
+        sender, stream = self._place()
+        body = await sender.wait_for_result(stream, self._final, timeout=timeout)
+        return (
+            self._values(body, await sender.group_values(stream, self._final)) if self._is_list else self._value(body)
+        )
 
     def get(self, timeout: float | None = None) -> R:
         """The same for code that cannot await."""
-        self._check_that_it_is_kept()
-        body = self.sender.sync.wait_for_result(self._stream, self._final, timeout=timeout)
-        if isinstance(self._last, Signature):
+        sender, stream = self._place()
+        body = sender.sync.wait_for_result(stream, self._final, timeout=timeout)
+        if not self._is_list:
             return self._value(body)
-        value_of(body, of=repr(self))
-        return self._values(self.sender.sync.group_values(self._stream, self._final))
+        return self._values(body, sender.sync.group_values(stream, self._final))
 
-    def _check_that_it_is_kept(self) -> None:
-        if isinstance(self._last, Signature) and self._last.task.result_ttl is None:
+    def _place(self) -> tuple[Sender, str]:
+        task = self._tasks[0]
+        if task.result_ttl is None and not self._is_list:
             raise ConfigurationError(
-                f"the workflow ends with the task {self._last.task.name}, which keeps no results: result_ttl is None"
+                f"the workflow ends with the task {task.name}, which keeps no results: result_ttl is None"
             )
+        return task.sender, task.stream
 
     def _value(self, body: bytes) -> R:
-        assert isinstance(self._last, Signature)  # noqa: S101 - asked before
-        value: R = self._last.task.load(body)
+        value: R = self._tasks[0].load(body)
         return value
 
-    def _values(self, found: Mapping[int, bytes]) -> R:
-        assert isinstance(self._last, Group)  # noqa: S101 - asked before
-        tasks = [_last_task(member) for member in self._last.members]
-        if len(found) < len(tasks):
+    def _values(self, body: bytes, found: Mapping[int, bytes]) -> R:
+        value_of(body, of=repr(self))
+        if len(found) < len(self._tasks):
             raise NotFoundError(f"the values of the last group of workflow {self.id} are gone: their time has run out")
-        values: Any = [task.load_value(found[index]) for index, task in enumerate(tasks)]
+        values: Any = [task.load_value(found[index]) for index, task in enumerate(self._tasks)]
         return values  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return f"<workflow {self.id}>"
 
 
-def _last_task(member: Signature[Any] | Chain[Any]) -> Callee:
-    last = member if isinstance(member, Signature) else member.steps[-1]
-    assert isinstance(last, Signature)  # noqa: S101 - `group` takes no other
-    return last.task
+def _last_tasks(last: Signature[Any] | Group[Any]) -> list[Callee]:
+    """The task of a call, or those of the last calls of a group's members."""
+    if isinstance(last, Signature):
+        return [last.task]
+    ends = [member.steps[-1] if isinstance(member, Chain) else member for member in last.members]
+    return [end.task for end in ends if isinstance(end, Signature)]

@@ -219,6 +219,11 @@ local function set_field(undos, key, field, value, ttl)
     return refused, added == 1
 end
 
+-- Fail, if that has to be, before anything is written: `append` finds the answer.
+local function look_at_streams(entries)
+    for _, entry in ipairs(entries) do is_stream(entry.key) end
+end
+
 -- What the end of a call means to its workflow -> nil and why not, or how to take it back.
 local function go_on(s)
     local undos, m = {}, s.member
@@ -269,6 +274,7 @@ local verbs = {}
 
 -- Store entries and what else there is of an outcome, or nothing -> nil and why not, or true.
 local function commit(o, entries, mark)
+    if o.step and o.step.member then look_at_streams(o.step.member.emits) end
     local undos, refused = append(entries)
     if refused then return nil, refused end
     if o.result then
@@ -363,7 +369,7 @@ for i, o in ipairs(outcomes) do
     end
 end
 -- News of results that have run out are of no use to anybody.
-if has_news then redis.call('PEXPIRE', news, 86400000) end
+if has_news then redis.pcall('PEXPIRE', news, 86400000) end
 for i = 1, #acked, 1000 do
     redis.call('XACK', stream, group, unpack(acked, i, math.min(i + 999, #acked)))
 end
