@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, Self, TypeVar, overload
+from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, overload
 
 import msgspec
 from typing_extensions import TypedDict
@@ -27,6 +27,8 @@ S = TypeVar("S")
 
 #: Seconds that what is known of a workflow is kept after each of its steps.
 TTL = 86_400.0
+#: The steps of a chain.
+Parts: TypeAlias = "tuple[Signature[Any] | Group[Any], ...]"
 
 
 class FailedCall(TypedDict):
@@ -153,12 +155,9 @@ class Workflow(ABC, Generic[R]):
         """The same, with a call that is made for each of its calls that is given up, and told of it (`FailedCall`)."""
 
     @property
+    @abstractmethod
     def parts(self) -> Parts:
         """What it is as a chain: its steps."""
-        if isinstance(self, Chain):
-            return self.steps
-        assert isinstance(self, Signature | Group)  # noqa: S101 - there is no other
-        return (self,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +184,11 @@ class Signature(Workflow[R]):
             raise ConfigurationError(f"{self!r}: on_error takes a signature such as tell.s(), not {callback!r}")
         return replace(self, callbacks=(*self.callbacks, callback))
 
+    @property
+    def parts(self) -> Parts:
+        """See `Workflow.parts`."""
+        return (self,)
+
     def __repr__(self) -> str:
         words = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())]
         return f"{self.task.name}.{'s' if self.takes_value else 'si'}({', '.join(words)})"
@@ -200,6 +204,11 @@ class Group(Workflow[list[R]]):
         """See `Workflow.on_error`."""
         return Group(tuple(member.on_error(callback) for member in self.members))
 
+    @property
+    def parts(self) -> Parts:
+        """See `Workflow.parts`."""
+        return (self,)
+
     def __repr__(self) -> str:
         return f"group({', '.join(map(repr, self.members))})"
 
@@ -208,18 +217,19 @@ class Group(Workflow[list[R]]):
 class Chain(Workflow[R]):
     """One step after the other. A step behind a group is given the list of what the group comes to."""
 
-    steps: tuple[Signature[Any] | Group[Any], ...]
+    steps: Parts
 
     def on_error(self, callback: Signature[Any]) -> Chain[R]:
         """See `Workflow.on_error`."""
         return Chain(tuple(step.on_error(callback) for step in self.steps))
 
+    @property
+    def parts(self) -> Parts:
+        """See `Workflow.parts`."""
+        return self.steps
+
     def __repr__(self) -> str:
         return f"chain({', '.join(map(repr, self.steps))})"
-
-
-#: The steps of a chain.
-Parts = tuple[Signature[Any] | Group[Any], ...]
 
 
 @overload
@@ -252,19 +262,15 @@ def group(*members: Workflow[Any] | Iterable[Workflow[Any]]) -> Group[Any]:
     """
     taken: list[Signature[Any] | Chain[Any]] = []
     for member in _workflows("group", members):
-        if isinstance(member, Chain) and len(member.steps) == 1:
-            [only] = member.steps
-            taken += only.members if isinstance(only, Group) else (only,)
-        elif isinstance(member, Chain):
-            if isinstance(member.steps[-1], Group):
-                raise ConfigurationError(
-                    f"a member of a group cannot end with a group: {member!r}; end it with a task that takes the list"
-                )
-            taken.append(member)
-        elif isinstance(member, Group):
-            taken += member.members
-        elif isinstance(member, Signature):
-            taken.append(member)
+        *_, last = parts = member.parts
+        if isinstance(last, Signature):
+            taken.append(last if len(parts) == 1 else Chain(parts))
+        elif len(parts) == 1:
+            taken += last.members
+        else:
+            raise ConfigurationError(
+                f"a member of a group cannot end with a group: {member!r}; end it with a task that takes the list"
+            )
     return Group(tuple(taken))
 
 
@@ -276,7 +282,7 @@ def chord(header: Group[Any] | Iterable[Workflow[Any]], body: Workflow[R]) -> Ch
 
 def _workflows(word: str, given: Sequence[Workflow[Any] | Iterable[Workflow[Any]]]) -> list[Workflow[Any]]:
     """What `chain` and `group` were given: steps one by one, or one list of them."""
-    if len(given) == 1 and not isinstance(given[0], Workflow):
+    if len(given) == 1 and isinstance(given[0], Iterable) and not isinstance(given[0], Workflow):
         given = list(given[0])
     found = [each for each in given if isinstance(each, Workflow)]
     if len(found) < len(given):

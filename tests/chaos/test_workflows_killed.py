@@ -58,6 +58,9 @@ async def tell(failure: dict) -> None:
 #: Seconds for all of it. A machine with much else to do begins workers slowly.
 _PATIENCE = 300.0 if LONG else 50.0
 
+#: They are killed in turn: each lives long enough to do something, also where beginning takes seconds.
+_WORKERS = 4 if LONG else 2
+
 
 def sender(url: str) -> App:
     """The same tasks for who sends them."""
@@ -110,10 +113,10 @@ async def killing(workers: Sequence[WorkerProcess], *, every: float, most: int) 
 async def test_the_body_of_a_chord_runs_once_with_all_values_although_workers_are_killed(
     redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
-    n, every, kills, slowest = (1000, 2.0, 1000, 2.0) if LONG else (200, 0.6, 2, 0.3)
+    n, every, kills, slowest = (1000, 2.0, 1000, 1.5) if LONG else (200, 0.6, 2, 0.3)
     app = sender(redis_server.url)
     square, total, *_ = app.tasks
-    workers = [await start_worker(redis_server.url, SOURCE, concurrency=10) for _ in range(2)]
+    workers = [await start_worker(redis_server.url, SOURCE, concurrency=10) for _ in range(_WORKERS)]
     workflow = chord(group(square.s(number, number % 10 * slowest / 10) for number in range(n)), total.s())
     async with app:
         async with killing(workers, every=every, most=kills) as killed:
@@ -144,7 +147,7 @@ async def test_every_chain_ends_once_and_each_of_its_steps_is_committed_once_alt
     n, length, every, kills = (500, 10, 2.0, 1000) if LONG else (40, 10, 0.5, 2)
     app = sender(redis_server.url)
     step = app.tasks[2]
-    workers = [await start_worker(redis_server.url, SOURCE, concurrency=10) for _ in range(2)]
+    workers = [await start_worker(redis_server.url, SOURCE, concurrency=10) for _ in range(_WORKERS)]
     async with app, killing(workers, every=every, most=kills) as killed:
         handles = [
             await chain(step.s(0, number), *(step.s(number) for _ in range(length - 1))).send() for number in range(n)

@@ -412,6 +412,8 @@ async def test_what_makes_no_workflow_is_refused_where_it_is_put_together(shop: 
         chain()
     with pytest.raises(ConfigurationError, match=r"chain takes signatures such as .*, not 3"):
         chain(add.s(1), 3)  # type: ignore[call-overload]
+    with pytest.raises(ConfigurationError, match=r"group takes signatures such as .*, not 3"):
+        group(3)  # type: ignore[call-overload]
     with pytest.raises(ConfigurationError, match="on_error takes a signature"):
         add.s(1).on_error(chain(add.s(1), add.s(2)))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="delay is in seconds"):
