@@ -19,7 +19,7 @@ from streamtask.transport.values import (
     Step,
     Verdict,
 )
-from tests.conformance.engines import Consumer, Engine, RedisEngine, order
+from tests.conformance.engines import Consumer, Engine, MemoryEngine, RedisEngine, order
 
 
 def step(
@@ -129,13 +129,23 @@ async def test_a_late_owner_and_a_retry_say_nothing(engine: Engine) -> None:
     assert await consumer.fetch() == []
 
 
-async def test_what_is_known_of_a_workflow_runs_out_after_its_last_step(engine: Engine) -> None:
+async def test_what_is_known_of_a_workflow_runs_out(engine: Engine) -> None:
     consumer = await engine.consumer()
-    await begin(consumer, ttl=0.3)
-    await settle_all(consumer, Done(step=step("1", ttl=1.2)))
-    await engine.let_pass(0.4)
+    await begin(consumer, ttl=0.2)
+    await engine.let_pass(0.3)
+
+    assert await states(consumer) is None
+
+
+async def test_with_each_step_it_is_kept_longer() -> None:
+    # On servers by what is left of the time: `test_what_is_kept_of_a_workflow_ends_by_itself`.
+    engine = MemoryEngine()
+    consumer = await engine.consumer()
+    await begin(consumer, ttl=50.0)
+    await settle_all(consumer, Done(step=step("1", ttl=100.0)))
+    await engine.let_pass(60.0)
     assert await states(consumer) == {"1": "done"}
-    await engine.let_pass(1.0)
+    await engine.let_pass(60.0)
 
     assert await states(consumer) is None
 
