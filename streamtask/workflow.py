@@ -16,8 +16,8 @@ from typing import Any, Generic, Protocol, Self, TypeAlias, TypeVar, overload
 import msgspec
 from typing_extensions import TypedDict
 
+from streamtask import envelope as envelopes
 from streamtask import steps
-from streamtask.envelope import new_event_id
 from streamtask.errors import ConfigurationError, NotFoundError
 from streamtask.outcomes import value_of
 from streamtask.steps import Call, Definition, Flow, Fork, Ready, Row, Steps, call_id
@@ -326,7 +326,7 @@ class _Planning:
 
     def __init__(self, home: Callee) -> None:
         """`home`: the task that says where the workflow lives."""
-        self.id = new_event_id()
+        self.id = envelopes.new_event_id()
         self.rows: list[Row] = []
         self._home = home
 
