@@ -232,6 +232,7 @@ class FaultyTransport(Verbs):
         self.capabilities = memory.capabilities
         self.recovery = Verbs(self, memory.recovery)
         self.checkpoints = Verbs(self, memory.checkpoints)
+        self.workflows = Verbs(self, memory.workflows)
         self.schedule = Verbs(self, memory.schedule)
         self.retention = Verbs(self, memory.retention)
         self.dead_letters = Verbs(self, memory.dead_letters)
