@@ -1,6 +1,7 @@
 from streamtask.app import App
 from streamtask.blobs import BlobStores
-from streamtask.context import Application, Context
+from streamtask.context import Application, Context, PublishOptions
+from streamtask.dependencies import Depends
 from streamtask.envelope import Envelope, StoredEnvelope
 from streamtask.errors import (
     BlobError,
@@ -18,17 +19,21 @@ from streamtask.errors import (
     SoftTimeoutError,
     StoreFullError,
     StreamtaskError,
+    TaskCancelledError,
     TaskFailedError,
     TransportError,
 )
 from streamtask.event import Event
 from streamtask.handler import DeadEvent, Timeout
 from streamtask.inspector import Inspector
+from streamtask.middleware import ConsumeNext, Middleware, PublishNext
+from streamtask.rates import RateLimit
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
+from streamtask.transport.values import Progress
 from streamtask.workflow import FailedCall, Signature, Workflow, WorkflowHandle, chain, chord, group
 
 __all__ = [
@@ -41,8 +46,10 @@ __all__ = [
     "BlobStores",
     "BlobTooLargeError",
     "ConfigurationError",
+    "ConsumeNext",
     "Context",
     "DeadEvent",
+    "Depends",
     "Envelope",
     "EnvelopeError",
     "Event",
@@ -51,7 +58,12 @@ __all__ = [
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
+    "Middleware",
+    "Progress",
     "PublishError",
+    "PublishNext",
+    "PublishOptions",
+    "RateLimit",
     "Records",
     "Reject",
     "ResultTimeoutError",
@@ -65,6 +77,7 @@ __all__ = [
     "StoredEnvelope",
     "StreamtaskError",
     "Task",
+    "TaskCancelledError",
     "TaskFailedError",
     "Timeout",
     "TransportError",

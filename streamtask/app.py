@@ -26,17 +26,18 @@ from streamtask.envelope import StoredEnvelope
 from streamtask.errors import ConfigurationError, EnvelopeError, EventRefusedError, PublishError, TransportError
 from streamtask.event import Event
 from streamtask.handler import Handler, make_handler
+from streamtask.middleware import Middleware, Together, around_publish, through
 from streamtask.records import Records
 from streamtask.redact import MaskedUrl, mask_url
 from streamtask.results import ResultReader
 from streamtask.router import Router
-from streamtask.settings import Retention, WorkerSettings
+from streamtask.settings import CANCELLED_FOR, Retention, WorkerSettings
 from streamtask.task import Task
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.connect import Connector, Durability, broker_url
 from streamtask.transport.port import Storage, Transport
-from streamtask.transport.values import Outgoing
+from streamtask.transport.values import Outgoing, Progress, Result
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
 from streamtask.workflow import Plan
@@ -57,7 +58,8 @@ class App(Router):
     `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER,
     else a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: the page on codecs.
     `durability`: `publish` returns when a "replica", or so many of them, has the event, too. `blobs`: where large data
-    is kept, and from where it is read.
+    is kept, and from where it is read. `middleware`: around all that the app publishes and handles; the first is
+    outermost.
     """
 
     def __init__(
@@ -72,8 +74,9 @@ class App(Router):
         retention: Retention | None = None,
         durability: Durability = "none",
         blobs: BlobStores | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
-        super().__init__()
+        super().__init__(middleware=middleware)
         if not name:
             raise ConfigurationError("an app has a name: it is the `source` of its events")
         self.name = name
@@ -84,6 +87,8 @@ class App(Router):
             limit=max_event_bytes,
         )
         self.retention = retention or Retention()
+        #: For tests: what is called in the place of a dependency, `app.dependency_overrides[session] = fake`.
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         #: What this process has counted.
         self.metrics = Metrics()
         self.durability = durability
@@ -103,19 +108,26 @@ class App(Router):
         self.broker.add(handler)
         super().add(handler)
 
-    def add_task(self, task: Task[Any, Any, Any, Any]) -> None:
-        """Take a task in."""
+    def add_task(self, task: Task[Any, Any, Any, Any], middleware: Sequence[Middleware] = ()) -> None:
+        """Take a task in, with what is around it."""
         event = task.bind(self)
-        options = task.options_of_task.handler
-        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, dump=task.dump, **options))
+        options = {
+            "keeping": task.keeping,
+            "dump": task.dump,
+            "dependencies": task.dependencies,
+            "read": task.argument,
+            "fields": task.parameters,
+            **task.options_of_task.handler,
+        }
+        self.add(make_handler(task.runner(), (event,), **options).within(middleware))
         super().add_task(task)
 
     def include(self, router: Router) -> None:
-        """Take in the handlers and tasks of a router, and its worker lifespans."""
+        """Take in the handlers and tasks of a router with its middleware, and its worker lifespans."""
         for handler in router.handlers:
-            self.add(handler)
+            self.add(handler.within(router.middleware))
         for task in router.tasks:
-            self.add_task(task)
+            self.add_task(task, router.middleware)
         self.worker_lifespans += router.worker_lifespans
 
     # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,23 +240,27 @@ class App(Router):
     ) -> str:
         """Publish an event; returns its event id.
 
-        `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes.
+        `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes; of
+        a repeat, the id that is returned is that of the event which was published.
         `event_id`: publish again after a `PublishError`, without doubling the event.
 
         Raises:
             PublishError: unknown whether it is stored; publish again with `event_id=error.event_id`.
         """
-        if delay is not None and at is not None:
-            raise ValueError("give delay or at, not both")
-        if delay is not None and not 0 <= delay < math.inf:
-            raise ValueError(f"delay is in seconds, from 0, got {delay}")
-        if at is not None and at.tzinfo is None:
-            raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
-        item = self._outgoing(
-            event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key, again=bool(event_id)
+        if self.middleware:
+            options = PublishOptions(delay=delay, at=at, dedup_key=dedup_key, event_id=event_id, headers=headers)
+            given: Any = {name: value for name, value in options.items() if value is not None}
+            return await through(around_publish(self.middleware), event, given, self._publish)
+        return await self._store_one(
+            self._outgoing(event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key)
         )
-        await self._store([item])
-        return item.event_id
+
+    async def _publish(self, event: Event, options: PublishOptions) -> str:
+        return await self._store_one(self._outgoing(event, **options))
+
+    async def _store_one(self, item: Outgoing) -> str:
+        [stored] = await self._store([item])
+        return item.event_id if item.dedup_key is None else stored
 
     async def publish_many(self, events: Sequence[Event]) -> list[str]:
         """Publish events in order, a round trip a few hundred; returns their event ids.
@@ -253,12 +269,14 @@ class App(Router):
             PublishError: `error.unsure` says which are not known to be stored. All others are; publish each of these
                 again: `for place, id in error.unsure.items(): await app.publish(events[place], event_id=id)`.
         """
+        if around := around_publish(self.middleware):
+            return await Together(around, self._outgoing, self._store_all).publish(events)
         items = [self._outgoing(event) for event in events]
         await self._store_all(items)
         return [item.event_id for item in items]
 
     async def _store_all(self, items: list[Outgoing]) -> None:
-        """Publish in batches. A PublishError says which are not known to be stored."""
+        """Publish in batches, in order. A PublishError says which are not known to be stored."""
         for start in range(0, len(items), _BATCH):
             try:
                 await self._store(items[start : start + _BATCH])
@@ -269,8 +287,21 @@ class App(Router):
                 raise
 
     def _outgoing(
-        self, event: Event, *, event_id: str | None = None, headers: Mapping[str, str] | None = None, **options: Any
+        self,
+        event: Event,
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_key: str | None = None,
+        event_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Outgoing:
+        if delay is not None and at is not None:
+            raise ValueError("give delay or at, not both")
+        if delay is not None and not 0 <= delay < math.inf:
+            raise ValueError(f"delay is in seconds, from 0, got {delay}")
+        if at is not None and at.tzinfo is None:
+            raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
         bound = logs.current()
         return self.broker.outgoing(
             event,
@@ -278,11 +309,14 @@ class App(Router):
             trace_id=bound.trace_id if bound else envelopes.new_trace_id(),
             causation_id=bound.event_id if bound else None,
             headers=headers,
-            **options,
+            delay=delay,
+            at=at,
+            dedup_key=dedup_key,
+            again=bool(event_id),
         )
 
-    async def _store(self, items: list[Outgoing]) -> None:
-        """Publish a batch. A PublishError says which of it are not known to be stored."""
+    async def _store(self, items: list[Outgoing]) -> list[str]:
+        """Publish a batch; what the transport says of each. A PublishError says which are not known to be stored."""
         try:
             results = await self.transport.publish(items)
         except TransportError as error:
@@ -297,7 +331,7 @@ class App(Router):
         failed = {place: result for place, result in enumerate(results) if isinstance(result, Exception)}
         if not failed:
             self._count(items, failed=False)
-            return
+            return [result for result in results if isinstance(result, str)]
         for place, item in enumerate(items):
             self._count([item], failed=place in failed)
         refused = next(iter(failed.values()))
@@ -358,9 +392,21 @@ class App(Router):
         Raises:
             ResultTimeoutError: nothing has within `timeout` seconds; None: it waits for as long as it takes.
         """
+        return await self._result_reader().wait(stream, event_id, timeout=timeout)
+
+    async def progress_of(self, stream: str, event_id: str) -> AsyncIterator[Progress]:
+        """How far an event's handler is, each time that it says so, until there is a result; for `Handle.progress`."""
+        async for progress in self._result_reader().progress(stream, event_id):
+            yield progress
+
+    def _result_reader(self) -> ResultReader:
         if self._results is None:
             self._results = ResultReader(self.transport.results)
-        return await self._results.wait(stream, event_id, timeout=timeout)
+        return self._results
+
+    async def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
+        """Have a task not begun, or ended; for `Handle.cancel`. False: it has ended already."""
+        return await self.transport.cancellations.cancel(stream, event_id, result, ttl=CANCELLED_FOR)
 
     @property
     def sync(self) -> SyncApp:
@@ -403,6 +449,8 @@ class App(Router):
             settings,
             self.retention,
             lifespans=self.worker_lifespans,
+            middleware=self.middleware,
+            overrides=self.dependency_overrides,
             metrics=self.metrics,
             supervisor=supervisor,
         )
@@ -453,6 +501,10 @@ class SyncApp:
     def group_values(self, stream: str, group: str) -> dict[int, bytes]:
         """See `App.group_values`."""
         return self._wait(lambda twin: twin.group_values(stream, group), "await handle.result(...)")
+
+    def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
+        """See `App.cancel_task`."""
+        return self._wait(lambda twin: twin.cancel_task(stream, event_id, result), "await handle.cancel()")
 
     def _wait(self, call: Callable[[App], Coroutine[Any, Any, _T]], instead: str) -> _T:
         try:

@@ -36,6 +36,7 @@ from streamtask.retry import Retry as RetryPolicy
 from streamtask.steps import Flow, Ready
 from streamtask.transport.values import (
     PLAIN,
+    Cancelled,
     Dead,
     Delivery,
     Done,
@@ -46,6 +47,7 @@ from streamtask.transport.values import (
     Result,
     Retry,
     Skip,
+    Start,
     Step,
     Subscription,
     TypeVersion,
@@ -263,6 +265,21 @@ class Broker:
             return None
         return Mark(f"{run.event_type.type}:{value}", run.handler.dedupe_window, replace=bool(run.delivery.replay))
 
+    def start(self, run: Run) -> Start | None:
+        """The start that a limited handler has to be given; None: it may start at any time."""
+        handler, delivery = run.handler, run.delivery
+        rate = handler.rate_limit
+        if rate is None:
+            return None
+        limit = handler.name
+        if rate.per is not None:
+            try:
+                limit = f"{limit}:{handler.read(self.event(run), rate.per)}"
+            except Exception:  # noqa: BLE001 - what is wrong with an event, and how it ends, is found when it runs
+                return None
+        # Who has been delivered before has waited, or has begun.
+        return Start(group=delivery.group, limit=limit, spacing=rate.spacing, first=delivery.deliveries > 1)
+
     # ── after the handler ─────────────────────────────────────────────────────────────────────────────────────
 
     def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
@@ -293,6 +310,12 @@ class Broker:
             event_id = envelopes.emit_id(cause, delivery.group, emitter, index, replay)
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
         return tuple(outgoing)
+
+    @staticmethod
+    def cancel(run: Run) -> Outcome:
+        """Whoever sent the task does not want it any more."""
+        keeping = run.handler.keeping
+        return Cancelled(result=None if keeping is None else keeping.cancelled(run.envelope.event_id))
 
     # ── workflows ─────────────────────────────────────────────────────────────────────────────────────────────
 
