@@ -382,6 +382,10 @@ class App(Router):
                 return
             await asyncio.sleep(pause)
 
+    async def cancel_workflow(self, stream: str, workflow: str, result: Result | None) -> bool:
+        """Have no call of a workflow begun any more; for `WorkflowHandle.cancel`. False: it has a result."""
+        return await self.transport.workflows.cancel(stream, workflow, result, ttl=CANCELLED_FOR)
+
     async def group_values(self, stream: str, group: str) -> dict[int, bytes]:
         """The values of a group of a workflow; for `WorkflowHandle.result`."""
         return await self.transport.workflows.values(stream, group)
@@ -497,6 +501,10 @@ class SyncApp:
     def send_workflow(self, plan: Plan) -> None:
         """See `App.send_workflow`."""
         self._wait(lambda twin: twin.send_workflow(plan), "await workflow.send()")
+
+    def cancel_workflow(self, stream: str, workflow: str, result: Result | None) -> bool:
+        """See `App.cancel_workflow`."""
+        return self._wait(lambda twin: twin.cancel_workflow(stream, workflow, result), "await handle.cancel()")
 
     def group_values(self, stream: str, group: str) -> dict[int, bytes]:
         """See `App.group_values`."""

@@ -314,8 +314,14 @@ class Broker:
     @staticmethod
     def cancel(run: Run) -> Outcome:
         """Whoever sent the task does not want it any more."""
-        keeping = run.handler.keeping
-        return Cancelled(result=None if keeping is None else keeping.cancelled(run.envelope.event_id))
+        keeping, flow, event_id = run.handler.keeping, run.flow, run.envelope.event_id
+        result = None if keeping is None else keeping.cancelled(event_id)
+        step = final = None
+        if flow is not None:
+            if flow.final != event_id and flow.final_ttl is not None:
+                final = Keeping(ttl=flow.final_ttl).cancelled(flow.final)
+            step = Step(flow.workflow, flow.step, "cancelled", flow.ttl, final)
+        return Cancelled(result=result, step=step)
 
     # ── workflows ─────────────────────────────────────────────────────────────────────────────────────────────
 

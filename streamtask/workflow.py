@@ -19,8 +19,9 @@ from typing_extensions import TypedDict
 from streamtask import envelope as envelopes
 from streamtask import steps
 from streamtask.errors import ConfigurationError, NotFoundError
-from streamtask.outcomes import value_of
+from streamtask.outcomes import Keeping, value_of
 from streamtask.steps import Call, Definition, Flow, Fork, Ready, Row, Steps, call_id
+from streamtask.transport.values import Result
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -68,6 +69,9 @@ class Sender(Protocol):
     async def group_values(self, stream: str, group: str) -> Mapping[int, bytes]:
         """The values of a group."""
 
+    async def cancel_workflow(self, stream: str, workflow: str, result: Result | None) -> bool:
+        """Have no call of it begun any more, and this result kept; False: it has one, which stays."""
+
     @property
     def sync(self) -> BlockingSender:
         """The blocking twin."""
@@ -84,6 +88,9 @@ class BlockingSender(Protocol):
 
     def group_values(self, stream: str, group: str) -> Mapping[int, bytes]:
         """See `Sender.group_values`."""
+
+    def cancel_workflow(self, stream: str, workflow: str, result: Result | None) -> bool:
+        """See `Sender.cancel_workflow`."""
 
 
 class Callee(Protocol):
@@ -411,6 +418,7 @@ class WorkflowHandle(Generic[R]):
 
         Raises:
             TaskFailedError: one of its calls was given up; the error says which, and has its traceback.
+            TaskCancelledError: it was cancelled, or one of its calls was.
             ResultTimeoutError: it has not ended within `timeout` seconds. It goes on.
         """
         sender, stream = self._place()
@@ -426,6 +434,24 @@ class WorkflowHandle(Generic[R]):
         if not self._is_list:
             return self._value(body)
         return self._values(body, sender.sync.group_values(stream, self._final))
+
+    async def cancel(self) -> bool:
+        """Have none of its calls begun any more, and those that run ended, as `Handle.cancel` ends one.
+
+        Who waits for the result is told at once. False: it has a result or a failure already, which stays.
+        """
+        task = self._tasks[0]
+        return await task.sender.cancel_workflow(task.stream, self.id, self._cancelled())
+
+    def revoke(self) -> bool:
+        """The same for code that cannot await."""
+        task = self._tasks[0]
+        return task.sender.sync.cancel_workflow(task.stream, self.id, self._cancelled())
+
+    def _cancelled(self) -> Result | None:
+        # The values of a last group are kept for as long as the workflow was sent with, which the handle does not know.
+        ttl = TTL if self._is_list else self._tasks[0].result_ttl
+        return None if ttl is None else Keeping(ttl=ttl).cancelled(self._final)
 
     def _place(self) -> tuple[Sender, str]:
         task = self._tasks[0]

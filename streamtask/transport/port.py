@@ -238,6 +238,13 @@ class Workflows(Protocol):
     async def values(self, stream: str, group: str) -> dict[int, bytes]:
         """The values of a group that have come so far, by their index."""
 
+    async def cancel(self, stream: str, workflow: str, result: Result | None, *, ttl: float) -> bool:
+        """Cancel all calls of a workflow, for `ttl` seconds, and store what became of it.
+
+        False: it has a result, which stays.
+        Its id is among those that `Cancellations.cancelled` tells of; whoever begins or runs one of its calls asks.
+        """
+
 
 class Schedule(Protocol):
     """Events that are not due yet."""

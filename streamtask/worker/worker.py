@@ -233,7 +233,7 @@ class Worker:
             self._leases,
             self._marks.stands,
             self._cancellations.has,
-            partial(self._values, Outage("workflows", self.metrics)),
+            values=partial(self._values, Outage("workflows", self.metrics)),
             isolation=self._isolation,
             checkpoints=self._checkpoints,
             provider=self._provider,

@@ -218,6 +218,44 @@ async def test_the_values_of_a_group_run_out(engine: Engine) -> None:
     assert await values(consumer) == {}
 
 
+# ── cancelling ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_workflow_is_cancelled_once_and_its_result_says_so(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    workflows, cancellations = consumer.transport.workflows, consumer.transport.cancellations
+    position = await consumer.transport.results.position(consumer.stream)
+    told = Result("whole", b"cancelled", 60.0)
+
+    assert await workflows.cancel(consumer.stream, "w", told, ttl=60.0) is True
+    assert await workflows.cancel(consumer.stream, "w", told, ttl=60.0) is False
+
+    assert await cancellations.cancelled(consumer.stream, ["w", "v"]) == [True, False]
+    assert await result(consumer, "whole") == b"cancelled"
+    news, _ = await consumer.transport.results.news(consumer.stream, after=position, wait=30.0)
+    assert news == ["whole"]
+
+
+async def test_a_workflow_that_has_a_result_keeps_it_and_begins_nothing_more(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await settle_all(consumer, Done(result=Result("whole", b"value", 60.0), step=step()))
+    told = Result("whole", b"cancelled", 60.0)
+
+    assert await consumer.transport.workflows.cancel(consumer.stream, "w", told, ttl=60.0) is False
+
+    assert await result(consumer, "whole") == b"value"
+    assert await consumer.transport.cancellations.cancelled(consumer.stream, ["w"]) == [True]
+
+
+async def test_a_workflow_that_keeps_no_result_is_cancelled_for_a_while(engine: Engine) -> None:
+    consumer = await engine.consumer()
+
+    assert await consumer.transport.workflows.cancel(consumer.stream, "w", None, ttl=0.2) is True
+    await engine.let_pass(0.3)
+
+    assert await consumer.transport.cancellations.cancelled(consumer.stream, ["w"]) == [False]
+
+
 # ── on a real server ──────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -209,6 +209,8 @@ async def test_workflows_need_no_more_than_the_lines_give(users: Users) -> None:
         assert await (await group(doubled.s(1), doubled.s(2)).send()).result(timeout=20) == [2, 4]
         with pytest.raises(TaskFailedError):
             await (await chain(failing.s(1), doubled.s()).on_error(doubled.si(3)).send()).result(timeout=20)
+        later = await chain(doubled.s(1).options(delay=60), doubled.s()).send()
+        assert await later.cancel() is True
         said = await ask(users.url("operator"), "inspect", "workflow", joined.id, "--json")
     assert [row["state"] for row in said.document] == ["done"] * 4
     assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}

@@ -23,6 +23,7 @@ from streamtask import (
     Retry,
     Router,
     Task,
+    TaskCancelledError,
     TaskFailedError,
     TransportError,
     chain,
@@ -291,6 +292,59 @@ async def test_the_values_of_a_group_that_are_gone_are_never_taken_for_all(shop:
         with pytest.raises(TaskFailedError, match=r"1 of the 1 values of the group .* are gone"):
             await handle.result(timeout=10)
     assert [call for call in shop.calls if isinstance(call[0], list)] == []
+
+
+# ── cancelling ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_of_a_cancelled_workflow_nothing_more_is_begun_and_what_runs_is_ended(shop: Shop) -> None:
+    running, ended = asyncio.Event(), asyncio.Event()
+
+    @shop.app.task(name="endless")
+    async def endless(x: int) -> int:
+        running.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return x
+
+    add = shop.add
+    async with shop.app.worker():
+        handle = await chord([add.s(1), endless.s(2) | add.s()], shop.total.s()).on_error(shop.tell.s()).send()
+        await running.wait()
+        await shop.until_states(handle.id, {"1.1": "done", "1.2.1": "sent", "1.2.2": "waiting", "2": "waiting"})
+        assert await handle.cancel() is True
+        with pytest.raises(TaskCancelledError):
+            await handle.result(timeout=10)
+        await asyncio.wait_for(ended.wait(), 10)
+        await shop.until_states(handle.id, {"1.1": "done", "1.2.1": "cancelled", "1.2.2": "waiting", "2": "waiting"})
+        assert await handle.cancel() is False
+    assert shop.told == []
+    assert shop.calls == [(1, 0)]
+
+
+async def test_a_workflow_that_is_cancelled_before_a_worker_comes_is_never_begun(shop: Shop) -> None:
+    first = await group(shop.add.s(1), shop.add.s(2)).send()
+    other = await chain(shop.add.s(3), shop.add.s(4)).send()
+    assert await first.cancel() is True
+    async with shop.app.worker():
+        assert await other.result(timeout=10) == 7
+        await shop.until_states(first.id, {"1.1": "cancelled", "1.2": "cancelled"})
+        with pytest.raises(TaskCancelledError):
+            await first.result(timeout=10)
+        assert await other.cancel() is False
+    assert shop.calls == [(3, 0), (3, 4)]
+
+
+async def test_who_waits_for_a_workflow_is_told_that_one_of_its_calls_was_cancelled(shop: Shop) -> None:
+    workflow = chain(shop.add.s(1), shop.add.s(2), shop.add.s(3))
+    handle = await workflow.send()
+    assert await shop.add.handle(call_id(handle.id, "1")).cancel() is True
+    async with shop.app.worker():
+        with pytest.raises(TaskCancelledError):
+            await handle.result(timeout=10)
+        assert await shop.states(handle.id) == {"1": "cancelled", "2": "waiting", "3": "waiting"}
 
 
 # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from streamtask.transport.memory.store import MemoryStore, StreamState
-from streamtask.transport.values import Step
+from streamtask.transport.values import Result, Step
 
 
 class MemoryWorkflows:
@@ -32,6 +32,18 @@ class MemoryWorkflows:
         """The values of a group that have come so far."""
         with self._store.lock:
             return dict(self._store.find(stream).values.get(group, self._clock()) or {})
+
+    async def cancel(self, stream: str, workflow: str, result: Result | None, *, ttl: float) -> bool:
+        """Cancel all calls of a workflow, and say so to who waits, unless it has a result."""
+        now = self._clock()
+        with self._store.lock:
+            state = self._store.stream(stream)
+            state.cancelled.put(workflow, value=True, until=now + ttl, now=now)
+            if result is not None and state.results.get(result.event_id, now) is not None:
+                return False
+            if result is not None:
+                self._store.keep(stream, result, now)
+            return True
 
 
 def is_over(state: StreamState, step: Step | None, now: float) -> bool:

@@ -12,7 +12,7 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
     T:progress:ID            STREAM  `p`: how far an event's handler is, the last word of it  (expires)
-    T:cancelled:ID           STRING  "1": nobody wants this event any more  (expires)
+    T:cancelled:ID           STRING  "1": nobody wants this event, or workflow, any more  (expires)
     T:workflow:ID            HASH    "~" -> what it is made of, call -> done, failed or cancelled  (expires)
     T:group:ID               HASH    index -> value of a member of a group of a workflow  (expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from streamtask.transport.redis import commands, keys
-from streamtask.transport.redis.client import Caller
+from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.values import Result
 
 #: The field that says what a workflow is made of: no call is named so.
 _DEFINITION = "~"
@@ -15,6 +16,7 @@ class RedisWorkflows:
     def __init__(self, wire: Caller, publisher: Caller) -> None:
         self._wire = wire
         self._publisher = publisher
+        self._cancel = Script("cancel_workflow")
 
     async def begin(self, stream: str, workflow: str, definition: bytes, *, ttl: float) -> None:
         """See `Workflows.begin`."""
@@ -33,3 +35,11 @@ class RedisWorkflows:
         """See `Workflows.values`."""
         fields = commands.mapping(await self._wire.call("HGETALL", keys.values(stream, group)))
         return {int(index): value for index, value in fields.items()}
+
+    async def cancel(self, stream: str, workflow: str, result: Result | None, *, ttl: float) -> bool:
+        """See `Workflows.cancel`."""
+        name = "" if result is None else result.event_id
+        names = [keys.cancelled(stream, workflow), keys.result(stream, name), keys.results(stream)]
+        told: list[Argument] = [] if result is None else [max(1, round(result.ttl * 1000)), result.body]
+        reply = await self._wire.run(self._cancel, names, [max(1, round(ttl * 1000)), name, *told])
+        return bool(reply == 1)
