@@ -378,6 +378,7 @@ class App(Router):
                         f"unknown whether all of the workflow is sent ({error}); its id is error.event_id",
                         event_id=plan.id,
                     ) from error
+                await self._revive()
             else:
                 return
             await asyncio.sleep(pause)
