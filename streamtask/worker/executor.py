@@ -8,7 +8,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +24,7 @@ from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Mark, Outcome
 from streamtask.worker.blocking import as_coroutines_do
 from streamtask.worker.checkpoints import Checkpoints
+from streamtask.worker.gathering import Values
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.provider import Provider
@@ -38,8 +39,6 @@ _POISON_LIMIT = 5
 Seen = Callable[[str, tuple[str, str]], Awaitable[bool]]
 #: Answers whether a task is cancelled.
 IsCancelled = Callable[[Run], Awaitable[bool]]
-#: Gives the values of a group of a workflow: (stream, group).
-Values = Callable[[str, str], Awaitable[Mapping[int, bytes]]]
 
 
 class Executor:
