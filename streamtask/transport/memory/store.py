@@ -114,6 +114,17 @@ class Delayed:
 
 
 @dataclass(slots=True)
+class RuleState:
+    """How far a rule is. Moments are in ms."""
+
+    text: str
+    begun: int
+    seen: int
+    #: The last slot; 0: none yet.
+    last: int = 0
+
+
+@dataclass(slots=True)
 class StreamState:
     """One stream and all that belongs to it."""
 
@@ -123,6 +134,7 @@ class StreamState:
     delayed: dict[str, Delayed] = field(default_factory=dict)
     #: Debounce key -> event id of what waits under it.
     debounced: dict[str, str] = field(default_factory=dict)
+    rules: dict[str, RuleState] = field(default_factory=dict)
     #: Publish de-duplication: key -> event id.
     published: Expiring[str] = field(default_factory=Expiring)
     #: Dead letters by id, ascending.
@@ -145,6 +157,13 @@ class StreamState:
     def known(self, group: str) -> Ledger:
         """What stands beside a group, to be read: an empty one, not kept, where there is none."""
         return self.ledgers.get(group) or Ledger()
+
+    def unschedule(self, event_id: str) -> bool:
+        """An event waits no more, and leaves its debounce key; whether it did wait."""
+        waiting = self.delayed.pop(event_id, None)
+        if waiting is not None and waiting.item.debounce_key is not None:
+            self.debounced.pop(waiting.item.debounce_key, None)
+        return waiting is not None
 
     def ack(self, group: str, entry_id: EntryId) -> None:
         """The group is done with the entry."""
