@@ -143,18 +143,23 @@ async def test_what_is_no_middleware_is_refused() -> None:
 async def test_a_handler_that_has_nothing_around_it_is_called_without_a_step_more() -> None:
     depths: dict[str, int] = {}
 
-    def make(name: str, *middleware: Middleware) -> App:
-        app = App(name, broker="memory://", middleware=middleware)
+    def make(name: str, of_app: list[Middleware], of_router: list[Middleware]) -> App:
+        app, router = App(name, broker="memory://", middleware=of_app), Router(middleware=of_router)
 
-        @app.on(Placed)
+        @router.on(Placed)
         async def ship(order: Placed) -> None:
             depths[name] = len(inspect.stack())
 
+        app.include(router)
         return app
 
-    for app in (make("bare"), make("publishing", PublishOnly()), make("consuming", Named("x", []))):
+    notes: list[str] = []
+    publishing, both = [PublishOnly()], [Named("x", notes)]
+    apps = [make("bare", [], []), make("publishing", publishing, publishing)]
+    for app in [*apps, make("app", both, []), make("router", [], both)]:
         assert await handled(app) == []
-    assert depths["bare"] == depths["publishing"] < depths["consuming"]
+    assert depths["bare"] == depths["publishing"] < depths["app"] == depths["router"]
+    assert notes.count("consume x") == 2
 
 
 class PublishOnly(Middleware):
