@@ -19,6 +19,7 @@ from streamtask.errors import (
     SoftTimeoutError,
     StoreFullError,
     StreamtaskError,
+    TaskCancelledError,
     TaskFailedError,
     TransportError,
 )
@@ -26,11 +27,13 @@ from streamtask.event import Event
 from streamtask.handler import DeadEvent, Timeout
 from streamtask.inspector import Inspector
 from streamtask.middleware import ConsumeNext, Middleware, PublishNext
+from streamtask.rates import RateLimit
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
+from streamtask.transport.values import Progress
 
 __all__ = [
     "App",
@@ -54,9 +57,11 @@ __all__ = [
     "HandlerTimeoutError",
     "Inspector",
     "Middleware",
+    "Progress",
     "PublishError",
     "PublishNext",
     "PublishOptions",
+    "RateLimit",
     "Records",
     "Reject",
     "ResultTimeoutError",
@@ -69,6 +74,7 @@ __all__ = [
     "StoredEnvelope",
     "StreamtaskError",
     "Task",
+    "TaskCancelledError",
     "TaskFailedError",
     "Timeout",
     "TransportError",

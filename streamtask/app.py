@@ -10,8 +10,8 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
@@ -29,13 +29,13 @@ from streamtask.records import Records
 from streamtask.redact import MaskedUrl, mask_url
 from streamtask.results import ResultReader
 from streamtask.router import Router
-from streamtask.settings import Retention, WorkerSettings
+from streamtask.settings import CANCELLED_FOR, Retention, WorkerSettings
 from streamtask.task import Task
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.connect import Connector, Durability, broker_url
 from streamtask.transport.port import Storage, Transport
-from streamtask.transport.values import Outgoing
+from streamtask.transport.values import Outgoing, Progress, Result
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
 
@@ -106,7 +106,14 @@ class App(Router):
     def add_task(self, task: Task[Any, Any, Any, Any], middleware: Sequence[Middleware] = ()) -> None:
         """Take a task in, with what is around it."""
         event = task.bind(self)
-        options = {"keeping": task.keeping, "dependencies": task.dependencies, **task.options_of_task.handler}
+        options = {
+            "keeping": task.keeping,
+            "is_task": True,
+            "dependencies": task.dependencies,
+            "read": task.argument,
+            "fields": task.parameters,
+            **task.options_of_task.handler,
+        }
         self.add(make_handler(task.runner(), (event,), **options).within(middleware))
         super().add_task(task)
 
@@ -142,6 +149,24 @@ class App(Router):
         # A memory is shared; an embedded server has a user of its own here, which outlives `async with`.
         self._connector = shared if shared.scheme == "memory" else Connector(shared.url, durability=self.durability)
         self._transport, self._results, self._users, self._sync = None, None, 0, sync
+
+    @contextmanager
+    def lent(self, connector: Connector) -> Iterator[None]:
+        """Connected to another broker for a while, one that needs no waiting for; afterwards all is as it was.
+
+        For tests: whoever is connected to its own broker must not use it meanwhile.
+        """
+        own = self._url, self._connector, self._transport, self._results, self._users, self._sync
+        self._url, self._connector, self._transport = MaskedUrl(connector.url), connector, connector.open()
+        self._results, self._users, self._sync = None, 1, None
+        try:
+            yield
+        finally:
+            if self._sync is not None:
+                self._sync.close()
+            if self._results is not None:
+                self._results.stop()
+            self._url, self._connector, self._transport, self._results, self._users, self._sync = own
 
     def cut_off(self, reason: str) -> None:
         """Refuse to connect, with this reason: in a child process that cannot reach the broker."""
@@ -228,7 +253,8 @@ class App(Router):
     ) -> str:
         """Publish an event; returns its event id.
 
-        `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes.
+        `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes; of
+        a repeat, the id that is returned is that of the event which was published.
         `event_id`: publish again after a `PublishError`, without doubling the event.
 
         Raises:
@@ -238,14 +264,16 @@ class App(Router):
             options = PublishOptions(delay=delay, at=at, dedup_key=dedup_key, event_id=event_id, headers=headers)
             given: Any = {name: value for name, value in options.items() if value is not None}
             return await through(around_publish(self.middleware), event, given, self._publish)
-        item = self._outgoing(event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key)
-        await self._store([item])
-        return item.event_id
+        return await self._store_one(
+            self._outgoing(event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key)
+        )
 
     async def _publish(self, event: Event, options: PublishOptions) -> str:
-        item = self._outgoing(event, **options)
-        await self._store([item])
-        return item.event_id
+        return await self._store_one(self._outgoing(event, **options))
+
+    async def _store_one(self, item: Outgoing) -> str:
+        [stored] = await self._store([item])
+        return item.event_id if item.dedup_key is None else stored
 
     async def publish_many(self, events: Sequence[Event]) -> list[str]:
         """Publish events in order, a round trip a few hundred; returns their event ids.
@@ -300,8 +328,8 @@ class App(Router):
             again=bool(event_id),
         )
 
-    async def _store(self, items: list[Outgoing]) -> None:
-        """Publish a batch. A PublishError says which of it are not known to be stored."""
+    async def _store(self, items: list[Outgoing]) -> list[str]:
+        """Publish a batch; what the transport says of each. A PublishError says which are not known to be stored."""
         try:
             results = await self.transport.publish(items)
         except TransportError as error:
@@ -316,7 +344,7 @@ class App(Router):
         failed = {place: result for place, result in enumerate(results) if isinstance(result, Exception)}
         if not failed:
             self._count(items, failed=False)
-            return
+            return [result for result in results if isinstance(result, str)]
         for place, item in enumerate(items):
             self._count([item], failed=place in failed)
         refused = next(iter(failed.values()))
@@ -343,9 +371,21 @@ class App(Router):
         Raises:
             ResultTimeoutError: nothing has within `timeout` seconds; None: it waits for as long as it takes.
         """
+        return await self._result_reader().wait(stream, event_id, timeout=timeout)
+
+    async def progress_of(self, stream: str, event_id: str) -> AsyncIterator[Progress]:
+        """How far an event's handler is, each time that it says so, until there is a result; for `Handle.progress`."""
+        async for progress in self._result_reader().progress(stream, event_id):
+            yield progress
+
+    def _result_reader(self) -> ResultReader:
         if self._results is None:
             self._results = ResultReader(self.transport.results)
-        return await self._results.wait(stream, event_id, timeout=timeout)
+        return self._results
+
+    async def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
+        """Have a task not begun, or ended; for `Handle.cancel`. False: it has ended already."""
+        return await self.transport.cancellations.cancel(stream, event_id, result, ttl=CANCELLED_FOR)
 
     @property
     def sync(self) -> SyncApp:
@@ -416,6 +456,7 @@ class SyncApp:
         self._app = app
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._twin: App | None = None
         self._pid = os.getpid()
 
@@ -432,6 +473,21 @@ class SyncApp:
         return self._wait(
             lambda twin: twin.wait_for_result(stream, event_id, timeout=timeout), "await handle.result(...)"
         )
+
+    def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
+        """See `App.cancel_task`."""
+        return self._wait(lambda twin: twin.cancel_task(stream, event_id, result), "await handle.cancel()")
+
+    def close(self) -> None:
+        """Disconnect, and end the thread. Nothing may use it meanwhile; whoever does so later connects again."""
+        loop, thread, twin = self._loop, self._thread, self._twin
+        if loop is None or thread is None or twin is None or self._pid != os.getpid():
+            return
+        self._loop = self._thread = self._twin = None
+        asyncio.run_coroutine_threadsafe(twin.__aexit__(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
     def _wait(self, call: Callable[[App], Coroutine[Any, Any, _T]], instead: str) -> _T:
         try:
@@ -451,7 +507,8 @@ class SyncApp:
         with self._lock:
             if self._loop is None or self._twin is None:
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True).start()
+                self._thread = threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True)
+                self._thread.start()
                 twin = copy.copy(self._app)
                 twin.disconnect(self)
                 asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()

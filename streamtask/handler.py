@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
 from streamtask.middleware import Middleware, around_consume
 from streamtask.outcomes import Keeping
+from streamtask.rates import RateLimit
 from streamtask.retry import Retry
 
 Pool = Literal["async", "thread", "process"]
@@ -71,10 +72,16 @@ class Handler:
     concurrency: int | None
     dedupe: Dedupe | None
     dedupe_window: float
+    #: How often it may start, in all workers together; None: as often as there are events.
+    rate_limit: RateLimit | None
+    #: Reads a field of an event by its name; of a task's, a parameter.
+    read: Callable[[Any, str], Any]
     pool: Pool
     on_dead: OnDead | None
     #: How what it returns is kept; None: it returns events.
     keeping: Keeping | None
+    #: Whether who sends its events may cancel them.
+    is_task: bool
     #: What else the function is given; None: nothing.
     dependencies: Plan | None
     #: What its router has around it.
@@ -85,6 +92,11 @@ class Handler:
     is_async: bool
     #: Whether it is one that runs on the loop for as long as it likes, with nothing around it.
     is_unbounded: bool
+
+    @property
+    def home(self) -> str:
+        """The stream beside which its rate limit stands: the first of those that its events come in."""
+        return describe(self.events[0]).stream
 
     def call(self, event: Event, context: Context | None) -> Any:
         """Call the function: its result, or its coroutine. `context` may be None where it takes none."""
@@ -120,14 +132,19 @@ def make_handler(
     concurrency: int | None = None,
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
+    rate_limit: str | RateLimit | None = None,
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
+    is_task: bool = False,
     dependencies: Plan | None = None,
+    read: Callable[[Any, str], Any] = getattr,
+    fields: Collection[str] | None = None,
 ) -> Handler:
     """Read a function's signature and check the options of `@app.on`.
 
-    `dependencies`: of a function that was read before, whose own signature does not tell them.
+    `dependencies`: of a function that was read before, whose own signature does not tell them. `read` reads a field of
+    an event by its name; `fields` are the names that it knows, by default those of each event.
 
     Raises:
         ConfigurationError: it takes no event, or a parameter that nothing is known for, or an option makes no sense;
@@ -157,6 +174,7 @@ def make_handler(
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
     if on_dead is not None and (not callable(on_dead) or inspect.iscoroutinefunction(on_dead)):
         raise ConfigurationError(f"{name}: on_dead is a plain function of the event and a DeadEvent, not {on_dead!r}")
+    rate = _rate(rate_limit, taken, fields, name)
     limits = timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout)
     context = next((each for each in parameters if each != first.name and hints.get(each) is Context), None)
     own = {first.name} if context is None else {first.name, context}
@@ -173,14 +191,37 @@ def make_handler(
         concurrency=concurrency,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
+        rate_limit=rate,
+        read=read,
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,
+        is_task=is_task,
         dependencies=needs,
         wants_context=context is not None or needs is not None,
         is_async=is_async,
         is_unbounded=is_async and limits == Timeout() and needs is None,
     )
+
+
+def _rate(
+    limit: str | RateLimit | None, events: Sequence[type[Event]], fields: Collection[str] | None, name: str
+) -> RateLimit | None:
+    """A rate limit whose field is one of each event. Raises ConfigurationError, naming the function."""
+    if limit is None:
+        return None
+    try:
+        rate = limit if isinstance(limit, RateLimit) else RateLimit(limit)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+    for event in events if rate.per is not None else ():
+        known = event.model_fields if fields is None else fields
+        if rate.per not in known:
+            raise ConfigurationError(
+                f"{name}: rate_limit is per {rate.per!r}, which {describe(event).type} does not have; it has "
+                f"{', '.join(known) or 'none'}"
+            )
+    return rate
 
 
 def _event_classes(hint: Any) -> tuple[type[Event], ...]:

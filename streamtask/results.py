@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
 from streamtask.errors import ResultTimeoutError, TransportError
 from streamtask.transport import port
+from streamtask.transport.values import Progress
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,29 @@ class ResultReader:
                 "worker: ask again"
             ) from None
 
+    async def progress(self, stream: str, event_id: str) -> AsyncIterator[Progress]:
+        """How far an event's handler is, each time that it says so, until there is a result; first its last word."""
+        ended = asyncio.create_task(self.wait(stream, event_id, timeout=None))
+        position, wait = "0", 0.0
+        try:
+            while not ended.done() or not wait:
+                asking = asyncio.create_task(self._results.progress(stream, event_id, after=position, wait=wait))
+                try:
+                    await asyncio.wait((ended, asking) if wait else (asking,), return_when=asyncio.FIRST_COMPLETED)
+                    if asking.done():
+                        (said, position), wait = asking.result(), _READ
+                        if said is not None:
+                            yield said
+                except TransportError as error:
+                    log.debug("results.interrupted", extra={"stream": stream, "error": str(error)})
+                    await asyncio.sleep(_AGAIN)
+                finally:
+                    asking.cancel()
+                    await asyncio.gather(asking, return_exceptions=True)
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
+
     async def _until_there(self, stream: str, event_id: str, news: _News, heard: asyncio.Event) -> bytes:
         while True:
             try:
@@ -67,6 +91,11 @@ class ResultReader:
         """End the reading. Who waits goes on asking, and is told that the transport is closed."""
         for news in self._streams.values():
             await news.close()
+
+    def stop(self) -> None:
+        """The same without waiting for it, also where its loop is closed."""
+        for news in self._streams.values():
+            news.stop()
 
 
 class _News:
@@ -103,9 +132,14 @@ class _News:
 
     async def close(self) -> None:
         """Read no more."""
+        self.stop()
         if self._reading is not None:
-            self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Have the reading end."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
 
     async def _read(self) -> None:
         while self._waiting and self._position is not None:

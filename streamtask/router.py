@@ -11,8 +11,10 @@ from streamtask.event import Event
 from streamtask.handler import DEDUPE_WINDOW, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
 from streamtask.lifespan import Lifespan, make_lifespan
 from streamtask.middleware import Middleware, checked
+from streamtask.rates import RateLimit
 from streamtask.retry import Retry
-from streamtask.task import RESULT_TTL, P, R, Task, TaskDecorator, TaskOptions
+from streamtask.settings import RESULT_TTL
+from streamtask.task import P, R, Task, TaskDecorator, TaskOptions
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 LifespanT = TypeVar("LifespanT", bound=Callable[..., AsyncIterator[None]])
@@ -44,6 +46,7 @@ class Router:
         concurrency: int | None = None,
         dedupe: Dedupe | None = None,
         dedupe_window: float = DEDUPE_WINDOW,
+        rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         on_dead: OnDead | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
@@ -51,7 +54,8 @@ class Router:
 
         `group`: consumer group, by default the app's name. `start`: where a new group begins. `retry`: attempts and
         backoff. `timeout`: seconds for one attempt. `concurrency`: at most this many at once in one worker. `dedupe`:
-        effects commit once for each value within `dedupe_window` seconds. `pool`: "async", "thread" or "process".
+        effects commit once for each value within `dedupe_window` seconds. `rate_limit`: how often it may start, in all
+        workers together: "100/s", or a `RateLimit`. `pool`: "async", "thread" or "process".
         `on_dead`: called with the event and a `DeadEvent` when it is given up; what it returns is published in the same
         atomic step that writes the dead letter.
         """
@@ -68,6 +72,7 @@ class Router:
                     concurrency=concurrency,
                     dedupe=dedupe,
                     dedupe_window=dedupe_window,
+                    rate_limit=rate_limit,
                     pool=pool,
                     on_dead=on_dead,
                 )
@@ -96,6 +101,7 @@ class Router:
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
         concurrency: int | None = None,
+        rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         result_ttl: float | None = RESULT_TTL,
     ) -> TaskDecorator: ...
@@ -109,6 +115,7 @@ class Router:
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
         concurrency: int | None = None,
+        rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         result_ttl: float | None = RESULT_TTL,
     ) -> Any:
@@ -118,7 +125,14 @@ class Router:
         with "-tasks" behind it. `result_ttl`: seconds that what it returns is kept; None: it is not. The others are
         those of `on`. A task that wants its `Context` takes it first.
         """
-        handler = {"group": group, "retry": retry, "timeout": timeout, "concurrency": concurrency, "pool": pool}
+        handler = {
+            "group": group,
+            "retry": retry,
+            "timeout": timeout,
+            "concurrency": concurrency,
+            "rate_limit": rate_limit,
+            "pool": pool,
+        }
         options = TaskOptions(name=name, stream=stream, result_ttl=result_ttl, handler=handler)
 
         def make(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:

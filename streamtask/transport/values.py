@@ -152,6 +152,10 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     result: Result | None = None
 
 
+class Cancelled(Done, frozen=True, gc=False):
+    """Nobody wants it any more (`Cancellations`): ack, store the result that says so."""
+
+
 class Retry(msgspec.Struct, frozen=True):
     """Run again in this group only, `delay` seconds from now. `failed` says whether it counts as a failure."""
 
@@ -211,6 +215,29 @@ class Verdict(Enum):
     LOST = "lost"
     #: A mark of this name stands already: acked, effects dropped.
     DUPLICATE = "duplicate"
+
+
+# ── when a handler may start ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A start that is asked for, of a handler that may start so often only."""
+
+    group: str
+    #: What it shares its limit with: all that name it so, in this group and beside one stream.
+    limit: str
+    #: Seconds between two starts.
+    spacing: float
+    #: It goes before those that were told to ask again.
+    first: bool = False
+
+
+class Turn(msgspec.Struct, frozen=True, gc=False):
+    """When a start may be. Reserved: then, and that time is nobody else's. Else it is too far off: ask again then."""
+
+    #: Seconds from now.
+    wait: float
+    is_reserved: bool
 
 
 # ── what a handler has come to ────────────────────────────────────────────────────────────────────────────────────

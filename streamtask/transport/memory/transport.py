@@ -11,10 +11,12 @@ from datetime import datetime
 
 from streamtask.clock import SystemClock
 from streamtask.errors import TransportError
+from streamtask.transport.memory.cancellations import MemoryCancellations
 from streamtask.transport.memory.checkpoints import MemoryCheckpoints
 from streamtask.transport.memory.dead_letters import MemoryDeadLetters
 from streamtask.transport.memory.inspection import MemoryInspection
 from streamtask.transport.memory.log import ZERO, EntryId, Group, id_at, id_before, id_text, parse_id
+from streamtask.transport.memory.rates import MemoryRates
 from streamtask.transport.memory.recovery import MemoryRecovery
 from streamtask.transport.memory.results import MemoryResults
 from streamtask.transport.memory.retention import MemoryRetention
@@ -23,10 +25,12 @@ from streamtask.transport.memory.settlement import delivery_of, holds, settle
 from streamtask.transport.memory.storage import MemoryStorage
 from streamtask.transport.memory.store import RESERVED, MemoryStore, StreamState
 from streamtask.transport.port import (
+    Cancellations,
     Checkpoints,
     DeadLetters,
     Inspection,
     Outbox,
+    Rates,
     Recovery,
     Results,
     Retention,
@@ -54,8 +58,10 @@ class MemoryTransport:
         self._clock = clock = clock or SystemClock().now
         self.capabilities = Capabilities(engine="memory", durable=False)
         self.recovery: Recovery = MemoryRecovery(store, clock)
-        self.checkpoints: Checkpoints = MemoryCheckpoints(store)
+        self.checkpoints: Checkpoints = MemoryCheckpoints(store, clock)
         self.results: Results = MemoryResults(store, clock)
+        self.cancellations: Cancellations = MemoryCancellations(store, clock)
+        self.rates: Rates = MemoryRates(store, clock)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)

@@ -11,6 +11,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
+    T:progress:ID            STREAM  `p`: how far an event's handler is, the last word of it  (expires)
+    T:cancelled:ID           STRING  "1": nobody wants this event any more  (expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
     T:dead                   STREAM  dead letters of all groups
@@ -20,6 +22,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
     T:outbox                 STREAM  emits for streams of another slot: `target`, `event_id`, `delay`, then the entry
     T:relaying               STRING  the worker that publishes them at this moment    (expires in seconds)
+    T:rate:G:HANDLER[:VALUE] STRING  "START END", µs: when the next start is free, and when the last of those that wait
+                                     asks again                        (expires with them)
     T:pub:KEY                STRING  publish de-duplication            (expires with the window)
     {streamtask}:streams     SET     every stream name that was registered or published to
     {streamtask}:workers     ZSET    owner -> last beat, ms
@@ -99,6 +103,16 @@ def results(name: str) -> str:
     return f"{tag(name)}:results"
 
 
+def progress(name: str, event_id: str) -> str:
+    """How far an event is."""
+    return f"{tag(name)}:progress:{event_id}"
+
+
+def cancelled(name: str, event_id: str) -> str:
+    """That an event is cancelled."""
+    return f"{tag(name)}:cancelled:{event_id}"
+
+
 def done(name: str, group: str, mark: str) -> str:
     """A de-duplication mark."""
     return f"{tag(name)}:done:{group}:{mark}"
@@ -171,6 +185,11 @@ def relaying(name: str) -> str:
 def published(name: str, dedup_key: str) -> str:
     """Publish de-duplication."""
     return f"{tag(name)}:pub:{dedup_key}"
+
+
+def rate(name: str, group: str, limit: str) -> str:
+    """When a limited handler may start again."""
+    return f"{tag(name)}:rate:{group}:{limit}"
 
 
 def beat(owner: str) -> str:

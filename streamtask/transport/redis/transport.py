@@ -20,10 +20,12 @@ import msgspec
 from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
+    Cancellations,
     Checkpoints,
     DeadLetters,
     Inspection,
     Outbox,
+    Rates,
     Recovery,
     Results,
     Retention,
@@ -32,12 +34,14 @@ from streamtask.transport.port import (
 )
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
+from streamtask.transport.redis.cancellations import RedisCancellations
 from streamtask.transport.redis.capabilities import probe
 from streamtask.transport.redis.checkpoints import RedisCheckpoints
 from streamtask.transport.redis.client import Argument, Caller, Script, ServerError, Wire
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
 from streamtask.transport.redis.permissions import lacking
+from streamtask.transport.redis.rates import RedisRates
 from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
 from streamtask.transport.redis.results import RedisResults
@@ -93,6 +97,8 @@ class RedisTransport:
         self.recovery: Recovery = RedisRecovery(self._wire)
         self.checkpoints: Checkpoints = RedisCheckpoints(self._wire)
         self.results: Results = RedisResults(self._wire, self._blocking)
+        self.cancellations: Cancellations = RedisCancellations(self._wire)
+        self.rates: Rates = RedisRates(self._wire)
         self.schedule: Schedule | None = RedisSchedule(self._wire)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)
