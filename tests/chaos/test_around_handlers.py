@@ -132,10 +132,13 @@ async def test_in_every_pool_a_handler_has_its_middleware_and_its_dependencies_a
     for n, (pool, source) in enumerate(pools.items()):
         worker = await start_worker(redis_server.url, APP + source)
         await publish(redis_server.url, [Job(n=2 * n, kind=pool), Job(n=2 * n + 1, kind="fails")])
-        if pool == "process":
-            await publish(redis_server.url, [Bare(n=99)])
         await until(lambda n=n: ledger.count("run")[str(2 * n + 1)] == 1, 20)
         await nothing_pending(redis_server.url)
+        if pool == "process":
+            # Only now: while the other runs, it would have a second child started, which loads, too.
+            await publish(redis_server.url, [Bare(n=99)])
+            await until(lambda: ledger.count("after")["99"] == 1, 20)
+            await nothing_pending(redis_server.url)
         assert await worker.terminate() == 0
 
         runs = [line for line in ledger.lines("run") if int(line.key) // 2 == n]
