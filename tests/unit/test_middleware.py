@@ -395,6 +395,21 @@ async def test_what_is_not_known_to_be_stored_is_told_by_its_place_and_can_be_re
         )
 
 
+async def test_a_repeat_is_told_the_id_of_the_event_that_was_published() -> None:
+    class Once(Middleware):
+        async def publish(self, event: Event, options: PublishOptions, call_next: PublishNext) -> str:
+            assert isinstance(event, Placed)
+            return await call_next(event, {**options, "dedup_key": str(event.n)})
+
+    app = App("shop", broker="memory://", middleware=[Once()])
+    async with app:
+        first = await app.publish(Placed(n=1))
+        assert await app.publish(Placed(n=1)) == first
+        [again, other] = await app.publish_many([Placed(n=1), Placed(n=2)])
+        assert (again, other == first) == (first, False)
+        assert [each.event_id for each in await stored(app)] == [first, other]
+
+
 async def test_an_event_that_is_refused_is_refused_through_middleware_as_without() -> None:
     app = App("shop", broker="memory://", middleware=[Named("app", [])], max_event_bytes=1000)
     async with app:
