@@ -53,8 +53,8 @@ class InMemoryApp:
         self.app = app
         #: Its time: `clock.advance(60)`.
         self.clock = clock
-        #: What all of it is kept in.
-        self.memory = connector
+        #: What all of it is kept in: for drainers.
+        self.connector = connector
         self._concurrency = concurrency
         self._patience = patience
         #: The blocking twin, for tests that are no coroutines.
@@ -131,7 +131,7 @@ class InMemoryApp:
     @property
     def scheduled(self) -> list[tuple[datetime, Event]]:
         """Delayed events that are not due yet, and when they will be; soonest first."""
-        store = self.memory.store
+        store = self.connector.store
         with store.lock:
             waiting = [delayed for state in store.streams.values() for delayed in state.delayed.values()]
         waiting.sort(key=lambda delayed: delayed.due)
@@ -145,10 +145,10 @@ class InMemoryApp:
     @property
     def dead(self) -> list[DeadLetter]:
         """Every dead letter that there is."""
-        return self.memory.store.letters
+        return self.connector.store.letters
 
     def _events(self) -> Iterator[tuple[Envelope, Event]]:
-        for delivery in list(self.memory.store.arrived):
+        for delivery in list(self.connector.store.arrived):
             # A replay is no second publication.
             stored = self._stored(delivery) if delivery.only is None else None
             if stored is not None:
@@ -169,7 +169,7 @@ class InMemoryApp:
     @asynccontextmanager
     async def drainer(self, make: Callable[..., Drainer] = Drainer) -> AsyncIterator[Drainer]:
         """What handles events, for no longer than a test has patience."""
-        drainer = make(self.app, self.memory, concurrency=self._concurrency)
+        drainer = make(self.app, self.connector, concurrency=self._concurrency)
         try:
             async with asyncio.timeout(self._patience) as timer, drainer:
                 yield drainer
