@@ -56,6 +56,9 @@ async def executor_of(
         marks: Lookups[tuple[str, str]] = Lookups(transport.marked, Outage("marks", metrics))
         stack.push_async_callback(marks.close)
         stack.push_async_callback(cancellations.close)
+        provider = Provider(app, app.dependency_overrides, asyncio.to_thread)
+        stack.push_async_callback(provider.close)
+        await provider.prepare(each.dependencies for each in handlers if each.dependencies is not None)
         executor = Executor(
             app,
             broker,
