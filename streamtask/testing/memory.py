@@ -6,6 +6,7 @@ Nothing runs by itself: `drain` handles what is ready, in this task and in order
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from streamtask.loading import event_class
 from streamtask.testing.clock import FrozenClock
 from streamtask.testing.drainer import Drainer
 from streamtask.testing.eager import Handled, handle
+from streamtask.testing.rules import Rules
 from streamtask.testing.store import MemoryConnector
 from streamtask.transport.memory.store import fields_of
 from streamtask.transport.values import DeadLetter, Delivery
@@ -55,6 +57,7 @@ class InMemoryApp:
         self.clock = clock
         #: What all of it is kept in: for drainers.
         self.connector = connector
+        self._rules = Rules(app, connector)
         self._concurrency = concurrency
         self._patience = patience
         #: The blocking twin, for tests that are no coroutines.
@@ -90,10 +93,14 @@ class InMemoryApp:
         """
         until, known = self.clock.now() + seconds, {letter.id for letter in self.dead}
         async with self.drainer() as drainer:
-            await drainer.run()
-            while (due := await drainer.next_due()) is not None and self.clock.now() + due <= until:
-                self.clock.advance(max(due, _TICK))
+            while True:
+                tick = await self._rules.tick()
                 await drainer.run()
+                moments = [moment for moment in (tick, await drainer.next_due()) if moment is not None]
+                step = _ticks(min(moments, default=math.inf))
+                if self.clock.now() + step > until + _TICK / 2:
+                    break
+                self.clock.advance(step)
         self.clock.advance(max(0.0, until - self.clock.now()))
         letters = [letter for letter in self.dead if letter.id not in known]
         if letters and not expect_dead:
@@ -265,6 +272,11 @@ def in_memory(
                 memory.sync.close()
     finally:
         app.broker.clock = told_by
+
+
+def _ticks(seconds: float) -> float:
+    """Seconds in whole ticks, one at least: a moment is reached, also where it was computed a little short."""
+    return max(1, math.ceil(round(seconds / _TICK, 3))) * _TICK if math.isfinite(seconds) else seconds
 
 
 def _told(letter: DeadLetter) -> str:
