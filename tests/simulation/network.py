@@ -232,6 +232,9 @@ class FaultyTransport(Verbs):
         self.capabilities = memory.capabilities
         self.recovery = Verbs(self, memory.recovery)
         self.checkpoints = Verbs(self, memory.checkpoints)
+        self.results = Verbs(self, memory.results)
+        self.cancellations = Verbs(self, memory.cancellations)
+        self.rates = Verbs(self, memory.rates)
         self.schedule = Verbs(self, memory.schedule)
         self.retention = Verbs(self, memory.retention)
         self.dead_letters = Verbs(self, memory.dead_letters)
