@@ -45,6 +45,7 @@ _LASTING = [
         keys.cron(name),
         keys.outbox(name),
         keys.delayed_bodies(name),
+        keys.debounced(name),
         keys.STREAMS,
         keys.WORKERS,
     )
