@@ -15,6 +15,7 @@ _HOMES = {
     "BlobRefusedError": "streamtask.errors",
     "BlobStores": "streamtask.blobs",
     "BlobTooLargeError": "streamtask.errors",
+    "Concurrency": "streamtask.gating",
     "ConfigurationError": "streamtask.errors",
     "Context": "streamtask.context",
     "DeadEvent": "streamtask.handler",

@@ -22,6 +22,7 @@ from streamtask.errors import (
     TransportError,
 )
 from streamtask.event import Event
+from streamtask.gating import Concurrency
 from streamtask.handler import DeadEvent, Timeout
 from streamtask.inspector import Inspector
 from streamtask.records import Records
@@ -39,6 +40,7 @@ __all__ = [
     "BlobRefusedError",
     "BlobStores",
     "BlobTooLargeError",
+    "Concurrency",
     "ConfigurationError",
     "Context",
     "DeadEvent",

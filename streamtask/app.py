@@ -101,7 +101,8 @@ class App(Router):
     def add_task(self, task: Task[Any, Any, Any, Any]) -> None:
         """Take a task in."""
         event = task.bind(self)
-        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, **task.options_of_task.handler))
+        options = task.options_of_task.handler
+        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, parameters=task.parameters, **options))
         super().add_task(task)
 
     def include(self, router: Router) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -13,8 +13,10 @@ from typing import Any, Literal
 from streamtask.context import Context
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
+from streamtask.gating import Concurrency, gate_of
 from streamtask.outcomes import Keeping
 from streamtask.retry import Retry
+from streamtask.transport.values import Gate
 
 Pool = Literal["async", "thread", "process"]
 Dedupe = bool | str | Callable[[Any], str | None]
@@ -65,9 +67,12 @@ class Handler:
     start: str | datetime
     retry: Retry
     timeout: Timeout
+    #: At most so many at once in one worker.
     concurrency: int | None
     dedupe: Dedupe | None
     dedupe_window: float
+    #: What its events go through, across all workers.
+    gate: Gate | None
     pool: Pool
     on_dead: OnDead | None
     #: How what it returns is kept; None: it returns events.
@@ -92,14 +97,16 @@ def make_handler(
     start: str | datetime = "earliest",
     retry: Retry | None = None,
     timeout: float | Timeout | None = None,
-    concurrency: int | None = None,
+    concurrency: int | Concurrency | None = None,
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
+    ordered_by: str | None = None,
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
+    parameters: Collection[str] | None = None,
 ) -> Handler:
-    """Read a function's signature and check the options of `@app.on`.
+    """Read a function's signature and check the options of `@app.on`. `parameters`: of a task, which it runs.
 
     Raises:
         ConfigurationError: it takes no event, or an option makes no sense; the message names the function.
@@ -119,8 +126,9 @@ def make_handler(
     if (chosen == "async" and not is_async) or (chosen == "thread" and is_async):
         kind = "async" if is_async else "plain"
         raise ConfigurationError(f"{name}: pool={chosen!r} does not go with a function that is {kind}")
-    if concurrency is not None and concurrency < 1:
-        raise ConfigurationError(f"{name}: concurrency is at least 1, got {concurrency}")
+    in_worker = concurrency.per_worker if isinstance(concurrency, Concurrency) else concurrency
+    if in_worker is not None and in_worker < 1:
+        raise ConfigurationError(f"{name}: concurrency is at least 1, got {in_worker}")
     if isinstance(start, str) and start not in ("earliest", "latest"):
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
     if on_dead is not None and (not callable(on_dead) or inspect.iscoroutinefunction(on_dead)):
@@ -135,9 +143,10 @@ def make_handler(
         start=start,
         retry=retry or Retry(),
         timeout=limits,
-        concurrency=concurrency,
+        concurrency=in_worker,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
+        gate=gate_of(name, taken, ordered_by=ordered_by, concurrency=concurrency, parameters=parameters),
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,

@@ -138,6 +138,12 @@ class Task(Generic[P, R, Q, C]):
         ttl = self.options_of_task.result_ttl
         return None if ttl is None else Keeping(dump=self._dump, ttl=ttl)
 
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the parameters that each stand for one value."""
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return [each.name for each in self._parameters if each.kind not in several]
+
     def runner(self) -> Callable[..., Any]:
         """The function as a handler: of the event, and of the context."""
 

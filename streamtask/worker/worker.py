@@ -267,11 +267,11 @@ class Worker:
         self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics).run())
 
     def _readings(self) -> list[list[Subscription]]:
-        """What is read together: streams of a group that one read can bring; those with limits of their own apart."""
+        """What is read together: streams of a group that one read can bring; those with limits or gates apart."""
         readings = []
         for group in dict.fromkeys(sub.group for sub in self._subscriptions):
             subs = [sub for sub in self._subscriptions if sub.group == group]
-            limited = [sub for sub in subs if self._stream_limits[sub.stream, group] is not None]
+            limited = [sub for sub in subs if sub.gates or self._stream_limits[sub.stream, group] is not None]
             free = [sub for sub in subs if sub not in limited]
             readings += [[sub] for sub in limited]
             by_name = {sub.stream: sub for sub in free}

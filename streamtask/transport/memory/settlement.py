@@ -36,21 +36,24 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
         case Retry() | Release():
             _count(ledger.counts_of(entry_id), outcome)
             state.park(delivery.group, entry_id, now + outcome.delay, now)
+            if outcome.delay > 0:
+                state.leave(delivery.group, entry_id, now, for_good=False)
         case Wait():
             ledger.counts_of(entry_id).uncharged += 1
             group.give(entry_id, WAITING, now)
             ledger.waiting.setdefault((outcome.type, outcome.version), {})[entry_id] = now + outcome.timeout
+            state.leave(delivery.group, entry_id, now, for_good=False)
         case Skip(event_type=event_type) if any(type_ == event_type for type_, _ in ledger.interest):
             wait = Wait(event_type, outcome.version, outcome.timeout)
             return settle(store, delivery, wait, now)
         case Skip(event_type=event_type):
             if event_type and delivery.only is None:
                 ledger.skipped.setdefault(event_type, Skipped(entry_id)).count += 1
-            state.ack(delivery.group, entry_id)
+            state.ack(delivery.group, entry_id, now)
         case Dead():
             _store(store, delivery.stream, outcome, now)
             _bury(state, delivery, outcome, now)
-            state.ack(delivery.group, entry_id)
+            state.ack(delivery.group, entry_id, now)
     return Verdict.SETTLED
 
 
@@ -63,7 +66,7 @@ def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: D
         _store(store, delivery.stream, outcome, now)
         if mark is not None:
             marks.put(mark.name, value=True, until=now + mark.window, now=now)
-    state.ack(delivery.group, parse_id(delivery.entry_id))
+    state.ack(delivery.group, parse_id(delivery.entry_id), now)
     return verdict
 
 
@@ -138,5 +141,5 @@ def take(state: StreamState, group: str, entry_id: EntryId, owner: str, now: flo
     state.log.groups[group].claim(entry_id, owner, now)
     entry = state.log.get(entry_id)
     if entry is None:
-        state.ack(group, entry_id)
+        state.ack(group, entry_id, now)
     return entry

@@ -11,7 +11,19 @@ import msgspec
 from streamtask.errors import EventRefusedError, PublishError, StoreFullError
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.client import Argument, ServerError
-from streamtask.transport.values import Dead, Delivery, Done, Outcome, Outgoing, Release, Result, Retry, Skip, Wait
+from streamtask.transport.values import (
+    Dead,
+    Delivery,
+    Done,
+    Gate,
+    Outcome,
+    Outgoing,
+    Release,
+    Result,
+    Retry,
+    Skip,
+    Wait,
+)
 
 #: KEYS of the settle script before the streams that are emitted to.
 _SETTLE_KEYS = 8
@@ -59,6 +71,15 @@ def entry(item: Outgoing) -> list[Argument]:
     if item.content_encoding is not None:
         # Compressed bytes do not show their event id, and publishing again looks for it.
         words += ["content_encoding", item.content_encoding, "event_id", item.event_id]
+    return words
+
+
+def gates(declared: Sequence[Gate]) -> list[Argument]:
+    """Gates for the scripts that read through them."""
+    words: list[Argument] = []
+    for gate in declared:
+        words += [gate.name, "o" if gate.ordered else "c", gate.limit]
+        words += [len(gate.path), *gate.path, len(gate.types), *gate.types]
     return words
 
 
