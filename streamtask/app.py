@@ -102,7 +102,7 @@ class App(Router):
         """Take a task in."""
         event = task.bind(self)
         options = task.options_of_task.handler
-        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, parameters=task.parameters, **options))
+        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, arguments=task.arguments, **options))
         super().add_task(task)
 
     def include(self, router: Router) -> None:

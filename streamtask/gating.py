@@ -36,9 +36,9 @@ def gate_of(
     *,
     ordered_by: str | None,
     concurrency: int | Concurrency | None,
-    parameters: Collection[str] | None = None,
+    arguments: Collection[str] | None = None,
 ) -> Gate | None:
-    """The gate of a handler's events; None: only the workers limit them. `parameters`: those of a task.
+    """The gate of a handler's events; None: only the workers limit them. `arguments`: those of a task's call.
 
     Raises:
         ConfigurationError: an event has no such field, or they come from several streams; the message names `name`.
@@ -61,8 +61,8 @@ def gate_of(
     word = "ordered_by" if across is None else "Concurrency(per=...)"
     path: tuple[str, ...] = ()
     if field is not None:
-        path = (field,) if parameters is None else ("arguments", field)
-        _check(name, word, field, events, parameters)
+        path = (field,) if arguments is None else ("arguments", field)
+        _check(name, word, field, events, arguments)
     return Gate(
         # Keeps its meaning when the function is renamed, or when it takes one more type.
         name=describe(events[0]).type,
@@ -73,9 +73,9 @@ def gate_of(
     )
 
 
-def _check(name: str, word: str, field: str, events: Sequence[type[Event]], parameters: Collection[str] | None) -> None:
-    if parameters is not None:
-        if field not in parameters:
+def _check(name: str, word: str, field: str, events: Sequence[type[Event]], arguments: Collection[str] | None) -> None:
+    if arguments is not None:
+        if field not in arguments:
             raise ConfigurationError(f"{name}: {word} names {field!r}, which is no parameter of it")
         return
     for event in events:

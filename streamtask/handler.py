@@ -104,9 +104,9 @@ def make_handler(
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
-    parameters: Collection[str] | None = None,
+    arguments: Collection[str] | None = None,
 ) -> Handler:
-    """Read a function's signature and check the options of `@app.on`. `parameters`: of a task, which it runs.
+    """Read a function's signature and check the options of `@app.on`. `arguments`: names of those of a task's call.
 
     Raises:
         ConfigurationError: it takes no event, or an option makes no sense; the message names the function.
@@ -146,7 +146,7 @@ def make_handler(
         concurrency=in_worker,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
-        gate=gate_of(name, taken, ordered_by=ordered_by, concurrency=concurrency, parameters=parameters),
+        gate=gate_of(name, taken, ordered_by=ordered_by, concurrency=concurrency, arguments=arguments),
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,

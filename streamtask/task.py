@@ -139,8 +139,8 @@ class Task(Generic[P, R, Q, C]):
         return None if ttl is None else Keeping(dump=self._dump, ttl=ttl)
 
     @property
-    def parameters(self) -> list[str]:
-        """Names of the parameters that each stand for one value."""
+    def arguments(self) -> list[str]:
+        """Names of the parameters that each stand for one argument."""
         several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         return [each.name for each in self._parameters if each.kind not in several]
 
