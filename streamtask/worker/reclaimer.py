@@ -105,6 +105,7 @@ class Reclaimer:
                         return
         except TransportError as error:
             self._failed(error)
+            await asyncio.sleep(until - time.monotonic())
 
     async def _claim(self) -> float:
         """Take what is due and has room; the seconds until it is worth looking again.
