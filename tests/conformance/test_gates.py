@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
+from streamtask.errors import TransportError
+from streamtask.transport.redis import keys
 from streamtask.transport.values import Dead, Delivery, Done, Gate, Release, Retry, Skip, Verdict, Wait
-from tests.conformance.engines import Consumer, Engine, counts, eventually, order, text_of
+from tests.conformance.engines import Consumer, Engine, RedisEngine, counts, eventually, order, text_of
+from tests.servers import RedisServer
 
 ORDERED = Gate(name="OrderPlaced", types=("OrderPlaced",), path=("customer",), ordered=True)
 TWO_EACH = Gate(name="OrderPlaced", types=("OrderPlaced",), path=("customer",), limit=2)
@@ -390,6 +394,68 @@ async def test_a_worker_without_the_gate_still_opens_it(engine: Engine) -> None:
         assert text_of(delivery) == f"{n}"
         await plain.settle(delivery, Done())
     assert await plain.pending() == 0
+
+
+async def test_a_history_that_is_lost_leaves_no_gate_shut(redis_engine: RedisEngine) -> None:
+    consumer = await redis_engine.consumer(gates=(ORDERED,))
+    await consumer.publish(*(order(f"{n}", customer="c") for n in range(4)))
+    [first] = await consumer.fetch_gated()
+    redis_engine.client.delete(keys.history("orders", "shipping"))
+    await consumer.settle(first, Done())
+
+    assert await consumer.recovery.mend("orders", "shipping") > 0
+    for n in range(1, 4):
+        [delivery] = await claimed(consumer)
+        assert text_of(delivery) == f"{n}"
+        await consumer.settle(delivery, Done())
+    assert redis_engine.client.exists(keys.gates("orders", "shipping"), keys.queued("orders", "shipping")) == 0
+
+
+@pytest.mark.parametrize("key", [keys.gates, keys.queued])
+async def test_where_a_foreign_key_is_in_the_way_nothing_is_read(
+    redis_engine: RedisEngine, key: Callable[[str, str], str]
+) -> None:
+    consumer = await redis_engine.consumer(gates=(ORDERED,))
+    await consumer.publish(order("0", customer="c"))
+    redis_engine.client.set(key("orders", "shipping"), "foreign")
+
+    with pytest.raises(TransportError, match="WRONGTYPE"):
+        await consumer.fetch_gated()
+    assert await consumer.pending() == 0
+    redis_engine.client.delete(key("orders", "shipping"))
+    assert texts(await consumer.fetch_gated()) == ["0"]
+
+
+async def test_a_full_server_lets_entries_through_as_before(private_redis: RedisServer) -> None:
+    engine = RedisEngine(private_redis)
+    consumer = await engine.consumer(gates=(ORDERED,))
+    await consumer.publish(*(order(f"{n}", customer="c") for n in range(3)))
+    engine.client.config_set("maxmemory", 1)
+
+    held = await consumer.fetch_gated()
+    await consumer.recovery.mend("orders", "shipping")
+    for n in range(3):
+        [delivery] = held
+        assert text_of(delivery) == f"{n}"
+        await consumer.settle(delivery, Done())
+        held = await claimed(consumer)
+    engine.client.config_set("maxmemory", 0)
+    await engine.close()
+
+
+async def test_a_server_that_is_killed_and_started_again_knows_who_is_through(private_redis: RedisServer) -> None:
+    engine = RedisEngine(private_redis)
+    consumer = await engine.consumer(gates=(ORDERED,))
+    await consumer.publish(*(order(f"{n}", customer="c") for n in range(3)))
+    [first] = await consumer.fetch_gated()
+    private_redis.kill()
+    private_redis.start()
+    after = await engine.consumer(gates=(ORDERED,))
+
+    assert await after.fetch_gated() == []
+    await after.settle(first, Done())
+    assert texts(await claimed(after)) == ["1"]
+    await engine.close()
 
 
 # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────

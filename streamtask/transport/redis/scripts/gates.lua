@@ -34,12 +34,13 @@ function gates(stream, group, retry, history)
         return kind and { ordered = kind == 'o', limit = tonumber(limit), gate = gate, text = text }
     end
 
-    -- Park one who queues, due now, and let it through -> whether it was there to be let.
-    local function let_through(found, id)
+    -- Park one who queues, due now, and let it through -> whether it was there to be let. One whose
+    -- gate is not known any more comes to it again when it is taken up.
+    local function let_through(found, id, known)
         if not redis.call('XPENDING', stream, group, id, id, 1, '~queued')[1] then return false end
         -- Of an entry that was deleted from the stream, newer servers forget that it was pending.
         if #redis.call('XCLAIM', stream, group, '~parked', 0, id, 'JUSTID') == 0 then return false end
-        redis.call('ZADD', through, 0, found)
+        if known then redis.call('ZADD', through, 0, found) end
         redis.call('ZADD', retry, now_ms(), id)
         return true
     end
@@ -54,7 +55,7 @@ function gates(stream, group, retry, history)
             local _, id = self.parse(found)
             local known = self.known(id)
             if known and redis.call('ZLEXCOUNT', through, low, high) >= known.limit then return n end
-            if let_through(found, id) then n = n + 1 end
+            if let_through(found, id, known) then n = n + 1 end
             redis.call('ZREM', queued, found)
         end
     end

@@ -37,6 +37,7 @@ local function mend_queue()
     return #page == 1000 and '(' .. page[1000][1] or ''
 end
 
+let_pass(history)
 local on
 if what == 'through' then
     on = mend_index(gate.through, {})
