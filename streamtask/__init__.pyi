@@ -18,6 +18,7 @@ from streamtask.errors import (
     SoftTimeoutError,
     StoreFullError,
     StreamtaskError,
+    TaskCancelledError,
     TaskFailedError,
     TransportError,
 )
@@ -30,6 +31,7 @@ from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
+from streamtask.transport.values import Progress
 
 __all__ = [
     "App",
@@ -51,6 +53,7 @@ __all__ = [
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
+    "Progress",
     "PublishError",
     "Records",
     "Reject",
@@ -64,6 +67,7 @@ __all__ = [
     "StoredEnvelope",
     "StreamtaskError",
     "Task",
+    "TaskCancelledError",
     "TaskFailedError",
     "Timeout",
     "TransportError",

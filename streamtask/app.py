@@ -28,13 +28,13 @@ from streamtask.records import Records
 from streamtask.redact import MaskedUrl, mask_url
 from streamtask.results import ResultReader
 from streamtask.router import Router
-from streamtask.settings import Retention, WorkerSettings
+from streamtask.settings import CANCELLED_FOR, Retention, WorkerSettings
 from streamtask.task import Task
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.connect import Connector, Durability, broker_url
 from streamtask.transport.port import Storage, Transport
-from streamtask.transport.values import Outgoing
+from streamtask.transport.values import Outgoing, Progress, Result
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
 
@@ -102,7 +102,10 @@ class App(Router):
         """Take a task in."""
         event = task.bind(self)
         options = task.options_of_task.handler
-        self.add(make_handler(task.runner(), (event,), keeping=task.keeping, arguments=task.arguments, **options))
+        handler = make_handler(
+            task.runner(), (event,), keeping=task.keeping, is_task=True, arguments=task.arguments, **options
+        )
+        self.add(handler)
         super().add_task(task)
 
     def include(self, router: Router) -> None:
@@ -223,7 +226,8 @@ class App(Router):
     ) -> str:
         """Publish an event; returns its event id.
 
-        `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes.
+        `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes; of
+        a repeat, the id that is returned is that of the event which was published.
         `event_id`: publish again after a `PublishError`, without doubling the event.
 
         Raises:
@@ -238,8 +242,8 @@ class App(Router):
         item = self._outgoing(
             event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key, again=bool(event_id)
         )
-        await self._store([item])
-        return item.event_id
+        [stored] = await self._store([item])
+        return item.event_id if dedup_key is None else stored
 
     async def publish_many(self, events: Sequence[Event]) -> list[str]:
         """Publish events in order, a round trip a few hundred; returns their event ids.
@@ -272,8 +276,8 @@ class App(Router):
             **options,
         )
 
-    async def _store(self, items: list[Outgoing]) -> None:
-        """Publish a batch. A PublishError says which of it are not known to be stored."""
+    async def _store(self, items: list[Outgoing]) -> list[str]:
+        """Publish a batch; what the transport says of each. A PublishError says which are not known to be stored."""
         try:
             results = await self.transport.publish(items)
         except TransportError as error:
@@ -288,7 +292,7 @@ class App(Router):
         failed = {place: result for place, result in enumerate(results) if isinstance(result, Exception)}
         if not failed:
             self._count(items, failed=False)
-            return
+            return [result for result in results if isinstance(result, str)]
         for place, item in enumerate(items):
             self._count([item], failed=place in failed)
         refused = next(iter(failed.values()))
@@ -315,9 +319,21 @@ class App(Router):
         Raises:
             ResultTimeoutError: nothing has within `timeout` seconds; None: it waits for as long as it takes.
         """
+        return await self._result_reader().wait(stream, event_id, timeout=timeout)
+
+    async def progress_of(self, stream: str, event_id: str) -> AsyncIterator[Progress]:
+        """How far an event's handler is, each time that it says so, until there is a result; for `Handle.progress`."""
+        async for progress in self._result_reader().progress(stream, event_id):
+            yield progress
+
+    def _result_reader(self) -> ResultReader:
         if self._results is None:
             self._results = ResultReader(self.transport.results)
-        return await self._results.wait(stream, event_id, timeout=timeout)
+        return self._results
+
+    async def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
+        """Have a task not begun, or ended; for `Handle.cancel`. False: it has ended already."""
+        return await self.transport.cancellations.cancel(stream, event_id, result, ttl=CANCELLED_FOR)
 
     @property
     def sync(self) -> SyncApp:
@@ -402,6 +418,10 @@ class SyncApp:
         return self._wait(
             lambda twin: twin.wait_for_result(stream, event_id, timeout=timeout), "await handle.result(...)"
         )
+
+    def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
+        """See `App.cancel_task`."""
+        return self._wait(lambda twin: twin.cancel_task(stream, event_id, result), "await handle.cancel()")
 
     def _wait(self, call: Callable[[App], Coroutine[Any, Any, _T]], instead: str) -> _T:
         try:

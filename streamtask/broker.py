@@ -33,6 +33,7 @@ from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
 from streamtask.transport.values import (
     PLAIN,
+    Cancelled,
     Dead,
     Delivery,
     Done,
@@ -284,6 +285,12 @@ class Broker:
             event_id = envelopes.emit_id(cause, delivery.group, emitter, index, replay)
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
         return tuple(outgoing)
+
+    @staticmethod
+    def cancel(run: Run) -> Outcome:
+        """Whoever sent the task does not want it any more."""
+        keeping = run.handler.keeping
+        return Cancelled(result=None if keeping is None else keeping.cancelled(run.envelope.event_id))
 
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""

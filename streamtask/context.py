@@ -89,8 +89,8 @@ class Notes(Protocol):
     def save_blocking(self, delivery: Delivery, state: bytes) -> None:
         """The same, for a thread without an event loop."""
 
-    def report(self, delivery: Delivery, progress: Progress) -> None:
-        """Keep how far a handler is, soon; from any thread."""
+    def report(self, delivery: Delivery, event_id: str, progress: Progress) -> None:
+        """Keep how far the handler of an event is, soon; from any thread."""
 
 
 class Context:
@@ -146,16 +146,16 @@ class Context:
         await notes.save(delivery, _encoded(state))
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Say how far this is, from 0 to 1, for `streamtask inspect`; from any thread, and as often as you like.
+        """Say how far this is, from 0 to 1, for `streamtask inspect` and `Handle.progress`.
 
-        It is written once a second at most. Of a message 200 characters are kept.
+        From any thread, and as often as you like: it is written twice a second at most, of a message 200 characters.
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"a fraction is from 0 to 1, got {fraction}")
         delivery, notes = _held(self._delivery, self._notes)
         # Lone surrogates, as in a file's name, cannot be stored.
         text = message[:_MESSAGE_LENGTH].encode("utf-8", "backslashreplace").decode()
-        notes.report(delivery, Progress(float(fraction), text))
+        notes.report(delivery, self.envelope.event_id, Progress(float(fraction), text))
 
     @property
     def sync(self) -> BlockingContext:

@@ -12,6 +12,7 @@ StreamtaskError
     SoftTimeoutError            raised inside the handler at its soft timeout
     WorkerLostError             the child process that ran the handler died
     TaskFailedError             a task was given up: who asks for its result is told why, with its last traceback
+    TaskCancelledError          a task was cancelled by whoever has its handle
     ResultTimeoutError          a task's result has not come in time; the task goes on
     LeaseLostError              another consumer owns the entry now: the outcome was dropped, the checkpoint refused
     TransportError              the connection, not the event; retried by the worker
@@ -71,6 +72,10 @@ class TaskFailedError(StreamtaskError):
         self.attempts = attempts
         if traceback:
             self.add_note(f"\nWhere it was raised, in a worker:\n\n{traceback}")
+
+
+class TaskCancelledError(StreamtaskError):
+    """A task was cancelled by whoever has its handle, before it was done: it has no result."""
 
 
 class ResultTimeoutError(StreamtaskError, TimeoutError):

@@ -9,7 +9,7 @@ Nothing is armed outside of tests, and a place that is passed costs a look at `a
     if failpoints.armed:
         failpoints.reached("after_fetch")
 
-A place that no test arms is none: `tests/chaos/test_failpoints.py` arms each.
+A place that no test arms is none: `tests/chaos/test_failpoints.py` arms each of a worker.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ Place = Literal[
     "after_renew",  # the leases are new, and nothing here knows
     "while_stopping",  # this process has drained; what it still has is not handed back
     "before_hand_back",  # the supervisor has reaped a child, and handed back nothing of it
+    "outbox_published",  # events of an outbox table are stored, and their rows still stand in it
+    "bridge_published",  # messages of Celery are events, and still at their source
 ]
 Action = Literal["kill", "stop", "raise"]
 

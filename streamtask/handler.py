@@ -77,6 +77,8 @@ class Handler:
     on_dead: OnDead | None
     #: How what it returns is kept; None: it returns events.
     keeping: Keeping | None
+    #: Whether who sends its events may cancel them.
+    is_task: bool
     #: Whether the function is a coroutine function.
     is_async: bool
     #: Whether it is one that runs on the loop for as long as it likes.
@@ -105,6 +107,7 @@ def make_handler(
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
     arguments: Collection[str] | None = None,
+    is_task: bool = False,
 ) -> Handler:
     """Read a function's signature and check the options of `@app.on`. `arguments`: names of those of a task's call.
 
@@ -150,6 +153,7 @@ def make_handler(
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,
+        is_task=is_task,
         is_async=is_async,
         is_unbounded=is_async and limits == Timeout(),
     )

@@ -1,10 +1,11 @@
-"""`module:attribute` → the app it names; an event type → its class."""
+"""`module:attribute` → the app, or what else it names; an event type → its class."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from streamtask.app import App
 from streamtask.errors import ConfigurationError
@@ -16,6 +17,23 @@ def load_app(reference: str, *, broker: str | None = None) -> App:
 
     Raises:
         ConfigurationError: there is no such module or attribute, or it is no App; the message says which.
+    """
+    module, app = load(reference)
+    if not isinstance(app, App):
+        name, _, attribute = reference.partition(":")
+        apps = [key for key, value in vars(module).items() if isinstance(value, App)]
+        hint = f"; it has {', '.join(f'{name}:{key}' for key in apps)}" if apps else ""
+        raise ConfigurationError(f"{name} has no App called {attribute!r}{hint}")
+    if broker:
+        app.use_broker(broker)
+    return app
+
+
+def load(reference: str) -> tuple[ModuleType, object]:
+    """Import a module and what it has under a name; None where it has nothing there.
+
+    Raises:
+        ConfigurationError: there is no such module, or it cannot be imported.
     """
     name, colon, attribute = reference.partition(":")
     if not colon or not name or name.startswith(".") or not attribute:
@@ -29,14 +47,7 @@ def load_app(reference: str, *, broker: str | None = None) -> App:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             raise ConfigurationError(f"there is no module {name!r} here ({folder}) or installed") from error
         raise ConfigurationError(f"importing {name} failed: {error}") from error
-    app = getattr(module, attribute, None)
-    if not isinstance(app, App):
-        apps = [key for key, value in vars(module).items() if isinstance(value, App)]
-        hint = f"; it has {', '.join(f'{name}:{key}' for key in apps)}" if apps else ""
-        raise ConfigurationError(f"{name} has no App called {attribute!r}{hint}")
-    if broker:
-        app.use_broker(broker)
-    return app
+    return module, getattr(module, attribute, None)
 
 
 def event_class(app: App, type_: str) -> type[Event]:

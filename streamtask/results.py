@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 
 from streamtask.errors import ResultTimeoutError, TransportError
 from streamtask.transport import port
+from streamtask.transport.values import Progress
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,29 @@ class ResultReader:
                 f"the result of {event_id} has not come within {timeout:g} s; it is still worked on, or waits for a "
                 "worker: ask again"
             ) from None
+
+    async def progress(self, stream: str, event_id: str) -> AsyncIterator[Progress]:
+        """How far an event's handler is, each time that it says so, until there is a result; first its last word."""
+        ended = asyncio.create_task(self.wait(stream, event_id, timeout=None))
+        position, wait = "0", 0.0
+        try:
+            while not ended.done() or not wait:
+                asking = asyncio.create_task(self._results.progress(stream, event_id, after=position, wait=wait))
+                try:
+                    await asyncio.wait((ended, asking) if wait else (asking,), return_when=asyncio.FIRST_COMPLETED)
+                    if asking.done():
+                        (said, position), wait = asking.result(), _READ
+                        if said is not None:
+                            yield said
+                except TransportError as error:
+                    log.debug("results.interrupted", extra={"stream": stream, "error": str(error)})
+                    await asyncio.sleep(_AGAIN)
+                finally:
+                    asking.cancel()
+                    await asyncio.gather(asking, return_exceptions=True)
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
 
     async def _until_there(self, stream: str, event_id: str, news: _News, heard: asyncio.Event) -> bytes:
         while True:

@@ -12,7 +12,8 @@ from streamtask.gating import Concurrency
 from streamtask.handler import DEDUPE_WINDOW, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
 from streamtask.lifespan import Lifespan, make_lifespan
 from streamtask.retry import Retry
-from streamtask.task import RESULT_TTL, P, R, Task, TaskDecorator, TaskOptions
+from streamtask.settings import RESULT_TTL
+from streamtask.task import P, R, Task, TaskDecorator, TaskOptions
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 LifespanT = TypeVar("LifespanT", bound=Callable[..., AsyncIterator[None]])

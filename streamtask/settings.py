@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: Seconds that the result of a task is kept.
+RESULT_TTL = 3600.0
+#: Seconds for which is remembered that a task is cancelled: longer than one waits for a worker.
+CANCELLED_FOR = 7 * 86_400.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:

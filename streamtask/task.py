@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Generic, NotRequired, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -24,15 +24,14 @@ from streamtask.errors import ConfigurationError, EventRefusedError
 from streamtask.event import Event, describe
 from streamtask.handler import hints_of
 from streamtask.outcomes import Keeping, value_of
+from streamtask.settings import RESULT_TTL
+from streamtask.transport.values import Progress, Result
 
 #: Arguments of a task's call; what it gives; arguments and result of the function itself.
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 C = TypeVar("C")
-
-#: Seconds that a result is kept.
-RESULT_TTL = 3600.0
 
 
 class Sender(Protocol):
@@ -48,6 +47,12 @@ class Sender(Protocol):
     async def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
         """What became of an event, as it is kept. Raises `ResultTimeoutError`."""
 
+    def progress_of(self, stream: str, event_id: str) -> AsyncIterator[Progress]:
+        """How far it is, each time that it says so, until there is a result."""
+
+    async def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
+        """Have it not begun, or ended, and this result kept; False: it has ended already."""
+
     @property
     def sync(self) -> BlockingSender:
         """The blocking twin."""
@@ -61,6 +66,9 @@ class BlockingSender(Protocol):
 
     def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
         """See `Sender.wait_for_result`."""
+
+    def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
+        """See `Sender.cancel_task`."""
 
 
 class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +141,11 @@ class Task(Generic[P, R, Q, C]):
         return self.home[1]
 
     @property
+    def stream(self) -> str:
+        """The stream of its calls."""
+        return describe(self.event).stream
+
+    @property
     def keeping(self) -> Keeping | None:
         """How its results are kept; None: not at all."""
         ttl = self.options_of_task.result_ttl
@@ -202,7 +215,7 @@ class Task(Generic[P, R, Q, C]):
         return Handle(self, event_id)
 
     def load(self, body: bytes) -> R:
-        """The value in a kept outcome. Raises `TaskFailedError`."""
+        """The value in a kept outcome. Raises `TaskFailedError`, `TaskCancelledError`."""
         value: R = self._value.validate_json(value_of(body, of=self.name))
         return value
 
@@ -278,6 +291,7 @@ class Handle(Generic[R]):
 
         Raises:
             TaskFailedError: it was given up; the error has the traceback of its last attempt.
+            TaskCancelledError: it was cancelled.
             ResultTimeoutError: it has not ended within `timeout` seconds. It goes on.
         """
         body = await self._task.sender.wait_for_result(self._stream(), self.id, timeout=timeout)
@@ -287,10 +301,29 @@ class Handle(Generic[R]):
         """The same for code that cannot await."""
         return self._task.load(self._task.sender.sync.wait_for_result(self._stream(), self.id, timeout=timeout))
 
+    def progress(self) -> AsyncIterator[Progress]:
+        """How far it is (`ctx.progress`), each time that it says so, until it has ended: for `async for`."""
+        return self._task.sender.progress_of(self._stream(), self.id)
+
+    async def cancel(self) -> bool:
+        """Have it not begun; or where it runs, ended: an async one within a second, a process by a kill.
+
+        A thread cannot be ended: it is waited for, and what it comes to is dropped. False: it has ended already.
+        """
+        return await self._task.sender.cancel_task(self._task.stream, self.id, self._cancelled())
+
+    def revoke(self) -> bool:
+        """The same for code that cannot await."""
+        return self._task.sender.sync.cancel_task(self._task.stream, self.id, self._cancelled())
+
+    def _cancelled(self) -> Result | None:
+        keeping = self._task.keeping
+        return None if keeping is None else keeping.cancelled(self.id)
+
     def _stream(self) -> str:
         if self._task.keeping is None:
             raise ConfigurationError(f"the task {self._task.name} keeps no results: result_ttl is None")
-        return describe(self._task.event).stream
+        return self._task.stream
 
     def __repr__(self) -> str:
         return f"<call {self.id} of {self._task.name}>"

@@ -35,6 +35,7 @@ SettledAs = Literal[
     "timeout",  # the handler ran out of time and runs again
     "dead",  # given up, now a dead letter
     "rejected",  # the handler refused the event, now a dead letter
+    "cancelled",  # a task that nobody wanted any more: effects dropped
     "released",  # handed back, nobody's fault
     "skipped",  # not for this group
     "waiting",  # kept for workers that know this type or version

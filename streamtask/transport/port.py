@@ -27,6 +27,7 @@ from streamtask.transport.values import (
     Progress,
     Registered,
     Relayed,
+    Result,
     StoredBlob,
     StreamInfo,
     Subscription,
@@ -46,6 +47,7 @@ class Transport(Protocol):
     gates: Gates
     checkpoints: Checkpoints
     results: Results
+    cancellations: Cancellations
     schedule: Schedule | None
     retention: Retention | None
     dead_letters: DeadLetters | None
@@ -66,7 +68,10 @@ class Transport(Protocol):
         """
 
     async def publish(self, items: Sequence[Outgoing]) -> list[str | Exception]:
-        """Store each item; per item, in order: the entry id (for delayed ones the event id), or what went wrong.
+        """Store each item; per item, in order: the entry id, or what went wrong.
+
+        It is the event id for delayed ones and for those with a de-duplication key: that of the event that stands
+        under the key, which may be an earlier one.
 
         Never sent twice by the transport: after an error it is unknown whether the item is stored.
         """
@@ -184,8 +189,11 @@ class Checkpoints(Protocol):
     async def load(self, delivery: Delivery) -> bytes | None:
         """The state that was saved last, in this delivery or an earlier one."""
 
-    async def report(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
-        """Keep how far each is, for `Inspection`; one whose lease is lost is passed over."""
+    async def report(self, reports: Sequence[tuple[Delivery, str, Progress]]) -> None:
+        """Keep how far each is, for `Inspection` and, by its event id, for `Results.progress`.
+
+        One whose lease is lost is passed over.
+        """
 
 
 class Results(Protocol):
@@ -202,6 +210,26 @@ class Results(Protocol):
 
         News are kept for a while only: who comes late misses some, and asks for the results.
         """
+
+    async def progress(self, stream: str, event_id: str, *, after: str, wait: float) -> tuple[Progress | None, str]:
+        """How far an event's handler is, if it has said so behind a position ("0": ever), and the position behind it.
+
+        Waits up to `wait` seconds for that. Only the last word is kept, for an hour after it was said.
+        """
+
+
+class Cancellations(Protocol):
+    """Events that nobody wants any more, by their ids. Kept beside their stream, and run out."""
+
+    async def cancel(self, stream: str, event_id: str, result: Result | None, *, ttl: float) -> bool:
+        """Cancel an event, for `ttl` seconds; False: it has a result already, and nothing was changed.
+
+        One that is scheduled is taken out of the schedule, and `result` stored in its place, in one step. Of every
+        other, whoever begins or runs it finds out by `cancelled`, and settles it so.
+        """
+
+    async def cancelled(self, stream: str, event_ids: Sequence[str]) -> list[bool]:
+        """Whether each of these is cancelled."""
 
 
 class Schedule(Protocol):

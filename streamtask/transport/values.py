@@ -180,6 +180,10 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     result: Result | None = None
 
 
+class Cancelled(Done, frozen=True, gc=False):
+    """Nobody wants it any more (`Cancellations`): ack, store the result that says so."""
+
+
 class Retry(msgspec.Struct, frozen=True):
     """Run again in this group only, `delay` seconds from now. `failed` says whether it counts as a failure."""
 

@@ -1,4 +1,4 @@
-"""What handlers have come to → the transport: states at once, progress once a second. Decides nothing.
+"""What handlers have come to → the transport: states at once, progress twice a second. Decides nothing.
 
 Who checkpoints waits until it is kept, however long the server is away: the work that it has done is safe nowhere else.
 Progress is for people: nobody waits for it, and of each delivery the last word is written.
@@ -16,7 +16,7 @@ from streamtask.transport.values import Delivery, Progress
 from streamtask.worker.outage import Outage
 
 #: Seconds between two writes of progress.
-_EVERY: Final = 1.0
+_EVERY: Final = 0.5
 
 
 class Checkpoints:
@@ -29,7 +29,7 @@ class Checkpoints:
         self._some = asyncio.Event()
         self._lock = threading.Lock()
         #: What is not written yet.
-        self._progress: dict[Delivery, Progress] = {}
+        self._progress: dict[Delivery, tuple[str, Progress]] = {}
         #: Of threads that wait for it.
         self._saving: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -55,11 +55,11 @@ class Checkpoints:
         finally:
             self._saving.discard(task)
 
-    def report(self, delivery: Delivery, progress: Progress) -> None:
+    def report(self, delivery: Delivery, event_id: str, progress: Progress) -> None:
         """Have it written soon."""
         with self._lock:
             is_first = not self._progress
-            self._progress[delivery] = progress
+            self._progress[delivery] = event_id, progress
         if is_first:
             self._loop.call_soon_threadsafe(self._some.set)
 
@@ -71,7 +71,7 @@ class Checkpoints:
             with self._lock:
                 taken, self._progress = self._progress, {}
             try:
-                await self._checkpoints.report(list(taken.items()))
+                await self._checkpoints.report([(delivery, *said) for delivery, said in taken.items()])
             except TransportError as error:
                 self._outage.failed(error)
                 with self._lock:

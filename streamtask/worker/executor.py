@@ -17,7 +17,7 @@ from streamtask.context import Application, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
 from streamtask.telemetry import logs
-from streamtask.transport.values import Done, Outcome
+from streamtask.transport.values import Done, Mark, Outcome
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 #: Crashes after which a suspect is given up that no process can be started for.
 _POISON_LIMIT = 5
 
-#: Answers whether a de-duplication mark stands: (group, stream, mark).
-Seen = Callable[[str, str, str], Awaitable[bool]]
+#: Answers whether a de-duplication mark stands: group, (stream, mark).
+Seen = Callable[[str, tuple[str, str]], Awaitable[bool]]
+#: Answers whether a task is cancelled.
+IsCancelled = Callable[[Run], Awaitable[bool]]
 
 
 class Executor:
@@ -41,6 +43,7 @@ class Executor:
         broker: Broker,
         leases: Leases,
         seen: Seen,
+        is_cancelled: IsCancelled,
         *,
         isolation: Isolation,
         checkpoints: Checkpoints,
@@ -50,6 +53,7 @@ class Executor:
         self._broker = broker
         self._leases = leases
         self._seen = seen
+        self._is_cancelled = is_cancelled
         self._isolation = isolation
         self._checkpoints = checkpoints
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="streamtask-handler")
@@ -74,9 +78,8 @@ class Executor:
         try:
             event = self._broker.event(run)
             mark = self._broker.mark(run, event)
-            if mark and not mark.replace and await self._seen(delivery.group, delivery.stream, mark.name):
-                # Without effects the settle script finds the mark and acks: a duplicate.
-                return Done(mark=mark)
+            if (mark or run.handler.is_task) and (moot := await self._moot(run, mark)):
+                return moot
             if run.alone or run.handler.pool == "process":
                 outcome = await self._apart(run)
                 if outcome is not None:
@@ -98,6 +101,16 @@ class Executor:
             return self._broker.fail(run, error)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
+
+    async def _moot(self, run: Run, mark: Mark | None) -> Outcome | None:
+        """The outcome of a run that is not to be begun: a duplicate, or a task that nobody wants any more."""
+        delivery = run.delivery
+        if run.handler.is_task and await self._is_cancelled(run):
+            return self._broker.cancel(run)
+        if mark and not mark.replace and await self._seen(delivery.group, (delivery.stream, mark.name)):
+            # Without effects the settle script finds the mark and acks: a duplicate.
+            return Done(mark=mark)
+        return None
 
     async def _state(self, run: Run) -> bytes | None:
         """What an earlier delivery has checkpointed, where there was one and the handler can ask for it."""

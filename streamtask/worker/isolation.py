@@ -157,9 +157,8 @@ class Isolation:
             if self._suspects is None:
                 self._suspects = await self._sandbox_of(SUSPECTS)
             sandbox = self._suspects
-        reply = await sandbox.run(
-            request, soft=soft, hard=timeout.hard, certain=run.alone, aside=partial(_take_note, run.delivery, notes)
-        )
+        aside = partial(_take_note, run.delivery, run.envelope.event_id, notes)
+        reply = await sandbox.run(request, soft=soft, hard=timeout.hard, certain=run.alone, aside=aside)
         return decode_outcome(reply)
 
     async def _sandbox_of(self, size: int) -> Sandbox:
@@ -174,13 +173,13 @@ class Isolation:
                 await sandbox.close(grace=0.0)
 
 
-async def _take_note(delivery: Delivery, notes: Notes, words: bytes) -> bytes | None:
+async def _take_note(delivery: Delivery, event_id: str, notes: Notes, words: bytes) -> bytes | None:
     """Keep what a child says of a delivery; the answer, where it waits for one."""
     note = msgspec.msgpack.decode(words, type=Note)
     is_of_this = (note.entry_id, note.deliveries) == (delivery.entry_id, delivery.deliveries)
     if note.progress is not None:
         if is_of_this:
-            notes.report(delivery, note.progress)
+            notes.report(delivery, event_id, note.progress)
         return None
     try:
         if not is_of_this:

@@ -136,7 +136,7 @@ class _Notes:
         if self._parent.ask(encode_note(note)) != KEPT:
             raise LeaseLostError(delivery.entry_id, delivery.owner)
 
-    def report(self, delivery: Delivery, progress: Progress) -> None:
+    def report(self, delivery: Delivery, event_id: str, progress: Progress) -> None:  # noqa: ARG002 - the worker knows
         """Say how far a handler is."""
         self._parent.tell(encode_note(Note(delivery.entry_id, delivery.deliveries, progress=progress)))
 

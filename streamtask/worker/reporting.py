@@ -8,13 +8,20 @@ from collections.abc import Iterable
 
 from streamtask.errors import HandlerTimeoutError
 from streamtask.telemetry.metrics import Metrics, SettledAs
-from streamtask.transport.values import Dead, Done, Outcome, Release, Retry, Skip, Verdict
+from streamtask.transport.values import Cancelled, Dead, Done, Outcome, Release, Retry, Skip, Verdict, Wait
 from streamtask.worker.settler import Settlement
 from streamtask.worker.slots import Running
 
 log = logging.getLogger(__name__)
 
 _TIMED_OUT = f"{HandlerTimeoutError.__name__}:"
+_COUNTED_AS: dict[type[Outcome], SettledAs] = {
+    Done: "done",
+    Cancelled: "cancelled",
+    Release: "released",
+    Skip: "skipped",
+    Wait: "waiting",
+}
 
 
 class Reporter:
@@ -56,6 +63,8 @@ class Reporter:
         outcome = settlement.outcome
         if verdict is Verdict.DUPLICATE:
             log.info("deduplicated", extra=_fields(settlement))
+        elif isinstance(outcome, Cancelled):
+            log.info("task.cancelled", extra=_fields(settlement))
         elif isinstance(outcome, Dead):
             self._metrics.dead(settlement.delivery.stream, settlement.delivery.group, outcome.reason)
             log.error("event.dead", extra={**_fields(settlement), "reason": outcome.reason, "error": outcome.error})
@@ -92,14 +101,10 @@ def _fields(settlement: Settlement) -> dict[str, object]:
 
 
 def _counted_as(outcome: Outcome) -> SettledAs:
-    if isinstance(outcome, Done):
-        return "done"
     if isinstance(outcome, Retry):
         if not outcome.failed:
             return "retry_later"
         return "timeout" if outcome.error.startswith(_TIMED_OUT) else "retry"
     if isinstance(outcome, Dead):
         return "rejected" if outcome.reason == "rejected" else "dead"
-    if isinstance(outcome, Release):
-        return "released"
-    return "skipped" if isinstance(outcome, Skip) else "waiting"
+    return _COUNTED_AS[type(outcome)]

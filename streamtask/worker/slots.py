@@ -42,6 +42,8 @@ class Running(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     #: The worker wants it to end. (A handler can cancel its task, too.)
     cancelled: bool = False
+    #: Whoever sent the task wants it to end: whatever it comes to is dropped.
+    revoked: bool = False
     #: Whether its long run was told already.
     told: bool = False
 
@@ -50,6 +52,12 @@ class Running(msgspec.Struct, eq=False):
         self.cancelled = True
         if self.task is not None:
             self.task.cancel()
+
+    def revoke(self) -> None:
+        """End a task that nobody wants any more. A thread cannot be ended: it is waited for."""
+        self.revoked = True
+        if self.run.handler.pool != "thread" or self.run.alone:
+            self.cancel()
 
 
 class Slots:

@@ -34,6 +34,7 @@ from streamtask.transport.values import (
     TypeVersion,
     Verdict,
 )
+from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
@@ -43,7 +44,7 @@ from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import children, limit_of, limit_of_stream
-from streamtask.worker.marks import Marks
+from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Health
@@ -116,6 +117,7 @@ class Worker:
         self._prepared = False
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
+        self._has_tasks = any(handler.is_task for handler in handlers)
         self._has_limits = any(limit is not None for limit in self._stream_limits.values())
         #: What is here of each stream; only counted where some stream has a limit.
         self._held: Counter[tuple[str, str]] = Counter()
@@ -196,13 +198,16 @@ class Worker:
         self._keeper = self._make_keeper()
         self._keeper.start()
         await self._keeper.first_beat()
-        self._marks = Marks(self._transport, Outage("marks", self.metrics))
+        self._marks: Lookups[tuple[str, str]] = Lookups(self._transport.marked, Outage("marks", self.metrics))
+        outage = Outage("cancellations", self.metrics)
+        self._cancellations = Cancellations(self._transport, outage, lambda: self._slots.running)
         self._checkpoints = Checkpoints(self._transport, Outage("checkpoint", self.metrics))
         self._executor = Executor(
             self._app,
             self._broker,
             self._leases,
             self._marks.stands,
+            self._cancellations.has,
             isolation=self._isolation,
             checkpoints=self._checkpoints,
             threads=self._settings.concurrency,
@@ -261,6 +266,8 @@ class Worker:
         )
         self._duty("reclaimer", reclaimer.run())
         self._duty("look-round", self._look_round())
+        if self._has_tasks:
+            self._duty("cancellations", self._cancellations.run())
         janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
         self._duty("relay", self._relay.run())
@@ -324,6 +331,7 @@ class Worker:
             log.info("worker.draining", extra={"owner": self.owner, "running": running, "grace": grace})
             await self._drain(grace)
         await self._marks.close()
+        await self._cancellations.close()
         try:
             async with asyncio.timeout(_LAST_WORDS):
                 await self._settler.drained()
@@ -458,19 +466,30 @@ class Worker:
         except LeaseLostError:
             self._lost(run)
         except asyncio.CancelledError as error:
-            if not running.cancelled:
-                # It has cancelled itself: handed back, it would do so again, for ever and uncharged.
-                self._outcome(delivery, self._broker.fail(run, error), run, time.monotonic() - running.since)
-                return
-            self._outcome(delivery, Release(), run)
-            raise
+            self._interrupted(running, error)
+            if running.cancelled:
+                raise
         else:
             if failpoints.armed:
                 failpoints.reached("after_effect")
+            if running.revoked:
+                # Whatever it has come to meanwhile.
+                outcome = self._broker.cancel(run)
             self._outcome(delivery, outcome, run, time.monotonic() - running.since)
         finally:
             if self._started is not None:
                 self._started.clear(running.number)
+
+    def _interrupted(self, running: Running, error: asyncio.CancelledError) -> None:
+        """A handler ended with its cancellation: its own, its sender's, or ours."""
+        run, seconds = running.run, time.monotonic() - running.since
+        if not running.cancelled:
+            # It has cancelled itself: handed back, it would do so again, for ever and uncharged.
+            self._outcome(run.delivery, self._broker.fail(run, error), run, seconds)
+        elif running.revoked:
+            self._outcome(run.delivery, self._broker.cancel(run), run, seconds)
+        else:
+            self._outcome(run.delivery, Release(), run)
 
     def _lost(self, run: Run) -> None:
         self._left(run.delivery)

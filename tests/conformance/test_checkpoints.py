@@ -41,7 +41,7 @@ async def test_what_runs_again_finds_its_state(engine: Engine, outcome: Outcome)
     consumer = await engine.consumer()
     [delivery] = await consumer.publish_and_fetch()
     await save(consumer, delivery, b"1")
-    await consumer.transport.checkpoints.report([(delivery, HALF)])
+    await consumer.transport.checkpoints.report([(delivery, "e1", HALF)])
 
     await consumer.settle(delivery, outcome)
     again = await consumer.claim_one()
@@ -81,7 +81,7 @@ async def test_nothing_is_kept_of_what_is_done_or_dead(engine: Engine, outcome: 
         await consumer.settle(delivery, Release())
         delivery = await consumer.claim_one()
     await save(consumer, delivery, b"1")
-    await consumer.transport.checkpoints.report([(delivery, HALF)])
+    await consumer.transport.checkpoints.report([(delivery, "e1", HALF)])
 
     assert await consumer.settle(delivery, outcome) is Verdict.SETTLED
 
@@ -108,10 +108,10 @@ async def test_a_late_owner_keeps_nothing(engine: Engine) -> None:
     await a.hand_back()
     fresh = await b.claim_one()
     assert await save(b, fresh, b"successor's")
-    await b.transport.checkpoints.report([(fresh, HALF)])
+    await b.transport.checkpoints.report([(fresh, "e1", HALF)])
 
     assert not await save(a, late, b"late")
-    await a.transport.checkpoints.report([(late, Progress(0.9))])
+    await a.transport.checkpoints.report([(late, "e1", Progress(0.9))])
 
     assert await load(b, fresh) == b"successor's"
     assert await progress(b) == [HALF]
@@ -136,7 +136,7 @@ async def test_what_is_settled_keeps_nothing_any_more(engine: Engine, outcome: O
     await consumer.settle(delivery, outcome)
 
     assert not await save(consumer, delivery, b"late")
-    await consumer.transport.checkpoints.report([(delivery, HALF)])
+    await consumer.transport.checkpoints.report([(delivery, "e1", HALF)])
 
     assert await load(consumer, delivery) is None
     assert await progress(consumer) == ([None] if isinstance(outcome, Retry) else [])
@@ -148,7 +148,7 @@ async def test_nothing_is_kept_in_a_group_that_has_vanished(engine: Engine) -> N
     engine.lose_group("orders", "shipping")
 
     assert not await save(consumer, delivery, b"1")
-    await consumer.transport.checkpoints.report([(delivery, HALF)])
+    await consumer.transport.checkpoints.report([(delivery, "e1", HALF)])
 
 
 async def test_a_group_that_is_made_again_begins_without_states(engine: Engine) -> None:
@@ -169,7 +169,7 @@ async def test_progress_is_shown_for_each_entry_and_where_one_is(engine: Engine)
     silent, speaking = await consumer.publish_and_fetch(order(), order())
     await consumer.beat()
 
-    await consumer.transport.checkpoints.report([(speaking, Progress(0.25)), (speaking, HALF)])
+    await consumer.transport.checkpoints.report([(speaking, "e1", Progress(0.25)), (speaking, "e1", HALF)])
 
     assert await progress(consumer) == [None, HALF]
     states = [await consumer.inspection.state("orders", "shipping", each.entry_id) for each in (silent, speaking)]
@@ -181,7 +181,7 @@ async def test_of_a_batch_only_those_that_are_still_held_are_shown(engine: Engin
     done, held = await consumer.publish_and_fetch(order(), order())
     await consumer.settle(done, Done())
 
-    await consumer.transport.checkpoints.report([(done, HALF), (held, HALF)])
+    await consumer.transport.checkpoints.report([(done, "e1", HALF), (held, "e1", HALF)])
 
     assert await progress(consumer) == [HALF]
 

@@ -113,7 +113,7 @@ async def test_how_far_a_handler_is_stands_with_its_entry_and_its_event(
 ) -> None:
     unread, delivery = await busy.publish_and_fetch(placed("spoken"))
     await busy.settle(unread, Done())
-    await busy.transport.checkpoints.report([(delivery, Progress(0.421, NASTY))])
+    await busy.transport.checkpoints.report([(delivery, "e1", Progress(0.421, NASTY))])
 
     rows = (await ask(redis_server.url, "inspect", "pending", "--json")).document
     [place] = (await ask(redis_server.url, "inspect", "event", "spoken", "--json")).document["groups"]

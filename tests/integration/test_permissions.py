@@ -147,7 +147,7 @@ async def test_an_operator_sees_how_far_a_handler_is(users: Users) -> None:
     async with App("shop", broker=users.url("worker")) as app:
         await app.transport.register(Subscription(stream="jobs", group="shop"))
         [delivery] = await app.transport.fetch("shop", "a", ["jobs"], count=1, wait=0)
-        await app.transport.checkpoints.report([(delivery, Progress(0.5))])
+        await app.transport.checkpoints.report([(delivery, "e1", Progress(0.5))])
 
     [row] = (await ask(users.url("operator"), "inspect", "pending", "--json")).document
 
@@ -155,7 +155,12 @@ async def test_an_operator_sees_how_far_a_handler_is(users: Users) -> None:
 
 
 async def test_a_task_and_waiting_for_its_result_need_no_more_than_the_lines_give(users: Users) -> None:
-    def double(n: int) -> int:
+    heard = asyncio.Event()
+
+    async def double(ctx: Context, n: int) -> int:
+        if n == 2:
+            ctx.progress(0.5)
+            await heard.wait()
         return 2 * n
 
     door, shop = App("shop", broker=users.url("publisher")), App("shop", broker=users.url("worker"))
@@ -166,7 +171,18 @@ async def test_a_task_and_waiting_for_its_result_need_no_more_than_the_lines_giv
         waiting = asyncio.create_task(first.result(timeout=20))
         async with shop.worker():
             assert await waiting == 2
-            assert await (await sent.send(2)).result(timeout=20) == 4
+            second = await sent.send(2)
+            async for progress in second.progress():
+                assert progress.fraction == 0.5
+                heard.set()
+            assert await second.result(timeout=20) == 4
+            for later in (0.1, 60):
+                assert await (await sent.options(delay=later).send(3)).cancel()
+            assert (await ask(users.url("operator"), "tasks", "watch", second.id)).code == 0
+            assert (await ask(users.url("operator"), "tasks", "cancel", second.id)).code == 1
+            third = await sent.options(delay=60).send(3)
+            assert (await ask(users.url("operator"), "tasks", "cancel", third.id)).code == 0
+    assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
 
 
 async def test_order_and_limits_across_workers_need_no_more_than_the_lines_of_a_worker_give(users: Users) -> None:

@@ -39,7 +39,7 @@ class Notes:
     def save_blocking(self, delivery: Delivery, state: bytes) -> None:
         self.states.append(state)
 
-    def report(self, delivery: Delivery, progress: Progress) -> None:
+    def report(self, delivery: Delivery, event_id: str, progress: Progress) -> None:
         self.progress.append(progress)
 
 

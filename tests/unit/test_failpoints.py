@@ -30,7 +30,7 @@ def test_place_action_and_file_are_read() -> None:
     "text", ["after_fetch", "after_fetch:", "after_fetch:explode", "nowhere:kill", ":kill", "kill"]
 )
 def test_an_unknown_place_or_action_is_refused_with_all_that_are_known(text: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"after_fetch, .*before_hand_back .*kill, stop, raise"):
+    with pytest.raises(ConfigurationError, match=r"after_fetch, .*before_hand_back, .*kill, stop, raise"):
         parse(text)
 
 

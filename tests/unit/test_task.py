@@ -21,6 +21,7 @@ from streamtask import (
     ResultTimeoutError,
     Retry,
     Router,
+    TaskCancelledError,
     TaskFailedError,
 )
 from streamtask.event import describe, dump
@@ -248,3 +249,88 @@ async def test_blocking_within_a_running_loop_names_the_async_form(app: App) -> 
         task.delay(1)
     with pytest.raises(ConfigurationError, match=r"await handle\.result\(\.\.\.\)"):
         task.handle("id").get()
+
+
+# ── cancelled, watched, sent once ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_call_that_waits_is_cancelled_and_one_that_is_done_is_not(app: App) -> None:
+    task = app.task(add)
+    waits, later = await task.send(1), await task.options(delay=3600).send(2)
+    assert await waits.cancel()
+    assert await later.cancel()
+    with pytest.raises(TaskCancelledError, match=r"test_task\.add was cancelled"):
+        await later.result(timeout=5)
+    async with app.worker():
+        done = await task.send(3)
+        assert await done.result(timeout=5) == 5
+        with pytest.raises(TaskCancelledError):
+            await waits.result(timeout=5)
+        assert not await done.cancel()
+
+
+async def test_a_task_that_keeps_no_result_is_cancelled_as_well(app: App) -> None:
+    ran = []
+
+    @app.task(result_ttl=None)
+    async def silent(n: int) -> None:
+        ran.append(n)
+
+    for delay in (None, 0.0):
+        await (await silent.options(delay=delay).send(1)).cancel()
+    async with app.worker(burst=True) as worker:
+        await silent.send(2)
+        await worker.burst_done()
+    assert ran == [2]
+
+
+async def test_a_task_that_catches_its_cancellation_leaves_no_effects(app: App) -> None:
+    begun = asyncio.Event()
+
+    @app.task
+    async def stubborn(ctx: Context) -> int:
+        ctx.emit(Added(total=1))
+        begun.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            return 1
+        return 2
+
+    async with app.worker():
+        handle = await stubborn.send()
+        await begun.wait()
+        assert await handle.cancel()
+        with pytest.raises(TaskCancelledError):
+            await handle.result(timeout=5)
+    assert app.transport.inspection is not None
+    assert (await app.transport.inspection.stream("added")).length == 0
+
+
+async def test_progress_is_heard_until_the_end_and_by_who_comes_late(app: App) -> None:
+    go = asyncio.Event()
+
+    @app.task
+    async def tells(ctx: Context) -> None:
+        ctx.progress(0.5, "half")
+        await go.wait()
+
+    async with app.worker():
+        handle = await tells.send()
+        for _ in range(2):
+            heard = handle.progress()
+            assert (await anext(heard)).message == "half"
+        go.set()
+        assert [progress async for progress in heard] == []
+
+
+async def test_who_sends_a_call_again_under_its_key_waits_for_the_first(app: App) -> None:
+    task = app.task(add)
+    handles = [await task.options(dedup_key="k").send(n) for n in range(3)]
+    late = await task.options(dedup_key="l", delay=0.01).send(7)
+    later = await task.options(dedup_key="l", delay=0.01).send(8)
+    assert {handle.id for handle in handles} == {handles[0].id}
+    assert late.id == later.id
+    async with app.worker():
+        assert [await handle.result(timeout=5) for handle in handles] == [2, 2, 2]
+        assert await later.result(timeout=5) == 9

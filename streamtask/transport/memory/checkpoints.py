@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from streamtask.transport.memory.log import parse_id
 from streamtask.transport.memory.settlement import holds
@@ -13,8 +13,9 @@ from streamtask.transport.values import Delivery, Progress
 class MemoryCheckpoints:
     """See `port.Checkpoints`."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, clock: Callable[[], float]) -> None:
         self._store = store
+        self._clock = clock
 
     async def save(self, delivery: Delivery, state: bytes) -> bool:
         """Keep a state, behind the fence."""
@@ -30,13 +31,14 @@ class MemoryCheckpoints:
             counts = self._store.find(delivery.stream).known(delivery.group).counts.get(parse_id(delivery.entry_id))
             return counts.state if counts is not None else None
 
-    async def report(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+    async def report(self, reports: Sequence[tuple[Delivery, str, Progress]]) -> None:
         """Keep how far each is, behind the fence."""
         with self._store.lock:
-            for delivery, progress in reports:
+            for delivery, event_id, progress in reports:
                 counts = self._of(delivery)
                 if counts is not None:
                     counts.progress = progress
+                    self._store.tell_progress(delivery.stream, event_id, progress, self._clock())
 
     def _of(self, delivery: Delivery) -> Counts | None:
         """What is kept of an entry, to be changed; None where the lease is lost."""

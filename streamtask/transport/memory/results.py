@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from streamtask.transport.memory.store import MemoryStore, results_of
+from streamtask.transport.memory.store import MemoryStore, progress_of, results_of
+from streamtask.transport.values import Progress
 
 
 class MemoryResults:
@@ -43,3 +44,19 @@ class MemoryResults:
                         await something_came.wait()
                 except TimeoutError:
                     return [], after
+
+    async def progress(self, stream: str, event_id: str, *, after: str, wait: float) -> tuple[Progress | None, str]:
+        """How far an event is, if that is news. A position is how many words there have been."""
+        deadline = asyncio.get_running_loop().time() + wait
+        with self._store.listening([progress_of(stream)]) as something_came:
+            while True:
+                something_came.clear()
+                with self._store.lock:
+                    said = self._store.find(stream).progress.get(event_id, self._clock())
+                if said is not None and said[0] > int(after):
+                    return said[1], str(said[0])
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await something_came.wait()
+                except TimeoutError:
+                    return None, after

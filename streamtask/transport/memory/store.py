@@ -28,6 +28,8 @@ QUEUED = "~queued"
 RESERVED = frozenset({PARKED, WAITING, QUEUED})
 #: Results that are told to those who come late.
 NEWS = 10_000
+#: Seconds that the last word on how far an event is is kept.
+PROGRESS_TTL = 3600.0
 
 _Value = TypeVar("_Value")
 
@@ -135,7 +137,7 @@ class StreamState:
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     #: Event id -> the event.
     delayed: dict[str, Delayed] = field(default_factory=dict)
-    #: Publish de-duplication: key -> entry id (or event id, where it is delayed).
+    #: Publish de-duplication: key -> event id.
     published: Expiring[str] = field(default_factory=Expiring)
     #: Dead letters by id, ascending.
     dead: dict[EntryId, DeadLetter] = field(default_factory=dict)
@@ -147,6 +149,9 @@ class StreamState:
     #: How often a place at a gate was given up, and how many entries were let through from a queue.
     left: int = 0
     let_in: int = 0
+    #: How far events are, and which word of it that was.
+    progress: Expiring[tuple[int, Progress]] = field(default_factory=Expiring)
+    cancelled: Expiring[bool] = field(default_factory=Expiring)
 
     def ledger(self, group: str) -> Ledger:
         """What stands beside a group, to be changed."""
@@ -248,6 +253,13 @@ class MemoryStore:
             state.old_news += 1
         self.wake(results_of(stream))
 
+    def tell_progress(self, stream: str, event_id: str, progress: Progress, now: float) -> None:
+        """Keep how far an event is, and wake those who watch."""
+        state = self.stream(stream)
+        word, _ = state.progress.get(event_id, now) or (0, progress)
+        state.progress.put(event_id, (word + 1, progress), now + PROGRESS_TTL, now)
+        self.wake(progress_of(stream))
+
     def group(self, stream: str, group: str) -> Group:
         """A group, which must exist."""
         found = self.find(stream).log.groups.get(group)
@@ -260,14 +272,14 @@ class MemoryStore:
         return self.beats.get(owner, now) is not None
 
     def publish(self, item: Outgoing, now: float) -> str:
-        """Store an event, or find it stored already; the entry id, or the event id of a delayed one."""
+        """Store an event, or find it stored already; the entry id, or an event id as `Transport.publish` says."""
         state = self.stream(item.stream)
         known = state.published.get(item.dedup_key, now) if item.dedup_key is not None else None
         if known is not None:
             return known
         stored = state.log.find_event(item.event_id) if item.again else None
         if stored is not None:
-            return id_text(stored)
+            return id_text(stored) if item.dedup_key is None else item.event_id
         if item.delay is None and item.at is None:
             result = id_text(self.append(item, now))
         else:
@@ -275,7 +287,8 @@ class MemoryStore:
             state.delayed.setdefault(item.event_id, Delayed(due, item))
             result = item.event_id
         if item.dedup_key is not None:
-            state.published.put(item.dedup_key, result, now + item.dedup_window, now)
+            state.published.put(item.dedup_key, item.event_id, now + item.dedup_window, now)
+            return item.event_id
         return result
 
     def append(self, item: Outgoing, now: float) -> EntryId:
@@ -312,6 +325,11 @@ class MemoryStore:
 def results_of(stream: str) -> str:
     """What to listen to for the results of a stream: no stream is called so."""
     return f"{stream}\0results"
+
+
+def progress_of(stream: str) -> str:
+    """What to listen to for how far the events of a stream are."""
+    return f"{stream}\0progress"
 
 
 def fields_of(item: Outgoing) -> list[bytes]:

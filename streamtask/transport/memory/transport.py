@@ -11,6 +11,7 @@ from datetime import datetime
 
 from streamtask.clock import SystemClock
 from streamtask.errors import TransportError
+from streamtask.transport.memory.cancellations import MemoryCancellations
 from streamtask.transport.memory.checkpoints import MemoryCheckpoints
 from streamtask.transport.memory.dead_letters import MemoryDeadLetters
 from streamtask.transport.memory.gates import MemoryGates
@@ -24,6 +25,7 @@ from streamtask.transport.memory.settlement import delivery_of, holds, settle
 from streamtask.transport.memory.storage import MemoryStorage
 from streamtask.transport.memory.store import RESERVED, MemoryStore, StreamState
 from streamtask.transport.port import (
+    Cancellations,
     Checkpoints,
     DeadLetters,
     Gates,
@@ -58,8 +60,9 @@ class MemoryTransport:
         self.recovery: Recovery = MemoryRecovery(store, clock)
         self._gates = MemoryGates(store, clock, self._until_found)
         self.gates: Gates = self._gates
-        self.checkpoints: Checkpoints = MemoryCheckpoints(store)
+        self.checkpoints: Checkpoints = MemoryCheckpoints(store, clock)
         self.results: Results = MemoryResults(store, clock)
+        self.cancellations: Cancellations = MemoryCancellations(store, clock)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)

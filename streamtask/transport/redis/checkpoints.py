@@ -39,18 +39,23 @@ class RedisCheckpoints:
         )
         return state
 
-    async def report(self, reports: Sequence[tuple[Delivery, Progress]]) -> None:
+    async def report(self, reports: Sequence[tuple[Delivery, str, Progress]]) -> None:
         """See `Checkpoints.report`."""
-        calls = [self._call(delivery, _PROGRESS, msgspec.json.encode(progress)) for delivery, progress in reports]
+        calls = [
+            self._call(delivery, _PROGRESS, msgspec.json.encode(progress), keys.progress(delivery.stream, event_id))
+            for delivery, event_id, progress in reports
+        ]
         for reply in await self._wire.run_many(calls):
             if isinstance(reply, ServerError):
                 _unless_gone(reply)
 
-    def _call(self, delivery: Delivery, field: str, value: bytes) -> tuple[Script, list[str], list[Argument]]:
+    def _call(
+        self, delivery: Delivery, field: str, value: bytes, *told: str
+    ) -> tuple[Script, list[str], list[Argument]]:
         # Before it is sent: it may be kept, although no reply comes.
         delivery.kept = True
         stream, group = delivery.stream, delivery.group
-        names = [keys.stream(stream), keys.history(stream, group)]
+        names = [keys.stream(stream), keys.history(stream, group), *told]
         return self._checkpoint, names, [group, delivery.owner, delivery.entry_id, delivery.deliveries, field, value]
 
 

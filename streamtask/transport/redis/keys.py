@@ -13,6 +13,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
+    T:progress:ID            STREAM  `p`: how far an event's handler is, the last word of it  (expires)
+    T:cancelled:ID           STRING  "1": nobody wants this event any more  (expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
     T:dead                   STREAM  dead letters of all groups
@@ -111,6 +113,16 @@ def result(name: str, event_id: str) -> str:
 def results(name: str) -> str:
     """The stream that tells whose results have come."""
     return f"{tag(name)}:results"
+
+
+def progress(name: str, event_id: str) -> str:
+    """How far an event is."""
+    return f"{tag(name)}:progress:{event_id}"
+
+
+def cancelled(name: str, event_id: str) -> str:
+    """That an event is cancelled."""
+    return f"{tag(name)}:cancelled:{event_id}"
 
 
 def done(name: str, group: str, mark: str) -> str:

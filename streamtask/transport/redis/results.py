@@ -6,7 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from streamtask.transport.redis import keys
+from streamtask.transport.redis.checkpoints import progress_of
 from streamtask.transport.redis.client import Caller
+from streamtask.transport.values import Progress
 
 #: News in one answer.
 _PAGE = 1000
@@ -47,3 +49,12 @@ class RedisResults:
             return [], after
         entries = reply[0][1]
         return [keys.text(fields[1]) for _, fields in entries if fields], str(entries[-1][0].decode())
+
+    async def progress(self, stream: str, event_id: str, *, after: str, wait: float) -> tuple[Progress | None, str]:
+        """See `Results.progress`."""
+        block = max(1, round(wait * 1000))
+        reply = await self._read("XREAD", "BLOCK", block, "STREAMS", keys.progress(stream, event_id), after, wait=wait)
+        if not reply:
+            return None, after
+        entry_id, fields = reply[0][1][-1]
+        return progress_of(fields[1] if fields else None), str(entry_id.decode())

@@ -20,6 +20,7 @@ import msgspec
 from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
+    Cancellations,
     Checkpoints,
     DeadLetters,
     Gates,
@@ -33,6 +34,7 @@ from streamtask.transport.port import (
 )
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
+from streamtask.transport.redis.cancellations import RedisCancellations
 from streamtask.transport.redis.capabilities import probe
 from streamtask.transport.redis.checkpoints import RedisCheckpoints
 from streamtask.transport.redis.client import Argument, Caller, Script, ServerError, Wire
@@ -98,6 +100,7 @@ class RedisTransport:
         self.gates: Gates = self._gates
         self.checkpoints: Checkpoints = RedisCheckpoints(self._wire)
         self.results: Results = RedisResults(self._wire, self._blocking)
+        self.cancellations: Cancellations = RedisCancellations(self._wire)
         self.schedule: Schedule | None = RedisSchedule(self._wire)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)

@@ -12,7 +12,9 @@ from click.testing import CliRunner
 
 from streamtask.cli.main import streamtask
 
-COMMANDS = ["worker", "inspect", "dead", "groups", "publish", "replay", "doctor"]
+COMMANDS = [
+    "worker", "inspect", "dead", "groups", "publish", "replay", "tasks", "outbox", "bridge", "doctor"
+]  # fmt: skip
 
 
 def every_command() -> list[str]:
@@ -70,7 +72,8 @@ def test_wrong_usage_is_one_line_that_names_the_help(arguments: list[str]) -> No
 
 
 def test_every_command_has_help() -> None:
-    for path in (*([name] for name in COMMANDS), ["inspect", "event"], ["dead", "replay"], ["groups", "drop"]):
+    within = (["inspect", "event"], ["dead", "replay"], ["groups", "drop"], ["outbox", "run"])
+    for path in (*([name] for name in COMMANDS), *within):
         result = CliRunner().invoke(streamtask, [*path, "--help"], prog_name="streamtask")
 
         assert (result.exit_code, result.stderr) == (0, "")

@@ -1,7 +1,7 @@
 -- publish: append one event, or schedule it; at most once for its dedup key or, when tried again, for its event id.
 -- KEYS[1] stream  [2] dedup mark  [3] delayed index  [4] delayed bodies
 -- ARGV event id, due: '' now, 'in:MS' or 'at:MS', dedup window ms (0: none), again (0 or 1), then the entry's words
--- -> entry id, or the event id when it is scheduled
+-- -> entry id; the event id where it is scheduled or has a dedup mark: that of the event which stands under the mark
 -- Atomic so that of two publishers with one key only one stores. `again` looks through the last ten minutes: the id
 -- of an event stands in its bytes, so nothing needs to be kept for the common case.
 local stream, mark, delayed, bodies = unpack(KEYS)
@@ -46,7 +46,7 @@ if window > 0 then
 end
 if again then
     local earlier = stored_already()
-    if earlier then return found(earlier) end
+    if earlier then return found(window > 0 and event_id or earlier) end
 end
 local stored
 if due == '' then
@@ -59,5 +59,6 @@ else
     redis.call('HSET', bodies, event_id, cmsgpack.pack({ unpack(ARGV, 5) }))
     stored = event_id
 end
-if window > 0 then redis.call('SET', mark, stored, 'PX', window) end
-return stored
+if window == 0 then return stored end
+redis.call('SET', mark, event_id, 'PX', window)
+return event_id

@@ -1,0 +1,57 @@
+"""Tasks that nobody wants any more: not begun, and ended where they run already. Decides nothing about the outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from streamtask.broker import Run
+from streamtask.errors import TransportError
+from streamtask.transport.port import Transport
+from streamtask.worker.lookups import Lookups
+from streamtask.worker.outage import Outage
+from streamtask.worker.slots import Running
+
+#: Seconds between two looks at what runs.
+_LOOK = 0.3
+
+
+class Cancellations:
+    """Finds out what is cancelled. `running` says what runs."""
+
+    def __init__(self, transport: Transport, outage: Outage, running: Callable[[], Iterable[Running]]) -> None:
+        self._transport = transport
+        self._outage = outage
+        self._running = running
+        self._lookups: Lookups[str] = Lookups(transport.cancellations.cancelled, outage)
+
+    async def has(self, run: Run) -> bool:
+        """Whether a run is cancelled before it has begun."""
+        return await self._lookups.stands(run.delivery.stream, run.envelope.event_id)
+
+    async def run(self) -> None:
+        """Look at what runs, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            streams: dict[str, list[Running]] = defaultdict(list)
+            for running in self._running():
+                if running.run.handler.is_task and not running.revoked:
+                    streams[running.run.delivery.stream].append(running)
+            try:
+                for stream, found in streams.items():
+                    await self._look(stream, found)
+                self._outage.over()
+            except TransportError as error:
+                self._outage.failed(error)
+
+    async def _look(self, stream: str, found: list[Running]) -> None:
+        ids = [running.run.envelope.event_id for running in found]
+        answers = await self._transport.cancellations.cancelled(stream, ids)
+        for running, is_cancelled in zip(found, answers, strict=True):
+            if is_cancelled:
+                running.revoke()
+
+    async def close(self) -> None:
+        """Ask no more."""
+        await self._lookups.close()
