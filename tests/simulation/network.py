@@ -235,6 +235,7 @@ class FaultyTransport(Verbs):
         self.capabilities = memory.capabilities
         self.recovery = Verbs(self, memory.recovery)
         self.gates = Verbs(self, memory.gates)
+        self.cancellations = Verbs(self, memory.cancellations)
         self.checkpoints = Verbs(self, memory.checkpoints)
         self.schedule = Verbs(self, memory.schedule)
         self.retention = Verbs(self, memory.retention)
