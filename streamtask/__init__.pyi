@@ -1,6 +1,7 @@
 from streamtask.app import App
 from streamtask.blobs import BlobStores
-from streamtask.context import Application, Context
+from streamtask.context import Application, Context, PublishOptions
+from streamtask.dependencies import Depends
 from streamtask.envelope import Envelope, StoredEnvelope
 from streamtask.errors import (
     BlobError,
@@ -26,6 +27,8 @@ from streamtask.event import Event
 from streamtask.gating import Concurrency
 from streamtask.handler import DeadEvent, Timeout
 from streamtask.inspector import Inspector
+from streamtask.middleware import ConsumeNext, Middleware, PublishNext
+from streamtask.rates import RateLimit
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
@@ -44,8 +47,10 @@ __all__ = [
     "BlobTooLargeError",
     "Concurrency",
     "ConfigurationError",
+    "ConsumeNext",
     "Context",
     "DeadEvent",
+    "Depends",
     "Envelope",
     "EnvelopeError",
     "Event",
@@ -53,8 +58,12 @@ __all__ = [
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
+    "Middleware",
     "Progress",
     "PublishError",
+    "PublishNext",
+    "PublishOptions",
+    "RateLimit",
     "Records",
     "Reject",
     "ResultTimeoutError",

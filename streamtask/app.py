@@ -10,8 +10,8 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
@@ -24,6 +24,7 @@ from streamtask.envelope import StoredEnvelope
 from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
 from streamtask.event import Event
 from streamtask.handler import Handler, make_handler
+from streamtask.middleware import Middleware, Together, around_publish, through
 from streamtask.records import Records
 from streamtask.redact import MaskedUrl, mask_url
 from streamtask.results import ResultReader
@@ -52,7 +53,8 @@ class App(Router):
     `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER,
     else a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: the page on codecs.
     `durability`: `publish` returns when a "replica", or so many of them, has the event, too. `blobs`: where large data
-    is kept, and from where it is read.
+    is kept, and from where it is read. `middleware`: around all that the app publishes and handles; the first is
+    outermost.
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class App(Router):
         retention: Retention | None = None,
         durability: Durability = "none",
         blobs: BlobStores | None = None,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
-        super().__init__()
+        super().__init__(middleware=middleware)
         if not name:
             raise ConfigurationError("an app has a name: it is the `source` of its events")
         self.name = name
@@ -79,6 +82,8 @@ class App(Router):
             limit=max_event_bytes,
         )
         self.retention = retention or Retention()
+        #: For tests: what is called in the place of a dependency, `app.dependency_overrides[session] = fake`.
+        self.dependency_overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         #: What this process has counted.
         self.metrics = Metrics()
         self.durability = durability
@@ -98,22 +103,26 @@ class App(Router):
         self.broker.add(handler)
         super().add(handler)
 
-    def add_task(self, task: Task[Any, Any, Any, Any]) -> None:
-        """Take a task in."""
+    def add_task(self, task: Task[Any, Any, Any, Any], middleware: Sequence[Middleware] = ()) -> None:
+        """Take a task in, with what is around it."""
         event = task.bind(self)
-        options = task.options_of_task.handler
-        handler = make_handler(
-            task.runner(), (event,), keeping=task.keeping, is_task=True, arguments=task.arguments, **options
-        )
-        self.add(handler)
+        options = {
+            "keeping": task.keeping,
+            "is_task": True,
+            "dependencies": task.dependencies,
+            "read": task.argument,
+            "fields": task.parameters,
+            **task.options_of_task.handler,
+        }
+        self.add(make_handler(task.runner(), (event,), **options).within(middleware))
         super().add_task(task)
 
     def include(self, router: Router) -> None:
-        """Take in the handlers and tasks of a router, and its worker lifespans."""
+        """Take in the handlers and tasks of a router with its middleware, and its worker lifespans."""
         for handler in router.handlers:
-            self.add(handler)
+            self.add(handler.within(router.middleware))
         for task in router.tasks:
-            self.add_task(task)
+            self.add_task(task, router.middleware)
         self.worker_lifespans += router.worker_lifespans
 
     # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,6 +149,24 @@ class App(Router):
         # A memory is shared; an embedded server has a user of its own here, which outlives `async with`.
         self._connector = shared if shared.scheme == "memory" else Connector(shared.url, durability=self.durability)
         self._transport, self._results, self._users, self._sync = None, None, 0, sync
+
+    @contextmanager
+    def lent(self, connector: Connector) -> Iterator[None]:
+        """Connected to another broker for a while, one that needs no waiting for; afterwards all is as it was.
+
+        For tests: whoever is connected to its own broker must not use it meanwhile.
+        """
+        own = self._url, self._connector, self._transport, self._results, self._users, self._sync
+        self._url, self._connector, self._transport = MaskedUrl(connector.url), connector, connector.open()
+        self._results, self._users, self._sync = None, 1, None
+        try:
+            yield
+        finally:
+            if self._sync is not None:
+                self._sync.close()
+            if self._results is not None:
+                self._results.stop()
+            self._url, self._connector, self._transport, self._results, self._users, self._sync = own
 
     def cut_off(self, reason: str) -> None:
         """Refuse to connect, with this reason: in a child process that cannot reach the broker."""
@@ -233,17 +260,20 @@ class App(Router):
         Raises:
             PublishError: unknown whether it is stored; publish again with `event_id=error.event_id`.
         """
-        if delay is not None and at is not None:
-            raise ValueError("give delay or at, not both")
-        if delay is not None and not 0 <= delay < math.inf:
-            raise ValueError(f"delay is in seconds, from 0, got {delay}")
-        if at is not None and at.tzinfo is None:
-            raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
-        item = self._outgoing(
-            event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key, again=bool(event_id)
+        if self.middleware:
+            options = PublishOptions(delay=delay, at=at, dedup_key=dedup_key, event_id=event_id, headers=headers)
+            given: Any = {name: value for name, value in options.items() if value is not None}
+            return await through(around_publish(self.middleware), event, given, self._publish)
+        return await self._store_one(
+            self._outgoing(event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key)
         )
+
+    async def _publish(self, event: Event, options: PublishOptions) -> str:
+        return await self._store_one(self._outgoing(event, **options))
+
+    async def _store_one(self, item: Outgoing) -> str:
         [stored] = await self._store([item])
-        return item.event_id if dedup_key is None else stored
+        return item.event_id if item.dedup_key is None else stored
 
     async def publish_many(self, events: Sequence[Event]) -> list[str]:
         """Publish events in order, a round trip a few hundred; returns their event ids.
@@ -252,7 +282,14 @@ class App(Router):
             PublishError: `error.unsure` says which are not known to be stored. All others are; publish each of these
                 again: `for place, id in error.unsure.items(): await app.publish(events[place], event_id=id)`.
         """
+        if around := around_publish(self.middleware):
+            return await Together(around, self._outgoing, self._store_all).publish(events)
         items = [self._outgoing(event) for event in events]
+        await self._store_all(items)
+        return [item.event_id for item in items]
+
+    async def _store_all(self, items: list[Outgoing]) -> None:
+        """Publish in batches, in order. A PublishError says which are not known to be stored."""
         for start in range(0, len(items), _BATCH):
             try:
                 await self._store(items[start : start + _BATCH])
@@ -261,11 +298,23 @@ class App(Router):
                 unsent = range(start + _BATCH, len(items))
                 error.unsure = unsure | {place: items[place].event_id for place in unsent}
                 raise
-        return [item.event_id for item in items]
 
     def _outgoing(
-        self, event: Event, *, event_id: str | None = None, headers: Mapping[str, str] | None = None, **options: Any
+        self,
+        event: Event,
+        *,
+        delay: float | None = None,
+        at: datetime | None = None,
+        dedup_key: str | None = None,
+        event_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Outgoing:
+        if delay is not None and at is not None:
+            raise ValueError("give delay or at, not both")
+        if delay is not None and not 0 <= delay < math.inf:
+            raise ValueError(f"delay is in seconds, from 0, got {delay}")
+        if at is not None and at.tzinfo is None:
+            raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
         bound = logs.current()
         return self.broker.outgoing(
             event,
@@ -273,7 +322,10 @@ class App(Router):
             trace_id=bound.trace_id if bound else envelopes.new_trace_id(),
             causation_id=bound.event_id if bound else None,
             headers=headers,
-            **options,
+            delay=delay,
+            at=at,
+            dedup_key=dedup_key,
+            again=bool(event_id),
         )
 
     async def _store(self, items: list[Outgoing]) -> list[str]:
@@ -376,6 +428,8 @@ class App(Router):
             settings,
             self.retention,
             lifespans=self.worker_lifespans,
+            middleware=self.middleware,
+            overrides=self.dependency_overrides,
             metrics=self.metrics,
             supervisor=supervisor,
         )
@@ -402,6 +456,7 @@ class SyncApp:
         self._app = app
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._twin: App | None = None
         self._pid = os.getpid()
 
@@ -423,6 +478,17 @@ class SyncApp:
         """See `App.cancel_task`."""
         return self._wait(lambda twin: twin.cancel_task(stream, event_id, result), "await handle.cancel()")
 
+    def close(self) -> None:
+        """Disconnect, and end the thread. Nothing may use it meanwhile; whoever does so later connects again."""
+        loop, thread, twin = self._loop, self._thread, self._twin
+        if loop is None or thread is None or twin is None or self._pid != os.getpid():
+            return
+        self._loop = self._thread = self._twin = None
+        asyncio.run_coroutine_threadsafe(twin.__aexit__(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
     def _wait(self, call: Callable[[App], Coroutine[Any, Any, _T]], instead: str) -> _T:
         try:
             asyncio.get_running_loop()
@@ -441,7 +507,8 @@ class SyncApp:
         with self._lock:
             if self._loop is None or self._twin is None:
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True).start()
+                self._thread = threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True)
+                self._thread.start()
                 twin = copy.copy(self._app)
                 twin.disconnect(self)
                 asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 
 from streamtask import envelope as envelopes
+from streamtask.clock import Clock, SystemClock
 from streamtask.codec import Codec
 from streamtask.context import Context
 from streamtask.envelope import Envelope
@@ -43,6 +43,7 @@ from streamtask.transport.values import (
     Outgoing,
     Retry,
     Skip,
+    Start,
     Subscription,
     TypeVersion,
     Wait,
@@ -92,6 +93,8 @@ class Broker:
     def __init__(self, name: str, *, codec: Codec | None = None, limit: int = envelopes.MAX_BYTES) -> None:
         self.name = name
         self.codec = codec or Codec(limit=limit)
+        #: Tells the moment that stands in the envelope of what is published.
+        self.clock: Clock = SystemClock()
         self._plain = codec is None
         self._limit = limit
         self._readings: dict[tuple[str, str], _Reading] = {}
@@ -261,6 +264,21 @@ class Broker:
             return None
         return Mark(f"{run.event_type.type}:{value}", run.handler.dedupe_window, replace=bool(run.delivery.replay))
 
+    def start(self, run: Run) -> Start | None:
+        """The start that a limited handler has to be given; None: it may start at any time."""
+        handler, delivery = run.handler, run.delivery
+        rate = handler.rate_limit
+        if rate is None:
+            return None
+        limit = handler.name
+        if rate.per is not None:
+            try:
+                limit = f"{limit}:{handler.read(self.event(run), rate.per)}"
+            except Exception:  # noqa: BLE001 - what is wrong with an event, and how it ends, is found when it runs
+                return None
+        # Who has been delivered before has waited, or has begun.
+        return Start(group=delivery.group, limit=limit, spacing=rate.spacing, first=delivery.deliveries > 1)
+
     # ── after the handler ─────────────────────────────────────────────────────────────────────────────────────
 
     def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
@@ -391,7 +409,7 @@ class Broker:
             payload=dump(event),
             event_id=event_id,
             trace_id=trace_id,
-            timestamp=envelopes.timestamp(time.time()),
+            timestamp=envelopes.timestamp(self.clock.now()),
             key=key_of(event) if described.key else None,
             headers=headers,
             causation_id=causation_id,

@@ -6,15 +6,19 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
+from streamtask.annotations import hints_of, plain
 from streamtask.context import Context
+from streamtask.dependencies import Plan, plan
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
 from streamtask.gating import Concurrency, gate_of
+from streamtask.middleware import Middleware, around_consume
 from streamtask.outcomes import Keeping
+from streamtask.rates import RateLimit
 from streamtask.retry import Retry
 from streamtask.transport.values import Gate
 
@@ -73,22 +77,53 @@ class Handler:
     dedupe_window: float
     #: What its events go through, across all workers.
     gate: Gate | None
+    #: How often it may start, in all workers together; None: as often as there are events.
+    rate_limit: RateLimit | None
+    #: Reads a field of an event by its name; of a task's, a parameter.
+    read: Callable[[Any, str], Any]
     pool: Pool
     on_dead: OnDead | None
     #: How what it returns is kept; None: it returns events.
     keeping: Keeping | None
     #: Whether who sends its events may cancel them.
     is_task: bool
+    #: What else the function is given; None: nothing.
+    dependencies: Plan | None
+    #: What its router has around it.
+    middleware: tuple[Middleware, ...] = ()
+    #: Whether it, or something around it, is given the context.
+    wants_context: bool
     #: Whether the function is a coroutine function.
     is_async: bool
-    #: Whether it is one that runs on the loop for as long as it likes.
+    #: Whether it is one that runs on the loop for as long as it likes, with nothing around it.
     is_unbounded: bool
+
+    @property
+    def home(self) -> str:
+        """The stream beside which its rate limit stands: the first of those that its events come in."""
+        return describe(self.events[0]).stream
 
     def call(self, event: Event, context: Context | None) -> Any:
         """Call the function: its result, or its coroutine. `context` may be None where it takes none."""
         if self.context is None:
             return self.function(event)
         return self.function(event, **{self.context: context})
+
+    def call_with(self, event: Event, context: Context | None, given: dict[str, Any]) -> Any:
+        """The same with what its dependencies have made."""
+        if self.context is not None:
+            given[self.context] = context
+        return self.function(event, **given)
+
+    def within(self, middleware: Sequence[Middleware]) -> Handler:
+        """The same handler with middleware around it, outside of what it has."""
+        around = (*around_consume(middleware), *self.middleware)
+        return replace(
+            self,
+            middleware=around,
+            wants_context=self.wants_context or bool(around),
+            is_unbounded=self.is_unbounded and not around,
+        )
 
 
 def make_handler(
@@ -103,23 +138,33 @@ def make_handler(
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
     ordered_by: str | None = None,
+    rate_limit: str | RateLimit | None = None,
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
-    arguments: Collection[str] | None = None,
     is_task: bool = False,
+    dependencies: Plan | None = None,
+    read: Callable[[Any, str], Any] = getattr,
+    fields: Collection[str] | None = None,
 ) -> Handler:
-    """Read a function's signature and check the options of `@app.on`. `arguments`: names of those of a task's call.
+    """Read a function's signature and check the options of `@app.on`.
+
+    `dependencies`: of a function that was read before, whose own signature does not tell them. `read` reads a field of
+    an event by its name; `fields` are the names that it knows, by default those of each event.
 
     Raises:
-        ConfigurationError: it takes no event, or an option makes no sense; the message names the function.
+        ConfigurationError: it takes no event, or a parameter that nothing is known for, or an option makes no sense;
+            the message names the function.
     """
     name = f"{function.__module__}.{function.__qualname__}"
-    hints = hints_of(function, name)
-    parameters = list(inspect.signature(function).parameters)
-    taken = events or _event_classes(hints.get(parameters[0]) if parameters else None)
+    hints = {parameter: plain(hint) for parameter, hint in hints_of(function, name).items()}
+    parameters = inspect.signature(function).parameters
+    first = next(iter(parameters.values()), None)
+    taken = events or _event_classes(hints.get(first.name) if first else None)
     if not taken:
         raise ConfigurationError(f"{name}: which events? Annotate its first parameter or write @app.on(SomeEvent)")
+    if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
+        raise ConfigurationError(f"{name} takes no event; its first parameter is the event")
     for event in taken:
         describe(event)
     is_async = inspect.iscoroutinefunction(function)
@@ -136,12 +181,16 @@ def make_handler(
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
     if on_dead is not None and (not callable(on_dead) or inspect.iscoroutinefunction(on_dead)):
         raise ConfigurationError(f"{name}: on_dead is a plain function of the event and a DeadEvent, not {on_dead!r}")
+    rate = _rate(rate_limit, taken, fields, name)
     limits = timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout)
+    context = next((each for each in parameters if each != first.name and hints.get(each) is Context), None)
+    own = {first.name} if context is None else {first.name, context}
+    needs = dependencies or plan(function, name, events=taken, own=own)
     return Handler(
         name=name,
         function=function,
         events=taken,
-        context=next((each for each in parameters[1:] if hints.get(each) is Context), None),
+        context=context,
         group=group,
         start=start,
         retry=retry or Retry(),
@@ -149,30 +198,38 @@ def make_handler(
         concurrency=in_worker,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
-        gate=gate_of(name, taken, ordered_by=ordered_by, concurrency=concurrency, arguments=arguments),
+        gate=gate_of(name, taken, ordered_by=ordered_by, concurrency=concurrency, arguments=fields),
+        rate_limit=rate,
+        read=read,
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,
         is_task=is_task,
+        dependencies=needs,
+        wants_context=context is not None or needs is not None,
         is_async=is_async,
-        is_unbounded=is_async and limits == Timeout(),
+        is_unbounded=is_async and limits == Timeout() and needs is None,
     )
 
 
-def hints_of(function: Callable[..., Any], name: str) -> dict[str, Any]:
-    """The annotations of a function as types. Raises ConfigurationError, naming it."""
+def _rate(
+    limit: str | RateLimit | None, events: Sequence[type[Event]], fields: Collection[str] | None, name: str
+) -> RateLimit | None:
+    """A rate limit whose field is one of each event. Raises ConfigurationError, naming the function."""
+    if limit is None:
+        return None
     try:
-        return typing.get_type_hints(function)
-    except NameError as error:
-        # An annotation of a class that is local to a function: read what can be read.
-        hints = getattr(function, "__annotations__", {})
-        if any(isinstance(hint, str) for hint in hints.values()):
-            scope = {**inspect.getclosurevars(function).nonlocals, **function.__globals__}
-            try:
-                return {key: eval(hint, scope) if isinstance(hint, str) else hint for key, hint in hints.items()}  # noqa: S307 - the program's own annotations
-            except NameError:
-                raise ConfigurationError(f"{name}: an annotation cannot be read: {error}") from error
-        return dict(hints)
+        rate = limit if isinstance(limit, RateLimit) else RateLimit(limit)
+    except ValueError as error:
+        raise ConfigurationError(f"{name}: {error}") from None
+    for event in events if rate.per is not None else ():
+        known = event.model_fields if fields is None else fields
+        if rate.per not in known:
+            raise ConfigurationError(
+                f"{name}: rate_limit is per {rate.per!r}, which {describe(event).type} does not have; it has "
+                f"{', '.join(known) or 'none'}"
+            )
+    return rate
 
 
 def _event_classes(hint: Any) -> tuple[type[Event], ...]:

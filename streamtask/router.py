@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, TypeVar, overload
 
@@ -11,6 +11,8 @@ from streamtask.event import Event
 from streamtask.gating import Concurrency
 from streamtask.handler import DEDUPE_WINDOW, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
 from streamtask.lifespan import Lifespan, make_lifespan
+from streamtask.middleware import Middleware, checked
+from streamtask.rates import RateLimit
 from streamtask.retry import Retry
 from streamtask.settings import RESULT_TTL
 from streamtask.task import P, R, Task, TaskDecorator, TaskOptions
@@ -20,12 +22,20 @@ LifespanT = TypeVar("LifespanT", bound=Callable[..., AsyncIterator[None]])
 
 
 class Router:
-    """A collection of handlers, for `app.include(router)`."""
+    """A collection of handlers, for `app.include(router)`.
 
-    def __init__(self) -> None:
+    `middleware`: around the calls of its handlers and tasks, within that of the app; the first is outermost.
+    """
+
+    def __init__(self, *, middleware: Sequence[Middleware] = ()) -> None:
         self.handlers: list[Handler] = []
         self.tasks: list[Task[Any, Any, Any, Any]] = []
         self.worker_lifespans: list[Lifespan] = []
+        self.middleware: list[Middleware] = checked(middleware)
+
+    def add_middleware(self, middleware: Middleware) -> None:
+        """Have middleware within what there is; before the app is connected, or the router included."""
+        self.middleware += checked([middleware])
 
     def on(
         self,
@@ -38,6 +48,7 @@ class Router:
         dedupe: Dedupe | None = None,
         dedupe_window: float = DEDUPE_WINDOW,
         ordered_by: str | None = None,
+        rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         on_dead: OnDead | None = None,
     ) -> Callable[[FunctionT], FunctionT]:
@@ -47,8 +58,9 @@ class Router:
         backoff. `timeout`: seconds for one attempt. `concurrency`: at most this many at once in one worker; a
         `Concurrency`: across all workers. `dedupe`: effects commit once for each value within `dedupe_window` seconds.
         `ordered_by`: a field; events with one value of it run one at a time, in their order, across all workers.
-        `pool`: "async", "thread" or "process". `on_dead`: called with the event and a `DeadEvent` when it is given up;
-        what it returns is published in the same atomic step that writes the dead letter.
+        `rate_limit`: how often it may start, in all workers together: "100/s", or a `RateLimit`. `pool`: "async",
+        "thread" or "process". `on_dead`: called with the event and a `DeadEvent` when it is given up; what it returns
+        is published in the same atomic step that writes the dead letter.
         """
 
         def register(function: FunctionT) -> FunctionT:
@@ -64,6 +76,7 @@ class Router:
                     dedupe=dedupe,
                     dedupe_window=dedupe_window,
                     ordered_by=ordered_by,
+                    rate_limit=rate_limit,
                     pool=pool,
                     on_dead=on_dead,
                 )
@@ -93,6 +106,7 @@ class Router:
         timeout: float | Timeout | None = None,
         concurrency: int | Concurrency | None = None,
         ordered_by: str | None = None,
+        rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         result_ttl: float | None = RESULT_TTL,
     ) -> TaskDecorator: ...
@@ -107,6 +121,7 @@ class Router:
         timeout: float | Timeout | None = None,
         concurrency: int | Concurrency | None = None,
         ordered_by: str | None = None,
+        rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         result_ttl: float | None = RESULT_TTL,
     ) -> Any:
@@ -123,6 +138,7 @@ class Router:
             "timeout": timeout,
             "concurrency": concurrency,
             "ordered_by": ordered_by,
+            "rate_limit": rate_limit,
             "pool": pool,
         }
         options = TaskOptions(name=name, stream=stream, result_ttl=result_ttl, handler=handler)

@@ -19,10 +19,11 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
 
+from streamtask.annotations import hints_of, plain
 from streamtask.context import Context, PublishOptions
+from streamtask.dependencies import Plan, depends, plan
 from streamtask.errors import ConfigurationError, EventRefusedError
 from streamtask.event import Event, describe
-from streamtask.handler import hints_of
 from streamtask.outcomes import Keeping, value_of
 from streamtask.settings import RESULT_TTL
 from streamtask.transport.values import Progress, Result
@@ -96,9 +97,16 @@ class Task(Generic[P, R, Q, C]):
         hints = hints_of(function, self.name)
         parameters = list(inspect.signature(function).parameters.values())
         #: Whether its first parameter is the context.
-        self.takes_context = bool(parameters) and hints.get(parameters[0].name) is Context
-        self._parameters = parameters[1:] if self.takes_context else parameters
+        self.takes_context = bool(parameters) and plain(hints.get(parameters[0].name)) is Context
+        taken = parameters[1:] if self.takes_context else parameters
+        given = depends(function, self.name)
+        own = {each.name for each in parameters} - given
+        #: What else the function is given, by no sender; None: nothing.
+        self.dependencies: Plan | None = plan(function, self.name, events=(Event,), own=own) if given else None
+        self._parameters = [each for each in taken if each.name not in given]
         self._signature = inspect.Signature(self._parameters)
+        #: As the function is called.
+        self._whole = inspect.Signature(taken)
         self._hints = hints
         self._value: TypeAdapter[Any] = _adapter(hints.get("return", Any), self.name)
         self._home: tuple[Sender, type[Event]] | None = None
@@ -152,20 +160,26 @@ class Task(Generic[P, R, Q, C]):
         return None if ttl is None else Keeping(dump=self._dump, ttl=ttl)
 
     @property
-    def arguments(self) -> list[str]:
-        """Names of the parameters that each stand for one argument."""
+    def parameters(self) -> list[str]:
+        """The names of what it is called with, each for one value."""
         several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         return [each.name for each in self._parameters if each.kind not in several]
+
+    def argument(self, event: Event, name: str) -> Any:
+        """What a call has for a parameter."""
+        bound = self._bound(event, self._signature)
+        bound.apply_defaults()
+        return bound.arguments[name]
 
     def runner(self) -> Callable[..., Any]:
         """The function as a handler: of the event, and of the context."""
 
-        async def run_async(event: Event, ctx: Context) -> Any:
-            coroutine: Any = self._run(event, ctx)
+        async def run_async(event: Event, ctx: Context, **given: Any) -> Any:
+            coroutine: Any = self._run(event, ctx, given)
             return await coroutine
 
-        def run(event: Event, ctx: Context) -> Any:
-            return self._run(event, ctx)
+        def run(event: Event, ctx: Context, **given: Any) -> Any:
+            return self._run(event, ctx, given)
 
         chosen: Any = run_async if self.is_async else run
         # As the function is called: handlers are found, and shown, by their names.
@@ -173,12 +187,16 @@ class Task(Generic[P, R, Q, C]):
             setattr(chosen, attribute, getattr(self._function, attribute))
         return chosen  # type: ignore[no-any-return]
 
-    def _run(self, event: Event, ctx: Context) -> Any:
-        arguments: dict[str, Any] = event.arguments  # type: ignore[attr-defined] # the class is made below
-        bound = inspect.BoundArguments(self._signature, OrderedDict(arguments))
+    def _run(self, event: Event, ctx: Context, given: dict[str, Any]) -> Any:
+        bound = self._bound(event, self._whole, given)
         function: Callable[..., Any] = self._function
         context = (ctx,) if self.takes_context else ()
         return function(*context, *bound.args, **bound.kwargs)
+
+    @staticmethod
+    def _bound(event: Event, signature: inspect.Signature, given: Mapping[str, Any] = {}) -> inspect.BoundArguments:
+        arguments: dict[str, Any] = event.arguments  # type: ignore[attr-defined] # the class is made below
+        return inspect.BoundArguments(signature, OrderedDict({**arguments, **given}))
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────
 

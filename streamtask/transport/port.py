@@ -28,9 +28,11 @@ from streamtask.transport.values import (
     Registered,
     Relayed,
     Result,
+    Start,
     StoredBlob,
     StreamInfo,
     Subscription,
+    Turn,
     TypeVersion,
     Verdict,
 )
@@ -48,6 +50,7 @@ class Transport(Protocol):
     checkpoints: Checkpoints
     results: Results
     cancellations: Cancellations
+    rates: Rates
     schedule: Schedule | None
     retention: Retention | None
     dead_letters: DeadLetters | None
@@ -230,6 +233,18 @@ class Cancellations(Protocol):
 
     async def cancelled(self, stream: str, event_ids: Sequence[str]) -> list[bool]:
         """Whether each of these is cancelled."""
+
+
+class Rates(Protocol):
+    """When limited handlers may start, across all workers. What is not used is not saved up."""
+
+    async def reserve(self, stream: str, starts: Sequence[Start], *, ahead: float, longest: float) -> list[Turn]:
+        """Give each start its time, in order, if that comes within `ahead` seconds.
+
+        If not, it is told when to ask again, which is after all that were told so before it, and within `longest`
+        seconds. What has been told so comes back as a `first`. The stream is where the limits stand; nothing is read
+        from it.
+        """
 
 
 class Schedule(Protocol):

@@ -245,6 +245,29 @@ class Verdict(Enum):
     DUPLICATE = "duplicate"
 
 
+# ── when a handler may start ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A start that is asked for, of a handler that may start so often only."""
+
+    group: str
+    #: What it shares its limit with: all that name it so, in this group and beside one stream.
+    limit: str
+    #: Seconds between two starts.
+    spacing: float
+    #: It goes before those that were told to ask again.
+    first: bool = False
+
+
+class Turn(msgspec.Struct, frozen=True, gc=False):
+    """When a start may be. Reserved: then, and that time is nobody else's. Else it is too far off: ask again then."""
+
+    #: Seconds from now.
+    wait: float
+    is_reserved: bool
+
+
 # ── what a handler has come to ────────────────────────────────────────────────────────────────────────────────────
 
 

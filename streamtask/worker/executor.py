@@ -16,11 +16,14 @@ from streamtask.broker import Broker, Run
 from streamtask.context import Application, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
+from streamtask.middleware import Middleware, consume
 from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Mark, Outcome
+from streamtask.worker.blocking import as_coroutines_do
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
+from streamtask.worker.provider import Provider
 from streamtask.worker.timeouts import SoftTimeout, ThreadAlarm
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,8 @@ class Executor:
         *,
         isolation: Isolation,
         checkpoints: Checkpoints,
+        provider: Provider,
+        middleware: tuple[Middleware, ...] = (),
         threads: int,
     ) -> None:
         self._app = app
@@ -56,6 +61,9 @@ class Executor:
         self._is_cancelled = is_cancelled
         self._isolation = isolation
         self._checkpoints = checkpoints
+        self._provider = provider
+        #: The app's, around all handlers.
+        self._middleware = middleware
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="streamtask-handler")
         self._counting = threading.Lock()
         self._in_threads = 0
@@ -85,11 +93,12 @@ class Executor:
                 if outcome is not None:
                     return outcome
             handler, context = run.handler, None
-            if handler.context is not None:
+            if handler.wants_context or self._middleware:
                 context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
                 if delivery.deliveries > 1:
                     context.state = decode_state(await self._state(run))
-            call = handler.call(event, context) if handler.is_unbounded else self._within(run, event, context)
+            is_bare = handler.is_unbounded and not self._middleware
+            call = handler.call(event, context) if is_bare else self._around(run, event, context)
             return self._broker.succeed(run, context, await call, mark)
         except asyncio.CancelledError as error:
             if self._leases.is_lost(delivery):
@@ -114,7 +123,7 @@ class Executor:
 
     async def _state(self, run: Run) -> bytes | None:
         """What an earlier delivery has checkpointed, where there was one and the handler can ask for it."""
-        if run.handler.context is None or run.delivery.deliveries == 1:
+        if run.delivery.deliveries == 1 or not (run.handler.wants_context or self._middleware):
             return None
         return await self._checkpoints.load(run.delivery)
 
@@ -134,6 +143,13 @@ class Executor:
                 ) from error
             log.warning("event.not_isolated", extra={"entry_id": run.delivery.entry_id, "error": str(error)})
             return None
+
+    def _around(self, run: Run, event: Event, context: Context | None) -> Awaitable[Any]:
+        """The call with the middleware around it, whose time is its own: it sees what a timeout raises."""
+        middleware = (*self._middleware, *run.handler.middleware)
+        if context is None or not middleware:
+            return self._within(run, event, context)
+        return consume(middleware, event, context, lambda event: self._within(run, event, context))
 
     async def _within(self, run: Run, event: Event, context: Context | None) -> Any:
         """What the handler returns within its time.
@@ -163,21 +179,39 @@ class Executor:
     async def _call(self, run: Run, event: Event, context: Context | None) -> Any:
         handler, soft = run.handler, run.handler.timeout.soft
         if handler.is_async:
-            coroutine = handler.call(event, context)
+            coroutine = self._awaited(run, event, context)
             return await (coroutine if soft is None else SoftTimeout(coroutine, soft))
-        loop = asyncio.get_running_loop()
-        call: Callable[[], Any] = functools.partial(contextvars.copy_context().run, handler.call, event, context)
-        if soft is None:
-            return await self._in_thread(call)
+        in_time = self._in_thread if soft is None else functools.partial(self._in_thread_within, soft)
+        if handler.dependencies is None:
+            return await in_time(functools.partial(handler.call, event, context))
+        return await self._provider.blocked(
+            handler.dependencies,
+            event,
+            context,
+            functools.partial(handler.call_with, event, context),
+            blocking=self._in_thread,
+            last=in_time,
+            hard=handler.timeout.hard,
+        )
+
+    def _awaited(self, run: Run, event: Event, context: Context | None) -> Any:
+        handler = run.handler
+        if handler.dependencies is None:
+            return handler.call(event, context)
+        call = functools.partial(handler.call_with, event, context)
+        return self._provider.awaited(handler.dependencies, event, context, call, blocking=self._in_thread)
+
+    async def _in_thread_within(self, soft: float, call: Callable[[], Any]) -> Any:
         alarm = ThreadAlarm()
-        timer = loop.call_later(soft, alarm.ring)
+        timer = asyncio.get_running_loop().call_later(soft, alarm.ring)
         try:
             return await self._in_thread(functools.partial(alarm.run, call))
         finally:
             timer.cancel()
 
     def _in_thread(self, call: Callable[[], Any]) -> Awaitable[Any]:
-        running = self._threads.submit(_as_coroutines_do, call)
+        call = functools.partial(contextvars.copy_context().run, call)
+        running = self._threads.submit(as_coroutines_do, call)
         with self._counting:
             self._in_threads += 1
         running.add_done_callback(self._thread_ended)
@@ -196,14 +230,3 @@ class Executor:
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _as_coroutines_do(call: Callable[[], Any]) -> Any:
-    """Call it; what would mean something to those who wait for it becomes an error, as it does within a coroutine.
-
-    Before Python 3.12 a future that is given a StopIteration is never done, and a GeneratorExit closes who awaits it.
-    """
-    try:
-        return call()
-    except (StopIteration, GeneratorExit) as error:
-        raise RuntimeError(f"the handler raised {type(error).__name__}") from error

@@ -16,10 +16,14 @@ _MOST_PREFETCHED = 400
 
 
 class Flow:
-    """Counts what is here: running in slots, and taken in but not started. Shared by fetchers and reclaimer."""
+    """Counts what is here: running in slots, and taken in but not started. Shared by fetchers and reclaimer.
 
-    def __init__(self, concurrency: int) -> None:
+    `aside` says how many of these need no slot now, because they wait for something else.
+    """
+
+    def __init__(self, concurrency: int, *, aside: Callable[[], int] = lambda: 0) -> None:
         self.concurrency = concurrency
+        self._aside = aside
         self.held = 0
         #: All that was ever taken in.
         self.taken = 0
@@ -32,7 +36,7 @@ class Flow:
     @property
     def free(self) -> int:
         """How many deliveries may be taken in now."""
-        return max(0, self.concurrency + self._prefetch() - self.held)
+        return max(0, self.concurrency + self._prefetch() + self._aside() - self.held)
 
     @property
     def free_for_new(self) -> int:

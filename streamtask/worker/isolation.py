@@ -25,6 +25,9 @@ from streamtask.transport.values import Dead, Delivery, Done, Outcome, Progress,
 from streamtask.worker.sandbox import Sandbox
 
 _ENTRY: Final = "streamtask.worker.isolation_child:handle"
+#: What a child is for: the handlers of the process pool, or whatever is alone.
+_POOL: Final = "pool"
+SUSPECT: Final = "suspect"
 #: Suspects that run at a time, each in a process that is started for it.
 SUSPECTS: Final = max(2, min(4, os.cpu_count() or 1))
 #: Children for handlers that set no `concurrency`.
@@ -137,7 +140,7 @@ class Isolation:
             ConfigurationError: the app cannot be loaded in a child process; the message says why.
         """
         if self._children:
-            self._pool = await self._sandbox_of(self._children)
+            self._pool = await self._sandbox_of(self._children, _POOL)
             await self._pool.warm()
 
     async def handle(self, run: Run, notes: Notes, state: bytes | None) -> Outcome:
@@ -155,16 +158,16 @@ class Isolation:
         sandbox = self._pool
         if run.alone or sandbox is None:
             if self._suspects is None:
-                self._suspects = await self._sandbox_of(SUSPECTS)
+                self._suspects = await self._sandbox_of(SUSPECTS, SUSPECT)
             sandbox = self._suspects
         aside = partial(_take_note, run.delivery, run.envelope.event_id, notes)
         reply = await sandbox.run(request, soft=soft, hard=timeout.hard, certain=run.alone, aside=aside)
         return decode_outcome(reply)
 
-    async def _sandbox_of(self, size: int) -> Sandbox:
+    async def _sandbox_of(self, size: int, runs: str) -> Sandbox:
         # In a thread: an embedded server may have to be started first.
         arguments = await asyncio.to_thread(app_arguments, self._app, self._modules)
-        return Sandbox(_ENTRY, size=size, arguments=arguments)
+        return Sandbox(_ENTRY, size=size, arguments={**arguments, "runs": runs})
 
     async def close(self) -> None:
         """Kill what still runs and end the children."""

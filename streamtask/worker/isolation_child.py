@@ -7,6 +7,7 @@ app's worker lifespans are entered before the first event, and left when the wor
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import logging
 import time
@@ -22,9 +23,12 @@ from streamtask.context import Context, Notes, decode_state
 from streamtask.errors import ConfigurationError, LeaseLostError, TransportError
 from streamtask.event import Event
 from streamtask.lifespan import Lifespans
+from streamtask.middleware import Middleware, around_consume, consume
 from streamtask.telemetry import logs
 from streamtask.transport.values import Delivery, Outcome, Progress, Release
-from streamtask.worker.isolation import KEPT, Note, decode_request, encode_note, encode_outcome
+from streamtask.worker.blocking import MainThread
+from streamtask.worker.isolation import KEPT, SUSPECT, Note, decode_request, encode_note, encode_outcome
+from streamtask.worker.provider import Provider
 from streamtask.worker.sandbox_child import Parent, load_main
 from streamtask.worker.timeouts import SoftTimeout
 
@@ -42,6 +46,9 @@ class _Inside:
         self._runner = asyncio.Runner()
         self._connected = False
         self._lifespans: Lifespans | None = None
+        self._middleware: tuple[Middleware, ...] = ()
+        self._main = MainThread(self._runner)
+        self._provider: Any = None
         self._notes: Notes | None = None
 
     def attach(self, parent: Parent) -> None:
@@ -59,14 +66,26 @@ class _Inside:
             self._connected = True
         else:
             self._app.use_broker(arguments["broker"])
-        if self._app.worker_lifespans:
+        self._middleware = around_consume(self._app.middleware)
+        self._provider = Provider(self._app, self._app.dependency_overrides, self._main.here)
+        # A suspect may be anybody's event, the others are those of the process pool.
+        handlers = [each for each in self._app.handlers if each.pool == "process" or arguments["runs"] == SUSPECT]
+        plans = [each.dependencies for each in handlers if each.dependencies is not None]
+        around = self._middleware or any(each.middleware for each in handlers)
+        if self._app.worker_lifespans or plans or around:
+            # Now, and not within the time of the first event.
             while not self._connect():
                 time.sleep(_PAUSE)
+        if self._app.worker_lifespans:
             self._lifespans = Lifespans(self._app, self._app.worker_lifespans)
             self._runner.run(self._lifespans.enter())
+        if plans:
+            self._main.run(self._provider.prepare(plans), alarmed=False)
 
     def finish(self) -> None:
         """Put away what was made."""
+        if self._provider is not None:
+            self._main.run(self._provider.close(), alarmed=False)
         if self._lifespans is not None:
             self._runner.run(self._lifespans.leave())
 
@@ -97,16 +116,35 @@ class _Inside:
             mark = broker.mark(run, event)
             context = Context(run.envelope, run.delivery.attempt, self._app, run.delivery, self._notes)
             context.state = decode_state(state)
-            if run.handler.is_async:
+            handler, middleware = run.handler, (*self._middleware, *run.handler.middleware)
+            if middleware or handler.dependencies is not None or handler.is_async:
                 if not self._connect():
                     return Release(_PAUSE)
-                returned = self._runner.run(_awaited(run, event, context))
+                coroutine = consume(middleware, event, context, lambda event: self._awaited(run, event, context))
+                # The alarm is that of plain handlers; one that is awaited keeps its own time.
+                returned = self._main.run(coroutine, alarmed=not handler.is_async)
             else:
-                returned = run.handler.call(event, context)
+                returned = handler.call(event, context)
             outcome: Outcome = broker.succeed(run, context, returned, mark)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             outcome = broker.fail(run, error)
         return outcome
+
+    async def _awaited(self, run: Run, event: Event, context: Context) -> Any:
+        """What the handler returns; a plain one is called in the main thread, with no loop running in it."""
+        handler, needs, here = run.handler, run.handler.dependencies, self._main.here
+        if not handler.is_async:
+            if needs is None:
+                return await here(functools.partial(handler.call, event, context))
+            call = functools.partial(handler.call_with, event, context)
+            return await self._provider.blocked(needs, event, context, call, blocking=here, last=here)
+        if needs is None:
+            coroutine = handler.call(event, context)
+        else:
+            call = functools.partial(handler.call_with, event, context)
+            coroutine = self._provider.awaited(needs, event, context, call, blocking=here)
+        soft = handler.timeout.soft
+        return await (coroutine if soft is None else SoftTimeout(coroutine, soft))
 
     def _connect(self) -> bool:
         """Connect the app for `await ctx.app.publish`, once; whether it is."""
@@ -139,12 +177,6 @@ class _Notes:
     def report(self, delivery: Delivery, event_id: str, progress: Progress) -> None:  # noqa: ARG002 - the worker knows
         """Say how far a handler is."""
         self._parent.tell(encode_note(Note(delivery.entry_id, delivery.deliveries, progress=progress)))
-
-
-async def _awaited(run: Run, event: Event, context: Context) -> Any:
-    coroutine = run.handler.call(event, context)
-    soft = run.handler.timeout.soft
-    return await (coroutine if soft is None else SoftTimeout(coroutine, soft))
 
 
 def _module(place: str) -> ModuleType:

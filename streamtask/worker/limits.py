@@ -1,13 +1,14 @@
-"""Per-handler limits: `concurrency=`, the child processes of `pool="process"`, and suspects, which run apart."""
+"""Per-handler limits: `concurrency=`, the child processes of `pool="process"`, suspects, which run apart; starts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from streamtask.broker import Broker, Run
 from streamtask.handler import Handler
 from streamtask.transport.values import Subscription
 from streamtask.worker.isolation import CHILDREN, SUSPECTS
+from streamtask.worker.pacer import Intake, Pace
 from streamtask.worker.slots import Limit
 
 
@@ -24,6 +25,18 @@ def limit_of_stream(broker: Broker, sub: Subscription) -> int | None:
     limits = [_limit(handler) for handler in broker.handlers((sub.stream, sub.group))]
     known = [limit for limit in limits if limit is not None]
     return sum(known) if len(known) == len(limits) else None
+
+
+def paces_of(handlers: Iterable[Handler]) -> dict[int, Pace]:
+    """How fast those handlers go that may start so often only, by `id`."""
+    return {id(handler): Pace(handler.rate_limit) for handler in handlers if handler.rate_limit is not None}
+
+
+def intake_of_stream(broker: Broker, sub: Subscription, paces: Mapping[int, Pace]) -> Intake | None:
+    """How much of a stream may be taken in for the sake of its limited handlers; None: it has none."""
+    handlers = broker.handlers((sub.stream, sub.group))
+    limited = [paces[id(handler)] for handler in handlers if id(handler) in paces]
+    return Intake(limited, is_whole=len(limited) == len(handlers)) if limited else None
 
 
 def children(handlers: Iterable[Handler]) -> int:

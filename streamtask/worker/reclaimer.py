@@ -60,6 +60,8 @@ class Reclaimer:
         self._take = take
         self._expire = expire
         self._room = room
+        #: Of these more is due than there was room for, the slots of the worker apart.
+        self._short: list[Subscription] = []
         self._due_waits = False
         #: When a claim failed whose reply may have been lost, with what it brought.
         self._trouble_at: float | None = None
@@ -83,16 +85,28 @@ class Reclaimer:
             if self._due_waits:
                 await self._flow.wait(lambda: self._flow.free, within=_POLL)
 
+    def is_short(self, stream: str, group: str) -> bool:
+        """Whether more is due of a stream than there was room for when it was last looked at."""
+        return any((sub.stream, sub.group) == (stream, group) for sub in self._short)
+
+    def _room_for_the_short(self) -> int:
+        return self._flow.free and max((self._room(sub) for sub in self._short), default=0)
+
     def _failed(self, error: TransportError) -> None:
         self._trouble_at = time.monotonic()
         self._outage.failed(error)
         # What is due is not known any more and holds no new event up: it is the fetcher that finds a group gone, and
         # has it made again.
         self._tell(due_waits=False)
+        self._short = []
 
     async def _pause(self, seconds: float) -> None:
         """Wait until it is worth looking again, and take up meanwhile what gates let through."""
+        if self._short:
+            await self._flow.wait(self._room_for_the_short, within=seconds)
+            return
         if not self._gated:
+            # Not by the flow, which has news with every event.
             await asyncio.sleep(seconds)
             return
         until = time.monotonic() + seconds
@@ -141,9 +155,13 @@ class Reclaimer:
         for entry_id in claimed.gone:
             self._metrics.gone(sub.stream, sub.group)
             log.error("entry.gone", extra={"stream": sub.stream, "group": sub.group, "entry_id": entry_id})
+        is_short = claimed.next_due == 0 and own_room <= len(claimed.deliveries)
+        if is_short != (sub in self._short):
+            self._short = [*self._short, sub] if is_short else [each for each in self._short if each is not sub]
+            self._flow.changed()
         if claimed.next_due == 0:
             # More is due: it waits for a slot, unless it waits for others of its own kind.
-            return -1.0 if own_room > len(claimed.deliveries) else _POLL
+            return _POLL if is_short else -1.0
         return _POLL if claimed.next_due is None else claimed.next_due
 
     def _tell(self, *, due_waits: bool) -> None:

@@ -1,8 +1,8 @@
 """Slots: at most so many handlers at once, of one kind no more than its limit. Decides nothing about an event.
 
 A delivery waits in arrival order for a free slot. One whose kind is at its limit (`concurrency=`, a pool of child
-processes) steps aside and lets the others pass. What waits for long is taken out again by `overdue`, for workers with
-room.
+processes) steps aside and lets the others pass; so does one that has to wait for its start (`rate_limit=`), which comes
+back by `resume`. What waits for long is taken out again by `overdue`, for workers with room.
 
 One task serves the queue: it runs one handler after the other, each in a context (`contextvars`) of its own. A handler
 that comes to wait for something keeps that task until it ends, and a new one goes on with the queue. So a handler that
@@ -60,12 +60,21 @@ class Running(msgspec.Struct, eq=False):
             self.cancel()
 
 
+class _Paced(msgspec.Struct, eq=False):
+    """A run that waits for its start. It has its place among those of its kind, and no slot."""
+
+    since: float
+    run: Run
+    kind: Hashable | None
+
+
 class Slots:
     """Holds what waits and what runs.
 
     `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
-    handler in a slot to its end, `limit` names the limit of a run, or None; `changed` is called when one has ended, and
-    `failed` with an error of any of these: what was served then is stuck.
+    handler in a slot to its end, `limit` names the limit of a run, or None; `pace` says whether a run waits elsewhere
+    for its start; `changed` is called when there is more room, and `failed` with an error of any of these: what was
+    served then is stuck.
     """
 
     def __init__(
@@ -76,6 +85,7 @@ class Slots:
         settle: Callable[[Delivery, Outcome], None],
         handle: Callable[[Running], Coroutine[Any, Any, None]],
         limit: Callable[[Run], Limit | None],
+        pace: Callable[[Run], bool],
         changed: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:
@@ -83,6 +93,7 @@ class Slots:
         self._settle = settle
         self._handle = handle
         self._limit = limit
+        self._pace = pace
         self._changed = changed
         self._failed = failed
         self._free = list(range(concurrency - 1, -1, -1))
@@ -90,6 +101,9 @@ class Slots:
         self._queue: deque[tuple[float, deque[Delivery]]] = deque()
         self._aside: dict[Limit, deque[tuple[float, Run]]] = {}
         self._busy: Counter[Hashable] = Counter()
+        #: What waits for its start, and then, in order, for a slot.
+        self._paced: dict[Delivery, _Paced] = {}
+        self._resumed: deque[_Paced] = deque()
         self._running: dict[int, Running] = {}
         self._server: asyncio.Task[None] | None = None
         self._closed = False
@@ -119,6 +133,27 @@ class Slots:
             for _, run in waiting
         )
 
+    def resume(self, run: Run) -> None:
+        """The time has come for a run that waited for its start."""
+        paced = self._paced.pop(run.delivery, None)
+        if paced is not None:
+            self._resumed.append(paced)
+            self._serve()
+
+    def dismiss(self, run: Run) -> bool:
+        """Forget a run that waits for its start; whether there was such a one."""
+        paced = self._paced.pop(run.delivery, None)
+        if paced is None:
+            return False
+        self._leaves(paced.kind)
+        self._serve()
+        return True
+
+    @property
+    def paced(self) -> int:
+        """How many wait for their starts."""
+        return len(self._paced)
+
     def overdue(self, seconds: float) -> list[Delivery]:
         """Take out what has waited for so long without a slot."""
         late = time.monotonic() - seconds
@@ -130,6 +165,13 @@ class Slots:
                 found.append(waiting.popleft()[1].delivery)
             if not waiting:
                 del self._aside[limit]
+        while self._resumed and self._resumed[0].since <= late:
+            paced = self._resumed.popleft()
+            self._leaves(paced.kind)
+            found.append(paced.run.delivery)
+        for paced in [each for each in self._paced.values() if each.since <= late]:
+            self.dismiss(paced.run)
+            found.append(paced.run.delivery)
         return found
 
     def close(self) -> list[Delivery]:
@@ -149,7 +191,7 @@ class Slots:
 
     def _serve(self) -> None:
         """See to it that a task serves the queue, where there is something to do for it."""
-        if self._server is None and (self._queue or self._aside) and self._free and not self._closed:
+        if self._server is None and (self._queue or self._aside or self._resumed) and self._free and not self._closed:
             self._server = self._loop.create_task(self._run_queue())
 
     async def _run_queue(self) -> None:
@@ -181,13 +223,14 @@ class Slots:
         """Occupy a slot with the next delivery that may run, if there is a slot."""
         if not self._free or self._closed:
             return None
-        for limit, waiting in self._aside.items():
-            if self._busy[limit[0]] < limit[1]:
-                _, run = waiting.popleft()
-                if not waiting:
-                    del self._aside[limit]
-                self._changed()
-                return self._occupy(run, limit[0])
+        if self._resumed:
+            paced = self._resumed.popleft()
+            self._changed()
+            return self._occupy(paced.run, paced.kind)
+        while (found := self._next_aside()) is not None:
+            self._changed()
+            if (running := self._begin(*found)) is not None:
+                return running
         while self._queue:
             arrived, batch = self._queue[0]
             delivery = batch.popleft()
@@ -198,16 +241,33 @@ class Slots:
                 self._settle(delivery, plan)
                 continue
             limited = self._limit(plan)
-            if limited is None:
-                return self._occupy(plan, None)
-            if self._busy[limited[0]] < limited[1]:
-                return self._occupy(plan, limited[0])
-            self._aside.setdefault(limited, deque()).append((arrived, plan))
+            if limited is not None and self._busy[limited[0]] >= limited[1]:
+                self._aside.setdefault(limited, deque()).append((arrived, plan))
+            elif (running := self._begin(plan, None if limited is None else limited[0])) is not None:
+                return running
         return None
 
-    def _occupy(self, run: Run, kind: Hashable | None) -> Running:
+    def _next_aside(self) -> tuple[Run, Hashable] | None:
+        """The next run that stepped aside and whose kind is below its limit by now."""
+        for limit, waiting in self._aside.items():
+            if self._busy[limit[0]] < limit[1]:
+                _, run = waiting.popleft()
+                if not waiting:
+                    del self._aside[limit]
+                return run, limit[0]
+        return None
+
+    def _begin(self, run: Run, kind: Hashable | None) -> Running | None:
+        """Occupy a slot; None: the run waits for its start first."""
         if kind is not None:
             self._busy[kind] += 1
+        if self._pace(run):
+            self._paced[run.delivery] = _Paced(time.monotonic(), run, kind)
+            self._changed()
+            return None
+        return self._occupy(run, kind)
+
+    def _occupy(self, run: Run, kind: Hashable | None) -> Running:
         running = Running(self._free.pop(), run, time.monotonic(), kind)
         self._running[running.number] = running
         return running
@@ -242,6 +302,9 @@ class Slots:
     def _ended(self, running: Running) -> None:
         del self._running[running.number]
         self._free.append(running.number)
-        if running.kind is not None:
-            self._busy[running.kind] -= 1
+        self._leaves(running.kind)
         self._serve()
+
+    def _leaves(self, kind: Hashable | None) -> None:
+        if kind is not None:
+            self._busy[kind] -= 1

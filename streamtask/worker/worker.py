@@ -9,8 +9,9 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
 from streamtask.lifespan import Lifespan, Lifespans
+from streamtask.middleware import Middleware, around_consume
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
@@ -43,11 +45,13 @@ from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
-from streamtask.worker.limits import children, limit_of, limit_of_stream
+from streamtask.worker.limits import children, intake_of_stream, limit_of, limit_of_stream, paces_of
 from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
+from streamtask.worker.pacer import Pacer
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.probes import Health
+from streamtask.worker.provider import Provider
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
 from streamtask.worker.reporting import Reporter
@@ -89,6 +93,8 @@ class Worker:
         retention: Retention,
         *,
         lifespans: Sequence[Lifespan] = (),
+        middleware: Sequence[Middleware] = (),
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
         metrics: Metrics | None = None,
         supervisor: SupervisorLink | None = None,
     ) -> None:
@@ -103,6 +109,8 @@ class Worker:
         self._settings = settings
         self._retention = retention
         self._lifespans = Lifespans(app, lifespans)
+        self._middleware = around_consume(middleware)
+        self._provider = Provider(app, overrides, asyncio.to_thread)
         self._subscriptions = broker.subscriptions(settings.groups, settings.streams)
         if not self._subscriptions:
             raise ConfigurationError(
@@ -111,26 +119,39 @@ class Worker:
             )
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
         handlers = broker.handlers(*self._places)
+        self._plans = [each.dependencies for each in handlers if each.dependencies and each.pool != "process"]
         self._isolation = Isolation(
             app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
         )
         self._prepared = False
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
+        #: How fast limited handlers go, what that means for their streams, and who asks for their starts.
+        self._paces = paces_of(handlers)
+        self._intakes = {
+            place: intake
+            for sub in self._subscriptions
+            for place in [(sub.stream, sub.group)]
+            if (intake := intake_of_stream(broker, sub, self._paces)) is not None
+        }
+        self._pacers: dict[str, Pacer] = {}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._has_tasks = any(handler.is_task for handler in handlers)
-        self._has_limits = any(limit is not None for limit in self._stream_limits.values())
+        self._has_limits = any(limit is not None for limit in self._stream_limits.values()) or bool(self._intakes)
         #: What is here of each stream; only counted where some stream has a limit.
         self._held: Counter[tuple[str, str]] = Counter()
+        #: How much of that has been started by limited handlers.
+        self._begun: Counter[tuple[str, str]] = Counter()
         self._duties: list[asyncio.Task[None]] = []
         self._fetchers: list[Fetcher] = []
         self._leases = Leases()
-        self._flow = Flow(settings.concurrency)
+        self._flow = Flow(settings.concurrency, aside=lambda: self._slots.paced)
         self._slots = Slots(
             settings.concurrency,
             plan=partial(broker.plan, interest=self._interest),
             settle=self._outcome,
-            handle=self._handle,
+            handle=self._handler,
             limit=limit_of,
+            pace=self._pace,
             changed=self._flow.changed,
             failed=partial(self._fail, "slots"),
         )
@@ -156,14 +177,17 @@ class Worker:
         self._transport, self._connected = transport, True
 
     async def prepare(self) -> None:
-        """Enter the worker lifespans and start a child for the process pool; part of `start`. May take minutes.
+        """Enter the worker lifespans, make what handlers share, start a child for the process pool. Part of `start`.
+
+        May take minutes.
 
         Raises:
-            ConfigurationError: no child process can be started for a handler, or a lifespan says what is wrong.
-            StreamtaskError: a worker lifespan failed.
+            ConfigurationError: no child process can be started for a handler, or what is made says what is wrong.
+            StreamtaskError: a worker lifespan failed, or a dependency.
         """
         await self._lifespans.enter()
         try:
+            await self._provider.prepare(self._plans)
             await self._isolation.prepare()
         except BaseException:
             await self._put_away()
@@ -189,6 +213,7 @@ class Worker:
     async def _put_away(self) -> None:
         """Undo what `prepare` has done."""
         await self._isolation.close()
+        await self._provider.close()
         await self._lifespans.leave()
 
     async def _begin(self) -> None:
@@ -210,11 +235,14 @@ class Worker:
             self._cancellations.has,
             isolation=self._isolation,
             checkpoints=self._checkpoints,
+            provider=self._provider,
+            middleware=self._middleware,
             threads=self._settings.concurrency,
         )
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
         self._duty("progress", self._checkpoints.run())
+        self._start_pacers()
         self._start_readers()
         self.metrics.watch_in_flight(self._in_flight)
         if self._supervisor:
@@ -234,6 +262,20 @@ class Worker:
             metrics=self.metrics,
         )
 
+    def _start_pacers(self) -> None:
+        limited = [handler for handler in self._broker.handlers(*self._places) if handler.rate_limit is not None]
+        for stream in sorted({handler.home for handler in limited}):
+            self._pacers[stream] = Pacer(
+                self._transport.rates,
+                stream,
+                paces=self._paces,
+                outage=Outage("rates", self.metrics, stream=stream),
+                go=self._slots.resume,
+                too_far=self._too_far,
+                changed=self._flow.changed,
+            )
+            self._duty(f"pacer-{stream}", self._pacers[stream].run())
+
     def _start_readers(self) -> None:
         self._relay = Relay(self._transport, self.owner, self._subscriptions, self.metrics)
         for index, subs in enumerate(self._readings()):
@@ -251,7 +293,7 @@ class Worker:
             )
             self._fetchers.append(fetcher)
             self._duty(f"fetcher-{index}", fetcher.run())
-        reclaimer = Reclaimer(
+        self._reclaimer = Reclaimer(
             self._transport,
             self.owner,
             self._subscriptions,
@@ -262,9 +304,9 @@ class Worker:
             metrics=self.metrics,
             take=partial(self._take, due=True),
             expire=self._expire,
-            room=self._own_room,
+            room=partial(self._own_room, due=True),
         )
-        self._duty("reclaimer", reclaimer.run())
+        self._duty("reclaimer", self._reclaimer.run())
         self._duty("look-round", self._look_round())
         if self._has_tasks:
             self._duty("cancellations", self._cancellations.run())
@@ -278,13 +320,17 @@ class Worker:
         readings = []
         for group in dict.fromkeys(sub.group for sub in self._subscriptions):
             subs = [sub for sub in self._subscriptions if sub.group == group]
-            limited = [sub for sub in subs if sub.gates or self._stream_limits[sub.stream, group] is not None]
+            limited = [sub for sub in subs if sub.gates or self._has_own_room(sub)]
             free = [sub for sub in subs if sub not in limited]
             readings += [[sub] for sub in limited]
             by_name = {sub.stream: sub for sub in free}
             together = self._transport.together(list(by_name))
             readings += [[by_name[name] for name in names] for names in together if names]
         return readings
+
+    def _has_own_room(self, sub: Subscription) -> bool:
+        place = sub.stream, sub.group
+        return self._stream_limits[place] is not None or place in self._intakes
 
     def _duty(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine, name=f"streamtask-{name}")
@@ -324,7 +370,10 @@ class Worker:
         settler, progress, *readers = self._duties
         await _cancel(readers)
         for delivery in self._slots.close():
+            self._leave(delivery)
             self._outcome(delivery, Release())
+        for pacer in self._pacers.values():
+            pacer.close()
         running = len(self._slots.running)
         if running:
             grace = self._settings.shutdown_timeout
@@ -399,21 +448,30 @@ class Worker:
         room = self._flow.free_for_new
         if not room:
             return [], 0
-        own = {sub.stream: self._own_room(sub) for sub in subs}
+        own = {sub.stream: self._own_room(sub, due=False) for sub in subs}
         streams = [stream for stream, most in own.items() if most]
         if len(streams) == 1:
             room = min(room, own[streams[0]])
         return streams, room if streams else 0
 
-    def _own_room(self, sub: Subscription) -> int:
-        """How much of a stream may be taken in, the worker's slots apart: no more than can run."""
+    def _own_room(self, sub: Subscription, *, due: bool) -> int:
+        """How much of a stream may be taken in, the worker's slots apart: no more than can run, and soon."""
         if self._slots.steps_aside(sub.stream, sub.group):
             return 0
-        limit = self._stream_limits[sub.stream, sub.group]
-        return _NO_LIMIT if limit is None else max(0, limit - self._held[sub.stream, sub.group])
+        place = sub.stream, sub.group
+        limit, intake = self._stream_limits[place], self._intakes.get(place)
+        room = _NO_LIMIT if limit is None else max(0, limit - self._held[place])
+        if intake is not None and room:
+            waiting = self._held[place] - self._begun[place] if intake.is_whole else self._slots.paced
+            is_short = not due and self._reclaimer.is_short(*place)
+            room = min(room, intake.room(waiting, due=due, due_waits=is_short, unlimited=_NO_LIMIT))
+        return room
 
     def _take(self, deliveries: list[Delivery], *, due: bool) -> None:
         """From a fetcher or the reclaimer: hold them until they are settled."""
+        if self._intakes and (intake := self._intakes.get((deliveries[0].stream, deliveries[0].group))) is not None:
+            # What has limits is read and claimed apart.
+            intake.took(due=due)
         self._flow.took(len(deliveries), due=due)
         self._hold(deliveries)
         if failpoints.armed:
@@ -442,6 +500,7 @@ class Worker:
             if overdue:
                 self._flow.stalled()
             for delivery in overdue:
+                self._leave(delivery)
                 self._outcome(delivery, Release())
             for running in self._slots.running:
                 timeout = running.run.handler.timeout
@@ -450,6 +509,9 @@ class Worker:
                     self._reporter.runs_long(running, now - running.since)
 
     # ── handling and settling ─────────────────────────────────────────────────────────────────────────────────
+
+    def _handler(self, running: Running) -> Coroutine[Any, Any, None]:
+        return (self._handle if running.run.handler.rate_limit is None else self._handle_limited)(running)
 
     async def _handle(self, running: Running) -> None:
         """One handler in one slot, from its start to the outcome on its way."""
@@ -490,6 +552,59 @@ class Worker:
             self._outcome(run.delivery, self._broker.cancel(run), run, seconds)
         else:
             self._outcome(run.delivery, Release(), run)
+
+    # ── starts of limited handlers ────────────────────────────────────────────────────────────────────────────
+
+    def _pace(self, run: Run) -> bool:
+        """Whether a run has to wait for its start, and stands aside for it.
+
+        Once it has found no slot when its time came, it would do so again where slots are scarce: what has come back
+        waits in a slot.
+        """
+        if run.handler.rate_limit is None or run.delivery.uncharged:
+            return False
+        start = self._broker.start(run)
+        if start is not None:
+            self._pacers[run.handler.home].step_aside(run, start)
+        return start is not None
+
+    async def _handle_limited(self, running: Running) -> None:
+        """The same for a handler that may start so often only: its time has come, or it waits for it here."""
+        run = running.run
+        place = run.delivery.stream, run.delivery.group
+        wait = await self._turn(run)
+        if wait is not None:
+            self._outcome(run.delivery, Release(wait))
+            return
+        running.since = time.monotonic()
+        self._begun[place] += 1
+        self._flow.changed()
+        try:
+            await self._handle(running)
+        finally:
+            self._begun[place] -= 1
+
+    async def _turn(self, run: Run) -> float | None:
+        """Wait in a slot until a limited run may start, if its time has not just come; or when it has to come back."""
+        pacer = self._pacers[run.handler.home]
+        if pacer.may_start(run.delivery) or (start := self._broker.start(run)) is None:
+            return None
+        try:
+            return await pacer.turn(run, start)
+        except asyncio.CancelledError:
+            self._outcome(run.delivery, Release(), run)
+            raise
+
+    def _too_far(self, run: Run, wait: float) -> None:
+        """A run that stands aside cannot start soon: it comes back when it can, here or elsewhere."""
+        if self._slots.dismiss(run):
+            self._outcome(run.delivery, Release(wait))
+
+    def _leave(self, delivery: Delivery) -> None:
+        for pacer in self._pacers.values():
+            pacer.leave(delivery)
+
+    # ── what becomes of it ────────────────────────────────────────────────────────────────────────────────────
 
     def _lost(self, run: Run) -> None:
         self._left(run.delivery)

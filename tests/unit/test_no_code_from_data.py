@@ -36,7 +36,7 @@ _ALLOWED = {
     ("loading.py", "import_module"): "the app that the command line names",
     ("worker/isolation_child.py", "import_module"): "the app that the parent process has loaded",
     ("worker/sandbox_child.py", "import_module"): "the entry that the parent process names; multiprocessing's own name",
-    ("handler.py", "eval"): "the annotations of a handler, as typing.get_type_hints does",
+    ("annotations.py", "eval"): "the annotations of a handler, as typing.get_type_hints does",
 }
 
 

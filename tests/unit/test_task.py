@@ -104,6 +104,13 @@ async def test_parameters_may_be_called_anything(app: App, name: str) -> None:
         assert await (await task.send(1)).result(5) == 2
 
 
+async def test_what_annotated_says_of_a_parameter_is_checked_too(app: App) -> None:
+    async def wait(ctx: Annotated[Context, "first"], seconds: Annotated[int, Field(ge=0)]) -> None: ...
+
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        await app.task(wait).send(-1)
+
+
 async def test_two_tasks_of_one_name_are_refused(app: App) -> None:
     app.task(add)
     with pytest.raises(ConfigurationError, match=r"two event classes have the type"):

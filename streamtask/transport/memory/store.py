@@ -152,6 +152,8 @@ class StreamState:
     #: How far events are, and which word of it that was.
     progress: Expiring[tuple[int, Progress]] = field(default_factory=Expiring)
     cancelled: Expiring[bool] = field(default_factory=Expiring)
+    #: Limits of starts: "GROUP:LIMIT" -> when the next one is free, and when the last that waits asks again.
+    rates: Expiring[tuple[float, float]] = field(default_factory=Expiring)
 
     def ledger(self, group: str) -> Ledger:
         """What stands beside a group, to be changed."""

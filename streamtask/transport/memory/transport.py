@@ -17,6 +17,7 @@ from streamtask.transport.memory.dead_letters import MemoryDeadLetters
 from streamtask.transport.memory.gates import MemoryGates
 from streamtask.transport.memory.inspection import MemoryInspection
 from streamtask.transport.memory.log import ZERO, EntryId, Group, id_at, id_before, id_text, parse_id
+from streamtask.transport.memory.rates import MemoryRates
 from streamtask.transport.memory.recovery import MemoryRecovery
 from streamtask.transport.memory.results import MemoryResults
 from streamtask.transport.memory.retention import MemoryRetention
@@ -31,6 +32,7 @@ from streamtask.transport.port import (
     Gates,
     Inspection,
     Outbox,
+    Rates,
     Recovery,
     Results,
     Retention,
@@ -63,6 +65,7 @@ class MemoryTransport:
         self.checkpoints: Checkpoints = MemoryCheckpoints(store, clock)
         self.results: Results = MemoryResults(store, clock)
         self.cancellations: Cancellations = MemoryCancellations(store, clock)
+        self.rates: Rates = MemoryRates(store, clock)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)

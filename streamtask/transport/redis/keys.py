@@ -24,6 +24,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
     T:outbox                 STREAM  emits for streams of another slot: `target`, `event_id`, `delay`, then the entry
     T:relaying               STRING  the worker that publishes them at this moment    (expires in seconds)
+    T:rate:G:HANDLER[:VALUE] STRING  "START END", µs: when the next start is free, and when the last of those that wait
+                                     asks again                        (expires with them)
     T:pub:KEY                STRING  publish de-duplication            (expires with the window)
     {streamtask}:streams     SET     every stream name that was registered or published to
     {streamtask}:workers     ZSET    owner -> last beat, ms
@@ -199,6 +201,11 @@ def relaying(name: str) -> str:
 def published(name: str, dedup_key: str) -> str:
     """Publish de-duplication."""
     return f"{tag(name)}:pub:{dedup_key}"
+
+
+def rate(name: str, group: str, limit: str) -> str:
+    """When a limited handler may start again."""
+    return f"{tag(name)}:rate:{group}:{limit}"
 
 
 def beat(owner: str) -> str:

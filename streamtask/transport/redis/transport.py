@@ -26,6 +26,7 @@ from streamtask.transport.port import (
     Gates,
     Inspection,
     Outbox,
+    Rates,
     Recovery,
     Results,
     Retention,
@@ -42,6 +43,7 @@ from streamtask.transport.redis.gates import RedisGates
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
 from streamtask.transport.redis.permissions import lacking
+from streamtask.transport.redis.rates import RedisRates
 from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
 from streamtask.transport.redis.results import RedisResults
@@ -101,6 +103,7 @@ class RedisTransport:
         self.checkpoints: Checkpoints = RedisCheckpoints(self._wire)
         self.results: Results = RedisResults(self._wire, self._blocking)
         self.cancellations: Cancellations = RedisCancellations(self._wire)
+        self.rates: Rates = RedisRates(self._wire)
         self.schedule: Schedule | None = RedisSchedule(self._wire)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)

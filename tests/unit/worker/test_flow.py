@@ -31,6 +31,12 @@ def test_what_is_held_takes_room_until_it_has_left() -> None:
     assert (flow.free, flow.held, flow.taken) == (1, 9, 10)
 
 
+def test_what_waits_for_something_else_takes_no_room() -> None:
+    flow = Flow(10, aside=lambda: 4)
+    flow.took(10, due=False)
+    assert flow.free == 4
+
+
 def test_slow_handlers_get_nothing_ahead_and_fast_ones_a_bounded_number() -> None:
     slow = Flow(10)
     slow.took(1, due=False)

@@ -35,6 +35,7 @@ class Bench:
             settle=lambda each, _: self.settled.append(each.entry_id),
             handle=self._handle,
             limit=options.get("limit", lambda _: None),
+            pace=lambda _: False,
             changed=lambda: None,
             failed=self.errors.append,
         )
