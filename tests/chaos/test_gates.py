@@ -39,7 +39,7 @@ from streamtask import Concurrency
 @app.on(Job, concurrency=Concurrency(3, per="kind"), retry=Retry(4, backoff=0.05))
 async def handle(job: Job, ctx: Context) -> None:
     note("start", job.n, ctx.attempt, by=job.kind)
-    await asyncio.sleep(job.n % 7 / 200)
+    await asyncio.sleep(0.7 if job.kind.startswith("held") else job.n % 7 / 200)
     note("end", job.n, ctx.attempt, by=job.kind)
     if job.n % 10 == 3 and ctx.attempt == 1:
         raise ValueError("fails once")
@@ -126,15 +126,18 @@ async def test_no_key_has_more_at_a_time_than_its_limit_while_workers_are_killed
     # At last one of which nobody is left who could hand anything back.
     await until(second.child_pids, 20)
     [last] = await second.child_pids()
-    publishing = asyncio.create_task(_publish_slowly(url, jobs[n // 2 :]))
-    await until(lambda: any(pid == last for _, pid in ledger.running()), 20)
+    await nothing_pending(url, within=60)
+    held_jobs = [Job(n=n + number, kind=f"held {number % 10}") for number in range(40)]
+    publishing = asyncio.create_task(_publish_slowly(url, held_jobs, at_once=1))
+    await until(lambda: sum(pid == last and int(key) >= n for key, pid in ledger.running()) >= 3, 20)
     killed[last] = time.monotonic()
     await second.kill_whole()
     await publishing
+    await publish(url, jobs[n // 2 :])
     held = {key for key, pid in ledger.running() if pid == last}
     await nothing_pending(url, within=200 if LONG else 60)
 
-    assert len(ledger.count("start")) == n
+    assert len(ledger.count("start")) == n + len(held_jobs)
     most = _most_at_a_time(ledger.lines(), killed)
     measured("most of one key at a time, of 3", max(most.values()))
     assert max(most.values()) == 3
@@ -176,10 +179,10 @@ async def test_gates_let_events_through_quickly_and_are_forgotten_behind_them(
     assert redis_server.client().exists(*kept) == 0
 
 
-async def _publish_slowly(url: str, jobs: Sequence[Job]) -> None:
-    for start in range(0, len(jobs), 50):
-        await publish(url, jobs[start : start + 50])
-        await asyncio.sleep(0.1)
+async def _publish_slowly(url: str, jobs: Sequence[Job], *, at_once: int = 50) -> None:
+    for start in range(0, len(jobs), at_once):
+        await publish(url, jobs[start : start + at_once])
+        await asyncio.sleep(0.1 if at_once > 1 else 0.02)
 
 
 def _starts_by_key(lines: Sequence[Line]) -> dict[str, list[int]]:
