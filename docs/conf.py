@@ -39,6 +39,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"streamtask\.(router\.(FunctionT|LifespanT)|event\._UpcasterT|inspector\._Row)"),
     (r"py:class", r"streamtask\.task\.(C|P|Q|R|Sending|TaskDecorator|TaskOptions|Sender)(\.\w+)?"),
     (r"py:class", r"streamtask\.testing\.\w+\.(\w*T|_T|CheckOptions)"),
+    (r"py:class", r"streamtask\.rules\.RuleOptions"),
     (r"py:class", r"streamtask\.(transport\.port\.Transport|broker\.Broker|context\.\w+|inspector\.Connected)"),
 ]
 

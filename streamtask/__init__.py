@@ -48,6 +48,7 @@ _HOMES = {
     "Task": "streamtask.task",
     "TaskCancelledError": "streamtask.errors",
     "TaskFailedError": "streamtask.errors",
+    "Tick": "streamtask.rules",
     "Timeout": "streamtask.handler",
     "TransportError": "streamtask.errors",
 }

@@ -32,6 +32,7 @@ from streamtask.rates import RateLimit
 from streamtask.records import Records
 from streamtask.retry import Backoff, Retry
 from streamtask.router import Router
+from streamtask.rules import Tick
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
 from streamtask.transport.values import Progress
@@ -78,6 +79,7 @@ __all__ = [
     "Task",
     "TaskCancelledError",
     "TaskFailedError",
+    "Tick",
     "Timeout",
     "TransportError",
 ]

@@ -22,11 +22,12 @@ from streamtask.codec import Codec
 from streamtask.context import PublishOptions
 from streamtask.envelope import StoredEnvelope
 from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
-from streamtask.event import Event
+from streamtask.event import Event, describe
 from streamtask.handler import Handler, make_handler
 from streamtask.middleware import Middleware, Together, around_publish, through
 from streamtask.records import Records
 from streamtask.redact import MaskedUrl, mask_url
+from streamtask.references import stream_name
 from streamtask.results import ResultReader
 from streamtask.router import Router
 from streamtask.settings import CANCELLED_FOR, Retention, WorkerSettings
@@ -34,7 +35,7 @@ from streamtask.task import Task
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.connect import Connector, Durability, broker_url
-from streamtask.transport.port import Storage, Transport
+from streamtask.transport.port import Schedule, Storage, Transport
 from streamtask.transport.values import Outgoing, Progress, Result
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
@@ -118,11 +119,13 @@ class App(Router):
         super().add_task(task)
 
     def include(self, router: Router) -> None:
-        """Take in the handlers and tasks of a router with its middleware, and its worker lifespans."""
+        """Take in the handlers, tasks and rules of a router with its middleware, and its worker lifespans."""
         for handler in router.handlers:
             self.add(handler.within(router.middleware))
         for task in router.tasks:
             self.add_task(task, router.middleware)
+        for rule in router.rules:
+            self.add_rule(rule)
         self.worker_lifespans += router.worker_lifespans
 
     # ── connecting ────────────────────────────────────────────────────────────────────────────────────────────
@@ -309,12 +312,7 @@ class App(Router):
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Outgoing:
-        if delay is not None and at is not None:
-            raise ValueError("give delay or at, not both")
-        if delay is not None and not 0 <= delay < math.inf:
-            raise ValueError(f"delay is in seconds, from 0, got {delay}")
-        if at is not None and at.tzinfo is None:
-            raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
+        _check_due(delay, at)
         bound = logs.current()
         return self.broker.outgoing(
             event,
@@ -364,6 +362,39 @@ class App(Router):
             return
         for stream, n in Counter(item.stream for item in items).items():
             count(stream, n)
+
+    # ── what is scheduled ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def cancel_scheduled(self, event: type[Event] | str, event_id: str) -> bool:
+        """Forget an event that was published for later; `event`: its class, or the name of its stream.
+
+        False: it does not wait there (any more). Its `dedup_key`, if it has one, stays taken.
+
+        Raises:
+            TransportError: it is unknown whether it is forgotten; ask again.
+        """
+        return await self._schedule().cancel(_stream_of(event), event_id)
+
+    async def reschedule(
+        self, event: type[Event] | str, event_id: str, *, delay: float | None = None, at: datetime | None = None
+    ) -> bool:
+        """Have an event that was published for later come at another time; `event`: its class, or its stream's name.
+
+        `delay`: seconds from now. `at`: a moment, with a time zone. False: it does not wait there (any more).
+
+        Raises:
+            TransportError: it is unknown whether it is moved; ask again.
+        """
+        if delay is None and at is None:
+            raise ValueError("when? Give delay or at")
+        _check_due(delay, at)
+        return await self._schedule().reschedule(_stream_of(event), event_id, delay=delay, at=at)
+
+    def _schedule(self) -> Schedule:
+        transport = self.transport
+        if transport.schedule is None:
+            raise ConfigurationError(f"the engine {transport.capabilities.engine} keeps no events for later")
+        return transport.schedule
 
     async def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
         """What became of an event whose handler keeps that; for `Handle.result`.
@@ -430,6 +461,7 @@ class App(Router):
             lifespans=self.worker_lifespans,
             middleware=self.middleware,
             overrides=self.dependency_overrides,
+            rules=self.rules,
             metrics=self.metrics,
             supervisor=supervisor,
         )
@@ -467,6 +499,18 @@ class SyncApp:
     def publish_many(self, events: Sequence[Event]) -> list[str]:
         """See `App.publish_many`."""
         return self._wait(lambda twin: twin.publish_many(events), "await app.publish_many(...)")
+
+    def cancel_scheduled(self, event: type[Event] | str, event_id: str) -> bool:
+        """See `App.cancel_scheduled`."""
+        return self._wait(lambda twin: twin.cancel_scheduled(event, event_id), "await app.cancel_scheduled(...)")
+
+    def reschedule(
+        self, event: type[Event] | str, event_id: str, *, delay: float | None = None, at: datetime | None = None
+    ) -> bool:
+        """See `App.reschedule`."""
+        return self._wait(
+            lambda twin: twin.reschedule(event, event_id, delay=delay, at=at), "await app.reschedule(...)"
+        )
 
     def wait_for_result(self, stream: str, event_id: str, *, timeout: float | None) -> bytes:
         """See `App.wait_for_result`."""
@@ -514,3 +558,16 @@ class SyncApp:
                 asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()
                 self._loop, self._twin = loop, twin
             return self._loop, self._twin
+
+
+def _check_due(delay: float | None, at: datetime | None) -> None:
+    if delay is not None and at is not None:
+        raise ValueError("give delay or at, not both")
+    if delay is not None and not 0 <= delay < math.inf:
+        raise ValueError(f"delay is in seconds, from 0, got {delay}")
+    if at is not None and at.tzinfo is None:
+        raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
+
+
+def _stream_of(event: type[Event] | str) -> str:
+    return stream_name(event) if isinstance(event, str) else describe(event).stream

@@ -264,6 +264,12 @@ def emit_id(event_id: str, group: str, handler: str, index: int, replay: str = "
     return _uuid_form(hashlib.sha1(_EMIT_NAMESPACE + cause, usedforsecurity=False).hexdigest(), "5")
 
 
+def tick_id(stream: str, rule: str, at_ms: int) -> str:
+    """The id of the tick of a rule for a moment: a uuid5, the same whichever worker publishes it."""
+    slot = _ENCODER.encode(("tick", stream, rule, at_ms))
+    return _uuid_form(hashlib.sha1(_EMIT_NAMESPACE + slot, usedforsecurity=False).hexdigest(), "5")
+
+
 def timestamp(seconds: float) -> str:
     """A moment (seconds since 1970) as `2024-10-19T12:34:56.789Z`, to the nearest millisecond."""
     return _MOMENTS.text(seconds)

@@ -17,12 +17,14 @@ from streamtask.broker import Broker
 from streamtask.doctor import WAITING_AFTER, DeadFacts, Facts, GroupFacts, Skipped, Waiting
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError, EnvelopeError, NotFoundError
+from streamtask.timetable import timetable
 from streamtask.transport.port import DeadLetters, Inspection, Schedule, Transport
 from streamtask.transport.values import (
     ConsumerInfo,
     DeadLetter,
     Delivery,
     GroupStats,
+    KnownRule,
     PendingEntry,
     Progress,
     StreamInfo,
@@ -42,6 +44,8 @@ _LIGHT = 1000
 #: Pending entries of a group that are looked at for ones that wait, and waiting ones that are decoded to name the type.
 _LOOKED_AT = 20_000
 _NAMED = 100
+#: Milliseconds after which a rule that no worker has named is taken for one that the program has no longer: a day.
+_LIVES = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +106,14 @@ class Membership:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheduled:
-    """An event that is not due yet."""
+    """An event that is not due yet, or the next one of a rule."""
 
     stream: str
     event_id: str
     event_type: str | None
     due_in_ms: int
+    #: The timetable of the rule, as `every 30` or `cron Europe/Berlin 0 3 * * *`; None: it is an event by itself.
+    rule: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,9 +284,10 @@ class Inspector:
         return [_worker(said) for said in await self.inspection.workers()]
 
     async def scheduled(self, stream: str | None = None, *, limit: int) -> Listing[Scheduled]:
-        """What is to come, soonest first; at most `limit`."""
+        """What is to come, soonest first; at most `limit`. Of a rule that some worker has, the next event."""
         found = []
         for name in await self.streams(stream):
+            found += [each for rule in await self.schedule.rules(name) if (each := _next_tick(name, rule)) is not None]
             for waiting in await self.schedule.scheduled(name, limit=limit + 1):
                 envelope = self.read(name, "", _fields(waiting))
                 found.append(
@@ -549,6 +556,24 @@ def told_progress(progress: object) -> dict[str, object] | None:
     if not isinstance(progress, Progress):
         return None
     return {"fraction": round(progress.fraction, 4), "message": progress.message}
+
+
+def _next_tick(stream: str, rule: KnownRule) -> Scheduled | None:
+    """The next event of a rule; None where no worker has it any more, or its timetable is none that we know."""
+    if rule.now_ms - rule.seen_ms > _LIVES:
+        return None
+    try:
+        table = timetable(rule.text)
+    except ConfigurationError:
+        return None
+    moment = table.after(max(rule.last_ms, rule.begun_ms))
+    return Scheduled(
+        stream=stream,
+        event_id=envelopes.tick_id(stream, rule.rule, moment),
+        event_type=rule.rule,
+        due_in_ms=max(0, moment - rule.now_ms),
+        rule=rule.text,
+    )
 
 
 def _fields(scheduled: Mapping[str, object]) -> Sequence[bytes]:

@@ -1,4 +1,4 @@
-"""What operators change: dead letters replayed and purged, history replayed, a group dropped.
+"""What operators change: dead letters replayed and purged, what is scheduled, history replayed, a group dropped.
 
 Everything that is only asked is `inspector.py`. Each of these looks first, and refuses what would lose an event without
 having been asked to: a replay to a group that is not there, the removal of a group that works.
@@ -124,6 +124,22 @@ class Operations:
         if not await letters.purge(reference.stream, [reference.dead_id]):
             raise no_such_letter(reference)
 
+    # ── what is scheduled ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def cancel_scheduled(self, stream: str, event_id: str) -> None:
+        """Forget an event that is not due yet. Raises NotFoundError where it does not wait (any more)."""
+        if not await self._inspector.schedule.cancel(stream, event_id):
+            raise _not_scheduled(stream, event_id)
+
+    async def reschedule(self, stream: str, event_id: str, *, delay: float | None, at: datetime | None) -> None:
+        """Have an event that is not due yet come `delay` seconds from now, or at a moment.
+
+        Raises:
+            NotFoundError: it does not wait (any more).
+        """
+        if not await self._inspector.schedule.reschedule(stream, event_id, delay=delay, at=at):
+            raise _not_scheduled(stream, event_id)
+
     # ── groups and history ────────────────────────────────────────────────────────────────────────────────────
 
     async def drop_group(self, stream: str, group: str) -> Dropped:
@@ -151,6 +167,13 @@ class Operations:
             stream, group, since=since, generation=envelopes.new_event_id()
         )
         return History(stream=stream, group=group, events=events, created=group not in known)
+
+
+def _not_scheduled(stream: str, event_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"no event {event_id} waits beside stream {stream!r} (any more): it has come, was cancelled, or was never "
+        "there; `streamtask inspect scheduled` shows what waits"
+    )
 
 
 def no_such_letter(reference: DeadLetterReference) -> NotFoundError:

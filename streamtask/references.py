@@ -93,15 +93,23 @@ def _since(text: str, now: datetime) -> str | datetime:
     try:
         if _DURATION.fullmatch(text):
             return now - timedelta(seconds=sum(float(n) * _UNITS[unit] for n, unit in _PART.findall(text)))
-        moment = datetime.fromisoformat(text)
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-        moment.timestamp()
-    except (ValueError, OverflowError):
+        return moment(text)
+    except (ConfigurationError, OverflowError):
         raise ConfigurationError(
             f"{text!r} is no place in history: give a duration (30m, 1h, 2d), an entry id (1700000000000-0; 0 for all) "
             "or a moment (2024-10-19T12:00:00+00:00)"
         ) from None
-    return moment
+
+
+def moment(text: str) -> datetime:
+    """An ISO 8601 moment, past or to come; without a zone it is UTC."""
+    try:
+        found = datetime.fromisoformat(text)
+        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
+        found.timestamp()
+    except (ValueError, OverflowError):
+        raise ConfigurationError(f"{text!r} is no moment: one is like 2024-10-19T12:00:00+00:00") from None
+    return found
 
 
 def _is_entry_id(text: str) -> bool:

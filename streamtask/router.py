@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from datetime import datetime
-from typing import Any, Concatenate, TypeVar, overload
+from datetime import datetime, timedelta
+from typing import Any, Concatenate, TypeVar, Unpack, get_args, overload
 
 from streamtask.context import Context
+from streamtask.errors import ConfigurationError
 from streamtask.event import Event
 from streamtask.gating import Concurrency
 from streamtask.handler import DEDUPE_WINDOW, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
@@ -14,8 +15,10 @@ from streamtask.lifespan import Lifespan, make_lifespan
 from streamtask.middleware import Middleware, checked
 from streamtask.rates import RateLimit
 from streamtask.retry import Retry
+from streamtask.rules import Rule, RuleOptions, tick_parameter
 from streamtask.settings import RESULT_TTL
 from streamtask.task import P, R, Task, TaskDecorator, TaskOptions
+from streamtask.timetable import Missed, Timetable, cron, every
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 LifespanT = TypeVar("LifespanT", bound=Callable[..., AsyncIterator[None]])
@@ -30,6 +33,7 @@ class Router:
     def __init__(self, *, middleware: Sequence[Middleware] = ()) -> None:
         self.handlers: list[Handler] = []
         self.tasks: list[Task[Any, Any, Any, Any]] = []
+        self.rules: list[Rule] = []
         self.worker_lifespans: list[Lifespan] = []
         self.middleware: list[Middleware] = checked(middleware)
 
@@ -149,6 +153,52 @@ class Router:
             return task
 
         return make if function is None else make(function)
+
+    def cron(
+        self, text: str, *, tz: str = "UTC", missed: Missed = "skip", **options: Unpack[RuleOptions]
+    ) -> TaskDecorator:
+        """Make a function a task that runs by itself, when a cron text says: `@app.cron("*/5 * * * *")`.
+
+        `text`: minute, hour, day, month and weekday; with six fields, seconds first. `tz`: the time zone whose clocks
+        are meant, such as "Europe/Berlin". `missed`: what becomes of ticks whose time passes while no worker runs:
+        "skip" them, run "once" for all of them, or "all". The other options are those of `task`.
+
+        The function needs no arguments; it may take its `Context` first, and a `Tick`, which tells the moment.
+
+        Raises:
+            ConfigurationError: the text or the zone is none, or the function needs arguments.
+        """
+        return self._rule(lambda: cron(text, tz), missed, options)
+
+    def every(
+        self, interval: float | timedelta, *, missed: Missed = "skip", **options: Unpack[RuleOptions]
+    ) -> TaskDecorator:
+        """Make a function a task that runs by itself, every so many seconds: `@app.every(30)`.
+
+        The moments are counted from 1970 and not from a worker's start: every(30) is each full and each half minute.
+        Otherwise it is as `cron`.
+        """
+        return self._rule(lambda: every(interval), missed, options)
+
+    def _rule(self, make_table: Callable[[], Timetable], missed: Missed, options: RuleOptions) -> TaskDecorator:
+        def make(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:
+            name = f"{function.__module__}.{getattr(function, '__qualname__', function)}"
+            parameter = tick_parameter(function, name)
+            if missed not in get_args(Missed):
+                raise ConfigurationError(f"{name}: missed is 'skip', 'once' or 'all', not {missed!r}")
+            try:
+                table = make_table()
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{name}: {error}") from None
+            task: Task[Any, Any, Any, Any] = self.task(**options)(function)
+            self.add_rule(Rule(task=task, table=table, missed=missed, parameter=parameter))
+            return task
+
+        return make
+
+    def add_rule(self, rule: Rule) -> None:
+        """Take a rule in, whose task has been."""
+        self.rules.append(rule)
 
     def add_task(self, task: Task[Any, Any, Any, Any]) -> None:
         """Take a task in."""

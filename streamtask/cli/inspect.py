@@ -79,7 +79,7 @@ def consumers(reference: str | None, broker: str | None, stream: str | None, gro
 @limit_option
 @json_option
 def scheduled(reference: str | None, broker: str | None, stream: str | None, limit: int, as_json: bool) -> None:
-    """Events that are not due yet, soonest first."""
+    """Events that are not due yet, and the next one of each rule, soonest first."""
     found = ask(reference, broker, lambda inspector: inspector.scheduled(stream, limit=limit))
     output.print_rows(output.rows(found.rows), as_json=as_json, empty="Nothing is scheduled.")
     output.cut_short(found)

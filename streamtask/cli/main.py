@@ -58,6 +58,7 @@ def _fail(message: str, code: int) -> int:
         "inspect": "streamtask.cli.inspect",
         "dead": "streamtask.cli.dead",
         "groups": "streamtask.cli.groups",
+        "scheduled": "streamtask.cli.scheduled",
         "publish": "streamtask.cli.publish",
         "replay": "streamtask.cli.replay",
         "tasks": "streamtask.cli.tasks",

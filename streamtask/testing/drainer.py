@@ -16,20 +16,10 @@ from streamtask.app import App
 from streamtask.broker import Run
 from streamtask.errors import TransportError
 from streamtask.handler import Handler
-from streamtask.lifespan import Lifespans
-from streamtask.middleware import around_consume
-from streamtask.telemetry.metrics import Metrics
+from streamtask.testing.executing import cancellations_of, executor_of
 from streamtask.testing.store import MemoryConnector
 from streamtask.transport.values import Dead, Delivery, Outcome, Subscription, TypeVersion
-from streamtask.worker.cancellations import Cancellations
-from streamtask.worker.checkpoints import Checkpoints
-from streamtask.worker.executor import Executor
-from streamtask.worker.isolation import Isolation
-from streamtask.worker.leases import Leases
-from streamtask.worker.limits import children
-from streamtask.worker.lookups import Lookups
-from streamtask.worker.outage import Outage
-from streamtask.worker.provider import Provider
+from streamtask.worker.slots import Running
 from streamtask.worker.worker import new_owner
 
 
@@ -46,7 +36,7 @@ class Drainer:
         self._concurrency = concurrency
         self._subscriptions = app.broker.subscriptions()
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
-        self._running: dict[asyncio.Task[None], Run | None] = {}
+        self._running: dict[asyncio.Task[None], Running] = {}
         self._limits: dict[int, asyncio.Semaphore] = {}
         self._open = AsyncExitStack()
         self._ending = False
@@ -60,36 +50,13 @@ class Drainer:
         for sub in self._subscriptions:
             registered = await self.transport.register(sub)
             self._interest[sub.stream, sub.group] = registered.interest
-        lifespans = Lifespans(self._app, self._app.worker_lifespans)
-        await lifespans.enter()
-        self._open.push_async_callback(lifespans.leave)
-        metrics = Metrics()
-        handlers = self.broker.handlers(*self._interest)
-        modules = {handler.function.__module__ for handler in handlers}
-        isolation = Isolation(self._app, children=children(handlers), modules=modules)
-        self._open.push_async_callback(isolation.close)
-        checkpoints = Checkpoints(self.transport, Outage("checkpoint", metrics))
-        self._open.callback(checkpoints.close)
-        marks: Lookups[tuple[str, str]] = Lookups(self.transport.marked, Outage("marks", metrics))
-        self._open.push_async_callback(marks.close)
-        cancellations = Cancellations(self.transport, Outage("cancellations", metrics), list)
-        self._open.push_async_callback(cancellations.close)
-        provider = Provider(self._app, self._app.dependency_overrides, asyncio.to_thread)
-        self._open.push_async_callback(provider.close)
-        await provider.prepare(each.dependencies for each in handlers if each.dependencies is not None)
-        self.executor = Executor(
-            self._app,
-            self.broker,
-            Leases(),
-            marks.stands,
-            cancellations.has,
-            isolation=isolation,
-            checkpoints=checkpoints,
-            provider=provider,
-            middleware=around_consume(self._app.middleware),
-            threads=self._concurrency,
+        cancellations = cancellations_of(self.transport, self._running.values)
+        self.executor = await self._open.enter_async_context(
+            executor_of(self._app, self.broker, self.transport, cancellations=cancellations, threads=self._concurrency)
         )
-        self._open.callback(self.executor.close)
+        if any(handler.is_task for handler in self.broker.handlers(*self._interest)):
+            looking = asyncio.create_task(cancellations.run(), name="streamtask-cancellations")
+            self._open.push_async_callback(_end, looking)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -112,7 +79,7 @@ class Drainer:
     @property
     def running(self) -> list[Run]:
         """What has a handler that runs now."""
-        return [run for run in self._running.values() if run is not None]
+        return [running.run for running in self._running.values()]
 
     async def run(self) -> None:
         """Handle what is ready, what that leads to, and so on, until nothing is."""
@@ -120,9 +87,12 @@ class Drainer:
         with self._memory.store.listening(streams) as something_came:
             while True:
                 something_came.clear()
-                for delivery in await self._take(self._concurrency - len(self._running)):
-                    self._start(delivery)
+                taken = await self._take(self._concurrency - len(self._running))
+                for delivery in taken:
+                    await self._start(delivery)
                 if not self._running:
+                    if taken:
+                        continue
                     return
                 # Where no slot is free, what comes has to wait.
                 arrivals = [asyncio.create_task(something_came.wait())] if self._has_room else []
@@ -161,26 +131,32 @@ class Drainer:
             await self.settle(delivery, self.broker.expired(delivery, self._interest))
         return list(claimed.deliveries), claimed.next_due
 
-    def _start(self, delivery: Delivery) -> None:
+    async def _start(self, delivery: Delivery) -> None:
         plan = self.broker.plan(delivery, self._interest)
-        run = plan if isinstance(plan, Run) else None
-        coroutine = self.settle(delivery, plan) if not isinstance(plan, Run) else self._handle(plan)
-        self._running[asyncio.create_task(coroutine)] = run
+        if not isinstance(plan, Run):
+            await self.settle(delivery, plan)
+            return
+        running = Running(0, plan, 0.0, None)
+        running.task = asyncio.create_task(self._handle(running))
+        self._running[running.task] = running
 
     def _collect(self) -> None:
         for task in [task for task in self._running if task.done()]:
             del self._running[task]
             task.result()
 
-    async def _handle(self, run: Run) -> None:
+    async def _handle(self, running: Running) -> None:
+        run = running.run
         async with self._room_for(run.handler):
             try:
                 outcome = await self.execute(run)
             except asyncio.CancelledError as error:
                 if self._ending:
                     raise
-                # The handler has cancelled itself.
+                # It has cancelled itself, or whoever sent it has.
                 outcome = self.broker.fail(run, error)
+        if running.revoked:
+            outcome = self.broker.cancel(run)
         if outcome is not None:
             await self.settle(run.delivery, outcome)
 

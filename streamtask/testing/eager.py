@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,19 +18,15 @@ from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
 from streamtask.handler import Handler
-from streamtask.middleware import around_consume
 from streamtask.task import Task
 from streamtask.telemetry.metrics import Metrics
+from streamtask.testing.executing import cancellations_of, executor_of
 from streamtask.testing.views import BrokerView
 from streamtask.transport.memory import MemoryStore, MemoryTransport
 from streamtask.transport.memory.store import fields_of
 from streamtask.transport.values import Delivery, Mark, Outcome, Progress
 from streamtask.worker.checkpoints import Checkpoints
-from streamtask.worker.executor import Executor
-from streamtask.worker.isolation import Isolation
-from streamtask.worker.leases import Leases
 from streamtask.worker.outage import Outage
-from streamtask.worker.provider import Provider
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -72,7 +67,7 @@ class _Kept:
     def save_blocking(self, _: Delivery, state: bytes) -> None:
         self.states.append(json.loads(state))
 
-    def report(self, _: Delivery, event_id: str, progress: Progress) -> None:  # noqa: ARG002 - it is one event's
+    def report(self, _: Delivery, __: str, progress: Progress) -> None:
         self.progress.append(progress)
 
 
@@ -120,34 +115,19 @@ def make_context(
 
 
 async def handle(app: App, function: Callable[..., Any], event: Event, *, attempt: int, state: Any) -> Handled:
-    """Run a handler of the app on an event, as the executor of a worker does.
+    """Run a handler of the app on an event, as the executor of a worker does, within the worker lifespans.
 
     Raises:
         ConfigurationError: it is no handler of this event in this app.
         Exception: what the handler raised.
     """
     handler = _handler_of(app, function, event)
-    broker, recorder = _Eager(app.broker), _Recorder(state)
-    isolation = Isolation(app, children=0, modules={handler.function.__module__})
-    provider = Provider(app, app.dependency_overrides, asyncio.to_thread)
-    executor = Executor(
-        app,
-        broker,
-        Leases(),
-        _never,
-        _never,
-        isolation=isolation,
-        checkpoints=recorder,
-        provider=provider,
-        middleware=around_consume(app.middleware),
-        threads=1,
-    )
-    try:
+    # Nothing is in it: no mark stands, and no task is cancelled.
+    transport = MemoryTransport(MemoryStore())
+    broker, recorder = _Eager(app.broker), _Recorder(transport, state)
+    cancellations = cancellations_of(transport, list)
+    async with executor_of(app, broker, transport, cancellations=cancellations, checkpoints=recorder) as executor:
         await executor.execute(_run(app, handler, event, attempt, has_state=state is not None))
-    finally:
-        executor.close()
-        await provider.close()
-        await isolation.close()
     returned = [] if broker.returned is None else broker.returned
     events = returned if isinstance(returned, list | tuple) else [returned]
     emits: list[tuple[Event, float | None]] = [(each, None) for each in events if isinstance(each, Event)]
@@ -176,8 +156,8 @@ class _Eager(BrokerView):
 class _Recorder(Checkpoints):
     """Checkpoints that are kept here, and a state that an earlier attempt has left."""
 
-    def __init__(self, state: Any) -> None:
-        super().__init__(MemoryTransport(MemoryStore()), Outage("checkpoint", Metrics()))
+    def __init__(self, transport: MemoryTransport, state: Any) -> None:
+        super().__init__(transport, Outage("checkpoint", Metrics()))
         self.kept = _Kept()
         self._state = state
 
@@ -192,11 +172,6 @@ class _Recorder(Checkpoints):
 
     def report(self, delivery: Delivery, event_id: str, progress: Progress) -> None:
         self.kept.report(delivery, event_id, progress)
-
-
-async def _never(*_: object) -> bool:
-    """No mark stands, and nothing is cancelled."""
-    return False
 
 
 def _handler_of(app: App, function: Callable[..., Any], event: Event) -> Handler:

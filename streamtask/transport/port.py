@@ -21,6 +21,7 @@ from streamtask.transport.values import (
     DeadLetter,
     Delivery,
     GroupStats,
+    KnownRule,
     Outcome,
     Outgoing,
     PendingEntry,
@@ -28,6 +29,9 @@ from streamtask.transport.values import (
     Registered,
     Relayed,
     Result,
+    RuleText,
+    Slot,
+    Standing,
     Start,
     StoredBlob,
     StreamInfo,
@@ -248,7 +252,7 @@ class Rates(Protocol):
 
 
 class Schedule(Protocol):
-    """Events that are not due yet."""
+    """Events that are not due yet, and rules by which events come again and again."""
 
     async def promote(self, streams: Sequence[str]) -> float | None:
         """Append what is due; returns seconds until the next one, or None."""
@@ -258,6 +262,29 @@ class Schedule(Protocol):
 
         `event_type` is empty where the envelope is encoded; `fields` are those of the entry that it will be.
         """
+
+    async def cancel(self, stream: str, event_id: str) -> bool:
+        """Forget an event that is not due yet; False: it does not wait (any more)."""
+
+    async def reschedule(
+        self, stream: str, event_id: str, *, delay: float | None = None, at: datetime | None = None
+    ) -> bool:
+        """Have an event come `delay` seconds from now, or at a moment; False: it does not wait (any more)."""
+
+    async def stand(self, rules: Sequence[RuleText], *, new: bool) -> list[Standing]:
+        """How far each rule is. One that nobody has named begins now, and has missed nothing.
+
+        `new`: the caller has just started. A text that is not the one that stands there then begins now, in its place.
+        """
+
+    async def tick(self, slots: Sequence[Slot]) -> list[bool]:
+        """Append the tick of each slot, in order; False: another worker was faster, or it is not time yet.
+
+        One step each: a slot is taken with its tick, and at most once.
+        """
+
+    async def rules(self, stream: str) -> list[KnownRule]:
+        """The rules of a stream, as far as workers have named them lately."""
 
 
 class Outbox(Protocol):

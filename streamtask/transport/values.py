@@ -149,6 +149,52 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
         return f"Delivery({self.stream}/{self.group}/{self.entry_id} to {self.owner}, deliveries={self.deliveries})"
 
 
+# ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RuleText(msgspec.Struct, frozen=True):
+    """A rule, as one version of a program has it."""
+
+    stream: str
+    rule: str
+    #: Its timetable.
+    text: str
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How far a rule is, in ms since 1970 by the engine's clock."""
+
+    now_ms: int
+    #: The last slot that it has ticked for, or that was passed over; 0: none yet.
+    last_ms: int
+    #: When it began to be as its text says; 0: it is another text that stands there.
+    begun_ms: int
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """A moment of a rule, with the tick that is to be published for it."""
+
+    stream: str
+    rule: str
+    at_ms: int
+    #: The last slot as the caller knows it: where that has changed, another worker was faster.
+    known_ms: int
+    #: None: the slot is passed over.
+    item: Outgoing | None = None
+
+
+class KnownRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that workers have named, as it is shown."""
+
+    rule: str
+    text: str
+    now_ms: int
+    last_ms: int
+    begun_ms: int
+    #: When a worker that has it said so last; to the minute.
+    seen_ms: int
+
+
 # ── what becomes of a delivery ────────────────────────────────────────────────────────────────────────────────────
 
 

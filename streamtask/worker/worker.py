@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -22,6 +22,7 @@ from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
 from streamtask.lifespan import Lifespan, Lifespans
 from streamtask.middleware import Middleware, around_consume
+from streamtask.rules import Rule
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
@@ -58,6 +59,7 @@ from streamtask.worker.reporting import Reporter
 from streamtask.worker.settler import Settlement, Settler
 from streamtask.worker.slots import Running, Slots
 from streamtask.worker.started import StartedTable
+from streamtask.worker.ticker import Ticker
 from streamtask.worker.timekeeper import Timekeeper
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class Worker:
         retention: Retention,
         *,
         lifespans: Sequence[Lifespan] = (),
+        rules: Sequence[Rule] = (),
         middleware: Sequence[Middleware] = (),
         overrides: Mapping[Callable[..., Any], Callable[..., Any]] = MappingProxyType({}),
         metrics: Metrics | None = None,
@@ -123,6 +126,12 @@ class Worker:
         self._isolation = Isolation(
             app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
         )
+        #: By stream, those whose ticks this worker runs.
+        self._rules: dict[str, list[Rule]] = defaultdict(list)
+        for rule in rules:
+            for stream, group in self._places:
+                if broker.handler(stream, group, rule.task.name) is not None:
+                    self._rules[stream].append(rule)
         self._prepared = False
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         #: How fast limited handlers go, what that means for their streams, and who asks for their starts.
@@ -314,6 +323,9 @@ class Worker:
         self._duty("janitor", janitor.run())
         self._duty("relay", self._relay.run())
         self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics).run())
+        for stream, rules in self._rules.items():
+            ticker = Ticker(self._transport, self._broker, stream, rules, self.metrics)
+            self._duty(f"ticker-{stream}", ticker.run())
 
     def _readings(self) -> list[list[Subscription]]:
         """What is read together: streams of a group that one read can bring; those with limits or gates apart."""

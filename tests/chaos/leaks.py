@@ -40,6 +40,7 @@ _LASTING = [
     keys.floors(_ANY),
     keys.seen(_ANY),
     keys.delayed(_ANY),
+    keys.cron(_ANY),
     keys.outbox(_ANY),
     keys.delayed_bodies(_ANY),
     keys.STREAMS,

@@ -47,8 +47,8 @@ async def test_an_event_for_a_moment_is_appended_after_it(engine: Engine) -> Non
 
 async def test_due_events_are_appended_soonest_first(engine: Engine) -> None:
     consumer = await engine.consumer()
-    await consumer.publish(order("3", delay=0.03), order("1", delay=0.01), order("2", delay=0.02))
-    await engine.let_pass(0.1)
+    now = datetime.now(UTC)
+    await consumer.publish(*(order(f"{n}", at=now - timedelta(seconds=9 - n)) for n in (3, 1, 2)))
 
     await consumer.schedule.promote(["orders"])
 
@@ -156,3 +156,65 @@ async def test_a_dedup_key_counts_for_delayed_events_too(engine: Engine) -> None
 
     assert first == second == "e-1"
     assert len(await consumer.schedule.scheduled("orders", limit=10)) == 1
+
+
+async def test_what_is_cancelled_does_not_come(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("1", event_id="e-1", delay=0.01), order("2", event_id="e-2", delay=0.01))
+
+    assert await consumer.schedule.cancel("orders", "e-1") is True
+    assert await consumer.schedule.cancel("orders", "e-1") is False
+    await engine.let_pass(0.05)
+    await consumer.schedule.promote(["orders"])
+
+    assert await consumer.texts() == ["2"]
+    assert await consumer.schedule.cancel("orders", "e-2") is False
+
+
+async def test_what_was_cancelled_can_be_published_again(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("1", event_id="e-1", delay=60))
+    await consumer.schedule.cancel("orders", "e-1")
+
+    await consumer.publish(order("1", event_id="e-1", again=True))
+
+    assert await consumer.texts() == ["1"]
+
+
+async def test_what_is_moved_comes_at_the_new_time(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("sooner", event_id="e-1", delay=600), order("later", event_id="e-2", delay=0.01))
+
+    assert await consumer.schedule.reschedule("orders", "e-1", delay=0.02) is True
+    assert await consumer.schedule.reschedule("orders", "e-2", at=datetime.now(UTC) + timedelta(hours=1)) is True
+    await engine.let_pass(0.05)
+    next_due = await consumer.schedule.promote(["orders"])
+
+    assert await consumer.texts() == ["sooner"]
+    assert next_due is not None
+    assert 3500 < next_due <= 3600
+
+
+async def test_what_has_come_already_is_not_moved(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("1", event_id="e-1", delay=0.01))
+    await engine.let_pass(0.05)
+    await consumer.schedule.promote(["orders"])
+
+    assert await consumer.schedule.reschedule("orders", "e-1", delay=0.0) is False
+    assert await consumer.schedule.reschedule("orders", "nobody", delay=0.0) is False
+    await consumer.schedule.promote(["orders"])
+
+    assert await consumer.texts() == ["1"]
+
+
+async def test_an_event_that_is_cancelled_and_promoted_at_once_is_one_of_both(engine: Engine) -> None:
+    a, b = await engine.consumer("a"), await engine.consumer("b")
+    await a.publish(*(order(f"{n}", event_id=f"e-{n}", delay=0.0) for n in range(20)))
+
+    _, *cancelled = await asyncio.gather(
+        b.schedule.promote(["orders"]), *(a.schedule.cancel("orders", f"e-{n}") for n in range(20))
+    )
+
+    assert len(await a.texts()) + sum(cancelled) == 20
+    assert await a.schedule.scheduled("orders", limit=20) == []

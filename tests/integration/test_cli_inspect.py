@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import redis
 
+from streamtask.envelope import tick_id
 from streamtask.errors import TransportError
-from streamtask.transport.values import Dead, Done, Outgoing, Progress, Retry, Skip, Wait
+from streamtask.transport.values import Dead, Done, Outgoing, Progress, Retry, RuleText, Skip, Wait
 from tests.command_line import ask
 from tests.conformance.engines import Consumer, RedisEngine
 from tests.servers import RedisServer
@@ -86,7 +87,7 @@ async def test_the_fields_of_every_list_are_those_of_the_contract(redis_server: 
             ("stream", "length", "groups", "dead", "scheduled", "outbox", "first_id", "last_id", "bytes"),
         ),
         ("inspect consumers", ("stream", "group", "consumer", "pending", "idle_ms", "alive")),
-        ("inspect scheduled", ("stream", "event_id", "event_type", "due_in_ms")),
+        ("inspect scheduled", ("stream", "event_id", "event_type", "due_in_ms", "rule")),
         ("groups list", ("stream", "group", "interest", "skipped", "alive", "last_seen_ms")),
         ("doctor", ("level", "check", "message", "remedy")),
     ):
@@ -123,6 +124,44 @@ async def test_how_far_a_handler_is_stands_with_its_entry_and_its_event(
     assert [row["progress"] for row in rows] == [None, None, None, said]
     assert place["progress"] == said
     assert r"42% \x1b[2J\x9b31m\r\nowned" in table
+
+
+async def test_a_rule_stands_among_what_is_scheduled_with_its_next_event(
+    redis_server: RedisServer, engine: RedisEngine
+) -> None:
+    schedule = (await engine.consumer()).schedule
+    rules = [RuleText("orders", "shop.tidy", "every 3600"), RuleText("orders", "shop.odd", "when it rains")]
+    [standing, _] = await schedule.stand(rules, new=True)
+    at = (standing.now_ms // 3_600_000 + 1) * 3_600_000
+
+    [row] = (await ask(redis_server.url, "inspect", "scheduled", "--json")).document
+
+    assert 0 <= at - standing.now_ms - row.pop("due_in_ms") < 5000
+    assert row == {
+        "stream": "orders",
+        "event_id": tick_id("orders", "shop.tidy", at),
+        "event_type": "shop.tidy",
+        "rule": "every 3600",
+    }
+    engine.client.hset("{stream:orders}:cron", "shop.tidy\tseen", standing.now_ms - 25 * 3_600_000)
+    assert (await ask(redis_server.url, "inspect", "scheduled", "--json")).document == []
+
+
+async def test_what_is_scheduled_is_moved_and_cancelled(redis_server: RedisServer, busy: Consumer) -> None:
+    move = ("scheduled", "move", "orders", "later")
+    cancel = ("scheduled", "cancel", "orders", "later")
+    moved = await ask(redis_server.url, "scheduled", "move", "stream:orders", "later", "--delay", "30")
+    [row] = (await ask(redis_server.url, "inspect", "scheduled", "--json")).document
+    again = await ask(redis_server.url, *move, "--at", "2999-01-01T00:00:00+01:00", "--json")
+    [far] = (await ask(redis_server.url, "inspect", "scheduled", "--json")).document
+    cancelled = await ask(redis_server.url, *cancel, "--json")
+
+    assert (moved.code, moved.out) == (0, "Moved event later of stream orders: it comes in 30 s.\n")
+    assert 20_000 < row["due_in_ms"] <= 30_000
+    assert far["due_in_ms"] > 10**12
+    assert again.document == cancelled.document == {"stream": "orders", "event_id": "later"}
+    assert (await ask(redis_server.url, "inspect", "scheduled", "--json")).document == []
+    assert (await ask(redis_server.url, *cancel)).code == 1
 
 
 async def test_dead_letters_tell_their_moments_in_utc(redis_server: RedisServer, busy: Consumer) -> None:
@@ -265,6 +304,12 @@ def everything(client: redis.Redis) -> dict[bytes, bytes]:
         ("groups drop ordres shipping", 1, "no stream 'ordres'"),
         ("groups drop orders shipping", 1, "has living workers"),
         ("groups drop orders", 2, "Missing argument"),
+        ("scheduled cancel orders running", 1, "no event running waits beside stream 'orders'"),
+        ("scheduled move orders nobody --delay 1", 1, "no event nobody waits beside stream 'orders'"),
+        ("scheduled move orders later", 2, "Give --delay or --at"),
+        ("scheduled move orders later --delay 1 --at 2030-01-01", 2, "Give --delay or --at"),
+        ("scheduled move orders later --delay -1", 2, "--delay"),
+        ("scheduled move orders later --at soon", 2, "'soon' is no moment"),
         ("replay --stream ordres --group g --since 0", 1, "no stream 'ordres'"),
         ("replay --stream orders --group g --since soon", 2, "no place in history"),
         ("replay --stream orders --group g --since 2999-01-01", 2, "future"),
@@ -292,7 +337,7 @@ async def test_what_goes_wrong_is_said_in_one_line(
         "inspect pending", "inspect groups", "inspect streams", "inspect consumers", "inspect scheduled",
         "inspect workers", "inspect event e", "inspect event s/1-1", "dead list", "dead show s/g/1-1",
         "dead replay s/g/1-1", "dead replay --all --yes", "dead purge --yes", "groups list", "groups drop s g",
-        "replay --stream s --group g --since 1h", "doctor",
+        "replay --stream s --group g --since 1h", "doctor", "scheduled cancel s e", "scheduled move s e --delay 1",
     ],
 )  # fmt: skip
 async def test_without_a_broker_every_command_says_which_one_it_misses(command: str) -> None:

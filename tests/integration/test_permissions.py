@@ -210,6 +210,31 @@ async def test_order_and_limits_across_workers_need_no_more_than_the_lines_of_a_
     assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
 
 
+async def test_rules_and_changing_what_is_scheduled_need_no_more_than_the_lines_give(users: Users) -> None:
+    door, shop = App("door", broker=users.url("publisher")), App("shop", broker=users.url("worker"))
+    ticked = asyncio.Event()
+
+    @shop.every(1)
+    async def beat() -> None:
+        ticked.set()
+
+    @shop.on(Job)
+    async def handle(job: Job) -> None: ...
+
+    async with door, shop.worker():
+        cancelled, moved, left = [await door.publish(Job(n=n), delay=600) for n in range(3)]
+        assert await door.cancel_scheduled(Job, cancelled) is True
+        assert await door.reschedule(Job, moved, delay=500) is True
+        assert await shop.reschedule(Job, moved, delay=400) is True
+        assert await shop.cancel_scheduled(Job, moved) is True
+        await asyncio.wait_for(ticked.wait(), 10)
+        listed = (await ask(users.url("operator"), "inspect", "scheduled", "--json")).document
+        assert {row["rule"] for row in listed} == {None, "every 1"}
+        assert (await ask(users.url("operator"), "scheduled", "move", "jobs", left, "--delay", "9")).code == 0
+        assert (await ask(users.url("operator"), "scheduled", "cancel", "jobs", left)).code == 0
+    assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
+
+
 async def test_blobs_and_records_need_no_more_than_the_lines_of_a_worker_and_of_a_publisher_give(users: Users) -> None:
     for name in ("worker", "publisher"):
         async with App("shop", broker=users.url(name)) as app:

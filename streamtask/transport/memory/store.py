@@ -130,6 +130,17 @@ class Delayed:
 
 
 @dataclass(slots=True)
+class RuleState:
+    """How far a rule is. Moments are in ms."""
+
+    text: str
+    begun: int
+    seen: int
+    #: The last slot; 0: none yet.
+    last: int = 0
+
+
+@dataclass(slots=True)
 class StreamState:
     """One stream and all that belongs to it."""
 
@@ -137,6 +148,7 @@ class StreamState:
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     #: Event id -> the event.
     delayed: dict[str, Delayed] = field(default_factory=dict)
+    rules: dict[str, RuleState] = field(default_factory=dict)
     #: Publish de-duplication: key -> event id.
     published: Expiring[str] = field(default_factory=Expiring)
     #: Dead letters by id, ascending.

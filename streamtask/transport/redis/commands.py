@@ -63,6 +63,13 @@ def age(entry_id: bytes, now_ms: int) -> float:
     return max(0, now_ms - int(entry_id.partition(b"-")[0])) / 1000
 
 
+def due(delay: float | None, at: datetime | None) -> str:
+    """When an event is due, as the scripts take it; empty: at once."""
+    if delay is not None:
+        return f"in:{round(delay * 1000)}"
+    return "" if at is None else f"at:{round(at.timestamp() * 1000)}"
+
+
 def entry(item: Outgoing) -> list[Argument]:
     """The entry's fields and values."""
     words: list[Argument] = ["envelope", item.body]

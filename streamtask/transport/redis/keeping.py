@@ -1,4 +1,4 @@
-"""What is kept in Redis beside the flow: events that are not due yet, history within its bounds, dead letters."""
+"""What is kept in Redis beside the flow: events and rules that are not due yet, history within bounds, dead letters."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from streamtask.transport.redis import commands, keys
-from streamtask.transport.redis.client import Caller, Script, ServerError
-from streamtask.transport.values import DeadLetter
+from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
+from streamtask.transport.values import DeadLetter, KnownRule, RuleText, Slot, Standing
 
 #: Events that one call moves from the schedule into a stream.
 _PROMOTED = 500
@@ -24,11 +24,17 @@ _LAST_MOMENT = 253_402_300_799_000
 
 
 class RedisSchedule:
-    """`Schedule` on Redis: a ZSET of due times and a HASH of events beside each stream."""
+    """`Schedule` on Redis: a ZSET of due times, a HASH of events and one of rules beside each stream."""
 
-    def __init__(self, wire: Caller) -> None:
+    def __init__(self, wire: Caller, publisher: Caller) -> None:
+        """`publisher` is what events are published through: what cancels one is to be as durable."""
         self._wire = wire
+        self._publisher = publisher
         self._promote = Script("promote")
+        self._unschedule = Script("unschedule")
+        self._reschedule = Script("reschedule")
+        self._stand = Script("stand")
+        self._tick = Script("tick")
 
     async def promote(self, streams: Sequence[str]) -> float | None:
         """See `Schedule.promote`."""
@@ -36,13 +42,16 @@ class RedisSchedule:
             (self._promote, [keys.stream(name), keys.delayed(name), keys.delayed_bodies(name)], [_PROMOTED])
             for name in streams
         ]
-        waits = []
-        for reply in await self._wire.run_many(calls):
+        waits = [reply / 1000 for reply in await self._all(calls) if reply >= 0]
+        return min(waits, default=None)
+
+    async def _all(self, calls: Sequence[tuple[Script, Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """What each script says. Raises what one of them was refused with, once all have run."""
+        replies = await self._wire.run_many(calls)
+        for reply in replies:
             if isinstance(reply, ServerError):
                 raise reply
-            if reply >= 0:
-                waits.append(reply / 1000)
-        return min(waits, default=None)
+        return replies
 
     async def scheduled(self, stream: str, *, limit: int) -> list[Mapping[str, object]]:
         """See `Schedule.scheduled`."""
@@ -60,6 +69,53 @@ class RedisSchedule:
                 "fields": fields,
             }
             for event_id, score, fields in zip(ids, due[1::2], map(_unpacked, bodies), strict=True)
+        ]
+
+    async def cancel(self, stream: str, event_id: str) -> bool:
+        """See `Schedule.cancel`."""
+        names = [keys.delayed(stream), keys.delayed_bodies(stream)]
+        return bool(await self._publisher.run(self._unschedule, names, [event_id]))
+
+    async def reschedule(
+        self, stream: str, event_id: str, *, delay: float | None = None, at: datetime | None = None
+    ) -> bool:
+        """See `Schedule.reschedule`."""
+        names = [keys.delayed(stream), keys.delayed_bodies(stream)]
+        return bool(await self._publisher.run(self._reschedule, names, [event_id, commands.due(delay, at)]))
+
+    # ── rules ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def stand(self, rules: Sequence[RuleText], *, new: bool) -> list[Standing]:
+        """See `Schedule.stand`."""
+        said: list[list[Argument]] = [[each.rule, each.text, int(new)] for each in rules]
+        calls = [(self._stand, [keys.cron(each.stream)], words) for each, words in zip(rules, said, strict=True)]
+        return [Standing(*reply) for reply in await self._all(calls)]
+
+    async def tick(self, slots: Sequence[Slot]) -> list[bool]:
+        """See `Schedule.tick`."""
+        return [reply == 1 for reply in await self._all([self._tick_call(slot) for slot in slots])]
+
+    def _tick_call(self, slot: Slot) -> tuple[Script, list[str], list[Argument]]:
+        entry = [] if slot.item is None else commands.entry(slot.item)
+        names = [keys.stream(slot.stream), keys.cron(slot.stream)]
+        return self._tick, names, [slot.rule, slot.at_ms, slot.known_ms, *entry]
+
+    async def rules(self, stream: str) -> list[KnownRule]:
+        """See `Schedule.rules`."""
+        now, flat = await self._wire.every([["TIME"], ["HGETALL", keys.cron(stream)]])
+        found = commands.mapping(flat)
+        return [
+            KnownRule(
+                rule=name,
+                text=keys.text(text),
+                now_ms=int(now[0]) * 1000 + int(now[1]) // 1000,
+                last_ms=int(found.get(name, 0)),
+                begun_ms=int(found.get(f"{name}\tbegun", 0)),
+                seen_ms=int(found.get(f"{name}\tseen", 0)),
+            )
+            for field, text in sorted(found.items())
+            for name, tab, what in [field.rpartition("\t")]
+            if tab and what == "text"
         ]
 
 

@@ -22,6 +22,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:floors                 HASH    group -> id before everything it has not finished; "~sweep:" -> cursor
     T:seen                   HASH    group -> last registration, ms
     T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
+    T:cron                   HASH    rule -> last slot, ms; "RULE<tab>text" its timetable, "RULE<tab>begun" since when,
+                                     ms, "RULE<tab>seen" when a worker had it, ms
     T:outbox                 STREAM  emits for streams of another slot: `target`, `event_id`, `delay`, then the entry
     T:relaying               STRING  the worker that publishes them at this moment    (expires in seconds)
     T:rate:G:HANDLER[:VALUE] STRING  "START END", µs: when the next start is free, and when the last of those that wait
@@ -186,6 +188,11 @@ def delayed(name: str) -> str:
 def delayed_bodies(name: str) -> str:
     """Events that are not due yet."""
     return f"{tag(name)}:delayed:body"
+
+
+def cron(name: str) -> str:
+    """How far the rules of a stream are."""
+    return f"{tag(name)}:cron"
 
 
 def outbox(name: str) -> str:

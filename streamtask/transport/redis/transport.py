@@ -104,7 +104,7 @@ class RedisTransport:
         self.results: Results = RedisResults(self._wire, self._blocking)
         self.cancellations: Cancellations = RedisCancellations(self._wire)
         self.rates: Rates = RedisRates(self._wire)
-        self.schedule: Schedule | None = RedisSchedule(self._wire)
+        self.schedule: Schedule | None = RedisSchedule(self._wire, self._publisher)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)
         self.inspection: Inspection | None = RedisInspection(self._wire)
@@ -182,11 +182,6 @@ class RedisTransport:
         return self._publish.command(*self._publish_call(item))
 
     def _publish_call(self, item: Outgoing) -> tuple[list[str], list[Argument]]:
-        due = ""
-        if item.delay is not None:
-            due = f"in:{round(item.delay * 1000)}"
-        elif item.at is not None:
-            due = f"at:{round(item.at.timestamp() * 1000)}"
         window = round(item.dedup_window * 1000) if item.dedup_key is not None else 0
         names = [
             keys.stream(item.stream),
@@ -194,7 +189,7 @@ class RedisTransport:
             keys.delayed(item.stream),
             keys.delayed_bodies(item.stream),
         ]
-        return names, [item.event_id, due, window, int(item.again), *commands.entry(item)]
+        return names, [item.event_id, commands.due(item.delay, item.at), window, int(item.again), *commands.entry(item)]
 
     # ── fetch ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from streamtask.cli.main import streamtask
 
 COMMANDS = [
-    "worker", "inspect", "dead", "groups", "publish", "replay", "tasks", "outbox", "bridge", "doctor"
+    "worker", "inspect", "dead", "groups", "scheduled", "publish", "replay", "tasks", "outbox", "bridge", "doctor"
 ]  # fmt: skip
 
 
@@ -45,6 +45,7 @@ def test_an_unknown_command_is_answered_with_those_there_are(word: str) -> None:
         ("inspect", "consumers, event, groups, pending, scheduled, streams, workers"),
         ("dead", "list, purge, replay, show"),
         ("groups", "drop, list"),
+        ("scheduled", "cancel, move"),
     ],
 )
 def test_an_unknown_command_of_a_group_is_answered_with_those_of_the_group(group: str, known: str) -> None:
@@ -54,7 +55,7 @@ def test_an_unknown_command_of_a_group_is_answered_with_those_of_the_group(group
     assert f"there are {known}." in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["inspect"], ["dead"], ["groups"]])
+@pytest.mark.parametrize("arguments", [[], ["inspect"], ["dead"], ["groups"], ["scheduled"]])
 def test_without_a_command_the_help_is_shown_as_a_mistake(arguments: list[str]) -> None:
     result = CliRunner().invoke(streamtask, arguments, prog_name="streamtask")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from streamtask import App, Backoff, ConfigurationError, Context, Event, Reject, Retry, RetryLater
+from streamtask import App, Backoff, ConfigurationError, Context, Event, Reject, Retry, RetryLater, TaskCancelledError
 from streamtask.testing import DeadLettersError, InMemoryApp, in_memory
 
 
@@ -33,6 +33,7 @@ class Broken(Event, stream="t-broken"):
 app = App("t-shop", broker="redis://nowhere.invalid:1")
 entered: list[str] = []
 seen: list[Any] = []
+begun = asyncio.Event()
 
 
 @app.worker_lifespan
@@ -76,9 +77,17 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
+@app.task()
+async def endless() -> None:
+    seen.append("begun")
+    begun.set()
+    await asyncio.Event().wait()
+
+
 @pytest.fixture
 def memory() -> Iterator[InMemoryApp]:
     seen.clear()
+    begun.clear()
     entered.clear()
     with in_memory(app) as memory:
         yield memory
@@ -181,6 +190,21 @@ async def test_the_result_of_a_task_is_there_after_a_drain_and_nobody_waits_for_
         assert await handles[0].result(timeout=5) == 5
     await asyncio.sleep(0)
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("streamtask")] == []
+
+
+async def test_a_task_that_is_cancelled_is_not_begun_and_one_that_runs_is_ended(memory: InMemoryApp) -> None:
+    handles = [await endless.send(), await endless.send()]
+    await handles[1].cancel()
+    draining = asyncio.create_task(memory.drain())
+    async with asyncio.timeout(5):
+        await begun.wait()
+    await handles[0].cancel()
+    await draining
+
+    assert seen == ["begun"]
+    for handle in handles:
+        with pytest.raises(TaskCancelledError):
+            await handle.result(timeout=5)
 
 
 def test_without_a_coroutine_the_blocking_twins_do_the_same(memory: InMemoryApp) -> None:

@@ -1,6 +1,14 @@
 -- promote: append the delayed events that are due.
 -- KEYS[1] stream  [2] delayed index  [3] delayed bodies   ARGV how many   -> ms until the next one, -1: none waits
 -- Atomic so that an event is in the index or in the stream, never in both or neither.
+-- Asked by every worker, five times a second and more: most find nothing, which costs one look.
+local function next_due()
+    local due = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+    return due and math.max(0, math.ceil(due - now_ms())) or -1
+end
+
+local wait = next_due()
+if wait ~= 0 then return wait end
 -- Removals of nothing: refused here (no permission), not after an event was appended, which would then be appended again
 -- at every call. The first one also lets the others pass on a server that is full.
 redis.call('HDEL', KEYS[3], '')
@@ -11,5 +19,4 @@ for _, event_id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms(),
     redis.call('HDEL', KEYS[3], event_id)
     redis.call('ZREM', KEYS[2], event_id)
 end
-local next_due = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
-return next_due and math.max(0, math.ceil(next_due - now_ms())) or -1
+return next_due()
