@@ -25,7 +25,9 @@ _LONGEST_DELAY = 2.0
 
 
 class Fetcher:
-    """Reads streams of one group. `room` says which of them may be read now, and how much may be taken.
+    """Reads streams of one group, or one whose entries go through gates.
+
+    `room` says which of them may be read now, and how much may be taken.
 
     `lane`: what is read is one stream of several priorities. It is known at once whether something is left there, and a
     read that waits takes a single event: by then slots may be scarcer than they were when it began to wait.
@@ -90,7 +92,7 @@ class Fetcher:
         if lane is not None:
             count, wait = (1, _WAIT) if lane.is_empty else (count, 0.0)
         asked_at = time.monotonic()
-        fetched = await self._transport.fetch(self._group, self._owner, streams, count=count, wait=wait)
+        fetched = await self._fetch(streams, count, wait)
         deliveries = await still_ours(self._transport, fetched, asked_at=asked_at, lease=self._lease)
         self._health.read_ok(self._group, time.monotonic())
         self.empty = not deliveries
@@ -102,6 +104,12 @@ class Fetcher:
             for stream, n in Counter(delivery.stream for delivery in deliveries).items():
                 self._metrics.fetched(stream, self._group, n)
             self._take(deliveries)
+
+    async def _fetch(self, streams: Sequence[str], count: int, wait: float) -> list[Delivery]:
+        sub = self._subscriptions[0]
+        if sub.gates:
+            return await self._transport.gates.fetch(sub, self._owner, count=count, wait=wait)
+        return await self._transport.fetch(self._group, self._owner, streams, count=count, wait=wait)
 
     async def _recover(self) -> None:
         """After trouble: groups that vanished are made again, and what was handed to us unseen is given back."""

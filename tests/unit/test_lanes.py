@@ -88,3 +88,12 @@ def test_two_classes_of_a_stream_that_declare_other_priorities_are_refused() -> 
 
         @app.on(Other)
         async def other(order: Other) -> None: ...
+
+
+def test_what_holds_within_one_stream_does_not_go_with_priorities() -> None:
+    app = App("shop", broker="memory://")
+
+    with pytest.raises(ConfigurationError, match=r"several streams \(orders, orders@high, orders@low\), .* priorities"):
+
+        @app.on(Order, ordered_by="n")
+        async def handle(order: Order) -> None: ...
