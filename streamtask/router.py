@@ -138,8 +138,8 @@ class Router:
 
         `name`: of the task on the wire, by default module and name of the function. `stream`: by default the app's name
         with "-tasks" behind it. `priorities`: what calls may be sent with, as of an event class. `result_ttl`: seconds
-        that what it returns is kept; None: it is not. The others are those of `on`; what `ordered_by` or a `Concurrency`
-        names is a parameter. A task that wants its `Context` takes it first.
+        that what it returns is kept; None: it is not. The others are those of `on`; what `ordered_by` or a
+        `Concurrency` names is a parameter. A task that wants its `Context` takes it first.
         """
         handler = {
             "group": group,
