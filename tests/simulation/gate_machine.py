@@ -31,6 +31,7 @@ _MANY = 1000
 
 _Found = TypeVar("_Found")
 _owners = st.sampled_from(_OWNERS)
+_picks = st.integers(min_value=0, max_value=100)
 _outcomes = st.sampled_from(
     [
         Done(),
@@ -79,6 +80,17 @@ class GateMachine(RuleBasedStateMachine):
         stored = self._call(self._transport.publish([order(key, key=key) for key in keys]))
         self._left |= dict(zip(map(str, stored), keys, strict=True))
 
+    @rule(
+        keys=st.lists(st.sampled_from("xy"), min_size=2, max_size=4), owner=_owners, pick=st.tuples(_picks, _outcomes)
+    )
+    def work(self, keys: list[str], owner: str, pick: tuple[int, Any]) -> None:
+        """What happens all the time: hypothesis leaves rules out at random, and what the others need must be there."""
+        self.publish(keys)
+        self.fetch(owner, len(keys))
+        if self._held:
+            self.settle([pick])
+        self.claim(owner, len(keys))
+
     @rule(owner=_owners, count=st.integers(1, 5))
     def fetch(self, owner: str, count: int) -> None:
         self._let_through(self._call(self._transport.gates.fetch(self._subscription(), owner, count=count, wait=0)))
@@ -90,7 +102,7 @@ class GateMachine(RuleBasedStateMachine):
         self._let_through([*found.deliveries])
 
     @precondition(lambda self: self._held)
-    @rule(picks=st.lists(st.tuples(st.integers(0, 100), _outcomes), min_size=1, max_size=4))
+    @rule(picks=st.lists(st.tuples(_picks, _outcomes), min_size=1, max_size=4))
     def settle(self, picks: list[tuple[int, Any]]) -> None:
         held = list(self._held.values())
         chosen = {held[pick % len(held)]: outcome for pick, outcome in picks}
