@@ -10,6 +10,9 @@ _HOMES = {
     "App": "streamtask.app",
     "Application": "streamtask.context",
     "Backoff": "streamtask.retry",
+    "Batch": "streamtask.handler",
+    "BatchContext": "streamtask.context",
+    "BatchError": "streamtask.errors",
     "BlobError": "streamtask.errors",
     "BlobMissingError": "streamtask.errors",
     "BlobRefusedError": "streamtask.errors",
@@ -25,6 +28,7 @@ _HOMES = {
     "EnvelopeError": "streamtask.errors",
     "Event": "streamtask.event",
     "EventRefusedError": "streamtask.errors",
+    "FailedCall": "streamtask.workflow",
     "Handle": "streamtask.task",
     "HandlerTimeoutError": "streamtask.errors",
     "Inspector": "streamtask.inspector",
@@ -41,6 +45,7 @@ _HOMES = {
     "Retry": "streamtask.retry",
     "RetryLater": "streamtask.errors",
     "Router": "streamtask.router",
+    "Signature": "streamtask.workflow",
     "SoftTimeoutError": "streamtask.errors",
     "StoreFullError": "streamtask.errors",
     "StoredEnvelope": "streamtask.envelope",
@@ -51,6 +56,11 @@ _HOMES = {
     "Tick": "streamtask.rules",
     "Timeout": "streamtask.handler",
     "TransportError": "streamtask.errors",
+    "Workflow": "streamtask.workflow",
+    "WorkflowHandle": "streamtask.workflow",
+    "chain": "streamtask.workflow",
+    "chord": "streamtask.workflow",
+    "group": "streamtask.workflow",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - a list, made

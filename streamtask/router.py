@@ -10,7 +10,7 @@ from streamtask.context import Context
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event
 from streamtask.gating import Concurrency
-from streamtask.handler import DEDUPE_WINDOW, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
+from streamtask.handler import DEDUPE_WINDOW, Batch, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
 from streamtask.lifespan import Lifespan, make_lifespan
 from streamtask.middleware import Middleware, checked
 from streamtask.rates import RateLimit
@@ -52,6 +52,7 @@ class Router:
         dedupe: Dedupe | None = None,
         dedupe_window: float = DEDUPE_WINDOW,
         ordered_by: str | None = None,
+        batch: Batch | None = None,
         rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         on_dead: OnDead | None = None,
@@ -62,6 +63,7 @@ class Router:
         backoff. `timeout`: seconds for one attempt. `concurrency`: at most this many at once in one worker; a
         `Concurrency`: across all workers. `dedupe`: effects commit once for each value within `dedupe_window` seconds.
         `ordered_by`: a field; events with one value of it run one at a time, in their order, across all workers.
+        `batch`: a `Batch`; the function takes a list of events, and fails some of them with `BatchError`.
         `rate_limit`: how often it may start, in all workers together: "100/s", or a `RateLimit`. `pool`: "async",
         "thread" or "process". `on_dead`: called with the event and a `DeadEvent` when it is given up; what it returns
         is published in the same atomic step that writes the dead letter.
@@ -80,6 +82,7 @@ class Router:
                     dedupe=dedupe,
                     dedupe_window=dedupe_window,
                     ordered_by=ordered_by,
+                    batch=batch,
                     rate_limit=rate_limit,
                     pool=pool,
                     on_dead=on_dead,

@@ -37,6 +37,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: Stored once per key and stream within `dedup_window` seconds.
     dedup_key: str | None = None
     dedup_window: float = 600.0
+    #: Takes the place of what waits under this key in its stream, body and moment. With `delay` or `at`.
+    debounce_key: str | None = None
     #: An earlier publish of this event id may have succeeded: look for it before storing.
     again: bool = False
 
@@ -218,12 +220,43 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     ttl: float
 
 
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """A value that joins those of a group's other members."""
+
+    group: str
+    index: int
+    #: How many values make the group complete.
+    size: int
+    value: bytes
+    #: Stored together with the value that makes it complete.
+    emits: tuple[Outgoing, ...] = ()
+    result: Result | None = None
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """What the end of one call means to its workflow.
+
+    A call that is done ends no second time: the effects of another run of it are dropped.
+    """
+
+    workflow: str
+    #: Which of the workflow's calls.
+    name: str
+    state: Literal["done", "failed", "cancelled"]
+    #: Seconds from now on for which the states of the workflow's calls, and the values of its groups, are kept.
+    ttl: float
+    #: What became of the whole workflow, where this call decides that.
+    result: Result | None = None
+    member: Member | None = None
+
+
 class Done(msgspec.Struct, frozen=True, gc=False):
     """Handled: commit the effects and ack, in one atomic step."""
 
     emits: tuple[Outgoing, ...] = ()
     mark: Mark | None = None
     result: Result | None = None
+    step: Step | None = None
 
 
 class Cancelled(Done, frozen=True, gc=False):
@@ -251,6 +284,7 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     #: What the handler has to say about its end.
     emits: tuple[Outgoing, ...] = ()
     result: Result | None = None
+    step: Step | None = None
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -278,7 +312,19 @@ class Wait(msgspec.Struct, frozen=True):
     timeout: float
 
 
-Outcome = Done | Retry | Dead | Release | Skip | Wait
+class Together(msgspec.Struct, frozen=True, gc=False):
+    """Handled by one call with others: commit its effects with the acks and marks of all of them, or change nothing.
+
+    What is settled is the first of them; the others are of the same stream, group and owner.
+    """
+
+    emits: tuple[Outgoing, ...]
+    #: Of the first.
+    mark: Mark | None
+    others: tuple[tuple[Delivery, Mark | None], ...]
+
+
+Outcome = Done | Retry | Dead | Release | Skip | Wait | Together
 
 
 class Verdict(Enum):
@@ -287,8 +333,10 @@ class Verdict(Enum):
     SETTLED = "settled"
     #: The fence refused it: another owner, or a later delivery. Nothing was changed.
     LOST = "lost"
-    #: A mark of this name stands already: acked, effects dropped.
+    #: A mark of this name stands already, or the step of a workflow is done: acked, effects dropped.
     DUPLICATE = "duplicate"
+    #: Of those that were to be settled together some are lost or duplicates, and some are not. Nothing was changed.
+    TORN = "torn"
 
 
 # ── when a handler may start ──────────────────────────────────────────────────────────────────────────────────────

@@ -237,6 +237,7 @@ class FaultyTransport(Verbs):
         self.gates = Verbs(self, memory.gates)
         self.cancellations = Verbs(self, memory.cancellations)
         self.checkpoints = Verbs(self, memory.checkpoints)
+        self.workflows = Verbs(self, memory.workflows)
         self.results = Verbs(self, memory.results)
         self.cancellations = Verbs(self, memory.cancellations)
         self.rates = Verbs(self, memory.rates)

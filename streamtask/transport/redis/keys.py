@@ -14,7 +14,9 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
     T:progress:ID            STREAM  `p`: how far an event's handler is, the last word of it  (expires)
-    T:cancelled:ID           STRING  "1": nobody wants this event any more  (expires)
+    T:cancelled:ID           STRING  "1": nobody wants this event, or workflow, any more  (expires)
+    T:workflow:ID            HASH    "~" -> what it is made of, call -> done, failed or cancelled  (expires)
+    T:group:ID               HASH    index -> value of a member of a group of a workflow  (expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
     T:dead                   STREAM  dead letters of all groups
@@ -22,6 +24,7 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:floors                 HASH    group -> id before everything it has not finished; "~sweep:" -> cursor
     T:seen                   HASH    group -> last registration, ms
     T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
+    T:debounce               HASH    "k:KEY" -> event id, "e:ID" -> key: what of T:delayed was published under a key
     T:cron                   HASH    rule -> last slot, ms; "RULE<tab>text" its timetable, "RULE<tab>begun" since when,
                                      ms, "RULE<tab>seen" when a worker had it, ms
     T:outbox                 STREAM  emits for streams of another slot: `target`, `event_id`, `delay`, then the entry
@@ -129,6 +132,16 @@ def cancelled(name: str, event_id: str) -> str:
     return f"{tag(name)}:cancelled:{event_id}"
 
 
+def workflow(name: str, workflow_id: str) -> str:
+    """How far a workflow is."""
+    return f"{tag(name)}:workflow:{workflow_id}"
+
+
+def values(name: str, group_id: str) -> str:
+    """The values of a group of a workflow."""
+    return f"{tag(name)}:group:{group_id}"
+
+
 def done(name: str, group: str, mark: str) -> str:
     """A de-duplication mark."""
     return f"{tag(name)}:done:{group}:{mark}"
@@ -188,6 +201,11 @@ def delayed(name: str) -> str:
 def delayed_bodies(name: str) -> str:
     """Events that are not due yet."""
     return f"{tag(name)}:delayed:body"
+
+
+def debounced(name: str) -> str:
+    """Which delayed event stands for a key."""
+    return f"{tag(name)}:debounce"
 
 
 def cron(name: str) -> str:

@@ -32,6 +32,7 @@ from streamtask.transport.port import (
     Retention,
     Schedule,
     Storage,
+    Workflows,
 )
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
@@ -48,6 +49,7 @@ from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
 from streamtask.transport.redis.results import RedisResults
 from streamtask.transport.redis.storage import RedisStorage
+from streamtask.transport.redis.workflows import RedisWorkflows
 from streamtask.transport.values import (
     Capabilities,
     Copies,
@@ -69,7 +71,12 @@ _BLOCK_MARGIN = 2.0
 _COUNTED = 10_000
 #: What the register script answers where the group had been there before.
 _VANISHED = 2
-_VERDICTS = {b"ok": Verdict.SETTLED, b"lost": Verdict.LOST, b"duplicate": Verdict.DUPLICATE}
+_VERDICTS = {
+    b"ok": Verdict.SETTLED,
+    b"lost": Verdict.LOST,
+    b"duplicate": Verdict.DUPLICATE,
+    b"torn": Verdict.TORN,
+}
 
 
 class RedisTransport:
@@ -104,6 +111,7 @@ class RedisTransport:
         self.results: Results = RedisResults(self._wire, self._blocking)
         self.cancellations: Cancellations = RedisCancellations(self._wire)
         self.rates: Rates = RedisRates(self._wire)
+        self.workflows: Workflows = RedisWorkflows(self._wire, self._publisher)
         self.schedule: Schedule | None = RedisSchedule(self._wire, self._publisher)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)
@@ -189,7 +197,10 @@ class RedisTransport:
             keys.delayed(item.stream),
             keys.delayed_bodies(item.stream),
         ]
-        return names, [item.event_id, commands.due(item.delay, item.at), window, int(item.again), *commands.entry(item)]
+        if item.debounce_key is not None:
+            names.append(keys.debounced(item.stream))
+        due, key = commands.due(item.delay, item.at), item.debounce_key or ""
+        return names, [item.event_id, due, window, int(item.again), key, *commands.entry(item)]
 
     # ── fetch ─────────────────────────────────────────────────────────────────────────────────────────────────
 
