@@ -71,6 +71,14 @@ async def alone(made: Made) -> None:
 """
 
 
+SLOW = """
+@app.on(Job, ordered_by="kind")
+async def handle(job: Job) -> None:
+    await asyncio.sleep(0.04)
+    note("end", job.n)
+"""
+
+
 class Plain(Event, stream="plain"):
     """What goes through no gate."""
 
@@ -152,6 +160,17 @@ async def test_no_key_has_more_at_a_time_than_its_limit_while_workers_are_killed
     measured("seconds until the last of them was taken", waited)
     assert waited < TAKEN_UP
     assert len(await first.child_pids()) == 1
+
+
+@one_server
+async def test_a_burst_does_not_end_while_events_queue(
+    redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger
+) -> None:
+    await publish(redis_server.url, [Job(n=number, kind="k") for number in range(30)])
+    worker = await start_worker(redis_server.url, SLOW, burst=True)
+
+    assert await worker.exit_code() == 0
+    assert [line.key for line in ledger.lines("end")] == [str(number) for number in range(30)]
 
 
 @one_server
