@@ -181,6 +181,25 @@ async def test_a_death_that_is_expected_and_does_not_come_fails(memory: InMemory
         await memory.drain(expect_dead=True)
 
 
+async def test_the_order_of_a_key_holds_while_one_waits_for_its_retry() -> None:
+    own, ran = App("own"), []
+
+    @own.on(Broken, ordered_by="cause", retry=Retry(max_attempts=2, backoff=Backoff(base=100, factor=1, jitter=False)))
+    async def handle(broken: Broken, ctx: Context) -> None:
+        ran.append((broken.cause, ctx.envelope.event_id))
+        if broken.cause == "first fails" and ctx.attempt == 1 and len(ran) == 1:
+            raise ValueError("once")
+
+    with in_memory(own) as memory:
+        one, two = [await memory.publish(Broken(cause="first fails")) for _ in range(2)]
+        other = await memory.publish(Broken(cause="other"))
+        await memory.drain()
+        assert [event_id for _, event_id in ran] == [one, other]
+        memory.clock.advance(100)
+        await memory.drain()
+    assert [event_id for _, event_id in ran] == [one, other, one, two]
+
+
 async def test_the_envelopes_bear_the_time_of_the_clock(memory: InMemoryApp) -> None:
     memory.clock.set(datetime(2031, 2, 3, tzinfo=UTC))
     await memory.publish(Broken(cause="later"))
