@@ -318,7 +318,7 @@ async def test_a_lock_that_a_paused_handler_holds_is_no_finding() -> None:
         async with lock:
             await asyncio.sleep(0)
 
-    report = await check(app_with(ship), PLACED, patience=0.2, scenarios=["death", "pause"])
+    report = await check(app_with(ship), PLACED, patience=1, scenarios=["death", "pause"])
 
     report.assert_safe()
     assert [text.partition(":")[0] for text in report.untried] == ["deaths without `finally` blocks", "pauses"]
