@@ -13,6 +13,8 @@ import pytest
 from streamtask import (
     App,
     Backoff,
+    Batch,
+    BatchError,
     ConfigurationError,
     Context,
     Event,
@@ -343,6 +345,28 @@ async def test_beside_one_another_handlers_keep_their_own_limit() -> None:
         await memory.publish_many([Placed(order_id=str(n)) for n in range(10)])
         await memory.drain()
     assert most == 2
+
+
+async def test_what_is_ready_is_handled_in_batches() -> None:
+    own = App("t-batches", broker="memory://")
+    batches: list[list[str]] = []
+
+    @own.on(Placed, batch=Batch(size=3, wait=60))
+    async def handle(orders: list[Placed]) -> Shipped | None:
+        batches.append([order.order_id for order in orders])
+        if "bad" in batches[-1]:
+            raise BatchError({batches[-1].index("bad"): Reject("bad")})
+        return Shipped(order_id=orders[0].order_id)
+
+    with in_memory(own) as memory:
+        await memory.publish_many([Placed(order_id=str(n)) for n in range(7)])
+        await memory.drain()
+        assert batches == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+        assert [shipped.order_id for shipped in memory.published_of(Shipped)] == ["0", "3", "6"]
+        await memory.publish_many([Placed(order_id="8"), Placed(order_id="bad"), Placed(order_id="8")])
+        [letter] = await memory.drain(expect_dead=True)
+        assert batches[3:] == [["8", "bad"]]
+        assert letter.reason == "rejected"
 
 
 async def test_what_a_drain_could_not_end_is_handled_by_the_next() -> None:
