@@ -17,6 +17,7 @@ from streamtask.worker.batching import BatchExecutor
 from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
+from streamtask.worker.group_values import values_from
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import children
@@ -75,6 +76,7 @@ async def executors_of(
             leases,
             marks.stands,
             cancellations.has,
+            values=values_from(transport, Outage("workflows", metrics)),
             isolation=isolation,
             checkpoints=checkpoints,
             provider=provider,
