@@ -23,6 +23,8 @@ from streamtask import (
     RetryLater,
     TaskCancelledError,
     Tick,
+    chord,
+    group,
 )
 from streamtask.testing import DeadLettersError, FrozenClock, InMemoryApp, in_memory
 
@@ -88,6 +90,11 @@ async def mend(broken: Broken, ctx: Context) -> None:
 @app.task()
 def add(x: int, y: int) -> int:
     return x + y
+
+
+@app.task()
+def total(values: list[int]) -> int:
+    return sum(values)
 
 
 @app.task()
@@ -203,6 +210,13 @@ async def test_the_result_of_a_task_is_there_after_a_drain_and_nobody_waits_for_
         assert await handles[0].result(timeout=5) == 5
     await asyncio.sleep(0)
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("streamtask")] == []
+
+
+async def test_a_drain_takes_a_workflow_to_its_end(memory: InMemoryApp) -> None:
+    handle = await chord(group(add.s(1, 2), add.s(3, 4)), total.s()).send()
+    await memory.drain()
+
+    assert await handle.result(timeout=5) == 10
 
 
 async def test_a_task_that_is_cancelled_is_not_begun_and_one_that_runs_is_ended(memory: InMemoryApp) -> None:
