@@ -128,8 +128,13 @@ class Drainer:
             if room - len(taken) > 0:
                 taken += (await self._claim(sub, room - len(taken)))[0]
             if count := room - len(taken):
-                taken += await self.transport.fetch(sub.group, self.owner, [sub.stream], count=count, wait=0)
+                taken += await self._fetch(sub, count)
         return taken
+
+    async def _fetch(self, sub: Subscription, count: int) -> list[Delivery]:
+        if sub.gates:
+            return await self.transport.gates.fetch(sub, self.owner, count=count, wait=0)
+        return await self.transport.fetch(sub.group, self.owner, [sub.stream], count=count, wait=0)
 
     async def _claim(self, sub: Subscription, count: int) -> tuple[list[Delivery], float | None]:
         """What is due, and seconds until the next is; what has waited in vain for another worker dies."""

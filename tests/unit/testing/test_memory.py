@@ -383,6 +383,28 @@ async def test_what_is_ready_is_handled_in_batches() -> None:
         assert letter.reason == "rejected"
 
 
+async def test_events_of_one_key_keep_their_order_beside_one_another_and_through_a_retry() -> None:
+    own = App("t-keys", broker="memory://")
+    done: list[str] = []
+
+    @own.on(Reminder, ordered_by="order_id", retry=Retry(backoff=Backoff(base=100, jitter=False)))
+    async def handle(reminder: Reminder, ctx: Context) -> None:
+        n = ctx.envelope.headers["n"] if ctx.envelope.headers else ""
+        await asyncio.sleep(0.001 if n == "0" else 0)
+        if reminder.order_id == "a" and n == "0" and ctx.attempt == 1:
+            raise ConnectionError
+        done.append(f"{reminder.order_id}{n}")
+
+    with in_memory(own, concurrency=10) as memory:
+        for n in range(3):
+            for key in "ab":
+                await memory.publish(Reminder(order_id=key), headers={"n": str(n)})
+        await memory.drain()
+        assert done == ["b0", "b1", "b2"]
+        await memory.run_for(100)
+        assert done[3:] == ["a0", "a1", "a2"]
+
+
 async def test_what_a_drain_could_not_end_is_handled_by_the_next() -> None:
     own = App("t-again", broker="memory://")
     attempts: list[int] = []
