@@ -27,6 +27,7 @@ _HOMES = {
     "EnvelopeError": "streamtask.errors",
     "Event": "streamtask.event",
     "EventRefusedError": "streamtask.errors",
+    "FailedCall": "streamtask.workflow",
     "Handle": "streamtask.task",
     "HandlerTimeoutError": "streamtask.errors",
     "Inspector": "streamtask.inspector",
@@ -43,6 +44,7 @@ _HOMES = {
     "Retry": "streamtask.retry",
     "RetryLater": "streamtask.errors",
     "Router": "streamtask.router",
+    "Signature": "streamtask.workflow",
     "SoftTimeoutError": "streamtask.errors",
     "StoreFullError": "streamtask.errors",
     "StoredEnvelope": "streamtask.envelope",
@@ -53,6 +55,11 @@ _HOMES = {
     "Tick": "streamtask.rules",
     "Timeout": "streamtask.handler",
     "TransportError": "streamtask.errors",
+    "Workflow": "streamtask.workflow",
+    "WorkflowHandle": "streamtask.workflow",
+    "chain": "streamtask.workflow",
+    "chord": "streamtask.workflow",
+    "group": "streamtask.workflow",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - a list, made

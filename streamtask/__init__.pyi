@@ -36,6 +36,7 @@ from streamtask.rules import Tick
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
 from streamtask.transport.values import Progress
+from streamtask.workflow import FailedCall, Signature, Workflow, WorkflowHandle, chain, chord, group
 
 __all__ = [
     "App",
@@ -58,6 +59,7 @@ __all__ = [
     "EnvelopeError",
     "Event",
     "EventRefusedError",
+    "FailedCall",
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
@@ -74,6 +76,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Router",
+    "Signature",
     "SoftTimeoutError",
     "StoreFullError",
     "StoredEnvelope",
@@ -84,4 +87,9 @@ __all__ = [
     "Tick",
     "Timeout",
     "TransportError",
+    "Workflow",
+    "WorkflowHandle",
+    "chain",
+    "chord",
+    "group",
 ]

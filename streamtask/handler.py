@@ -97,10 +97,10 @@ class Handler:
     read: Callable[[Any, str], Any]
     pool: Pool
     on_dead: OnDead | None
-    #: How what it returns is kept; None: it returns events.
+    #: How what it returns is kept; None: it is not.
     keeping: Keeping | None
-    #: Whether who sends its events may cancel them.
-    is_task: bool
+    #: What it returns as JSON, of a task; None: it returns events. Raises `EventRefusedError`.
+    dump: Callable[[Any], bytes] | None
     #: What else the function is given; None: nothing.
     dependencies: Plan | None
     #: What its router has around it.
@@ -116,6 +116,11 @@ class Handler:
     def home(self) -> str:
         """The stream beside which its rate limit stands: the first of those that its events come in."""
         return describe(self.events[0]).stream
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it is a task's: who sends its events may wait for them, and cancel them."""
+        return self.dump is not None
 
     def call(self, event: Event | list[Event], context: Context | BatchContext | None) -> Any:
         """Call the function: its result, or its coroutine. `context` may be None where it takes none.
@@ -170,7 +175,7 @@ def make_handler(
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
-    is_task: bool = False,
+    dump: Callable[[Any], bytes] | None = None,
     dependencies: Plan | None = None,
     read: Callable[[Any, str], Any] = getattr,
     fields: Collection[str] | None = None,
@@ -237,7 +242,7 @@ def make_handler(
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,
-        is_task=is_task,
+        dump=dump,
         dependencies=needs,
         wants_context=context is not None or needs is not None,
         is_async=is_async,

@@ -17,6 +17,7 @@ from streamtask.broker import Broker
 from streamtask.doctor import WAITING_AFTER, DeadFacts, Facts, GroupFacts, Skipped, Waiting
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError, EnvelopeError, NotFoundError
+from streamtask.steps import CallState, call_states, decode_definition
 from streamtask.timetable import timetable
 from streamtask.transport.port import DeadLetters, Inspection, Schedule, Transport
 from streamtask.transport.values import (
@@ -299,6 +300,21 @@ class Inspector:
                 )
         found.sort(key=lambda event: event.due_in_ms)
         return Listing(found[:limit], cut=len(found) > limit)
+
+    async def workflow(self, workflow: str, stream: str | None = None) -> list[CallState]:
+        """How far each call of a workflow is, in their order, in whatever stream it lives.
+
+        Raises NotFoundError where there is no such workflow, or where it ended too long ago.
+        """
+        for name in await self.streams(stream):
+            found = await self.transport.workflows.states(name, workflow)
+            if found is not None:
+                return call_states(workflow, decode_definition(found[0]), found[1])
+        where = "any stream" if stream is None else f"stream {stream!r}"
+        raise NotFoundError(
+            f"there is no workflow {workflow!r} in {where}; one is kept for as long as it was sent with (ttl, a day by "
+            "default), counted from its last step"
+        )
 
     async def memberships(self, stream: str | None = None, group: str | None = None) -> list[Membership]:
         """What each group is interested in, and when it was last alive."""

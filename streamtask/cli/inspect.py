@@ -97,6 +97,20 @@ def workers(reference: str | None, broker: str | None, as_json: bool) -> None:
 @inspect.command()
 @click.argument("id_", metavar="ID")
 @server_options
+@stream_option
+@json_option
+def workflow(id_: str, reference: str | None, broker: str | None, stream: str | None, as_json: bool) -> None:
+    """A workflow, call by call: which are done, which were sent, and which wait for those before them.
+
+    ID is that of the workflow, as its handle has it. `streamtask inspect event` shows one of the calls whole.
+    """
+    found = ask(reference, broker, lambda inspector: inspector.workflow(id_, stream))
+    output.print_rows(output.rows(found), as_json=as_json, empty="")
+
+
+@inspect.command()
+@click.argument("id_", metavar="ID")
+@server_options
 @click.option(
     "--depth", type=click.IntRange(1), default=20_000, show_default=True, help="Look through so many of each stream."
 )

@@ -54,6 +54,7 @@ class Transport(Protocol):
     results: Results
     cancellations: Cancellations
     rates: Rates
+    workflows: Workflows
     schedule: Schedule | None
     retention: Retention | None
     dead_letters: DeadLetters | None
@@ -227,6 +228,26 @@ class Rates(Protocol):
         If not, it is told when to ask again, which is after all that were told so before it, and within `longest`
         seconds. What has been told so comes back as a `first`. The stream is where the limits stand; nothing is read
         from it.
+        """
+
+
+class Workflows(Protocol):
+    """How far workflows are, and the values of their groups; written by `settle`, and run out."""
+
+    async def begin(self, stream: str, workflow: str, definition: bytes, *, ttl: float) -> None:
+        """Keep what a workflow is made of, for `ttl` seconds. May be done again."""
+
+    async def states(self, stream: str, workflow: str) -> tuple[bytes, dict[str, str]] | None:
+        """What a workflow is made of, and the states of those of its calls that have ended; None: it is not known."""
+
+    async def values(self, stream: str, group: str) -> dict[int, bytes]:
+        """The values of a group that have come so far, by their index."""
+
+    async def cancel(self, stream: str, workflow: str, result: Result | None, *, ttl: float) -> bool:
+        """Cancel all calls of a workflow, for `ttl` seconds, and store what became of it.
+
+        False: it has a result, which stays.
+        Its id is among those that `Cancellations.cancelled` tells of; whoever begins or runs one of its calls asks.
         """
 
 

@@ -192,12 +192,43 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     ttl: float
 
 
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """A value that joins those of a group's other members."""
+
+    group: str
+    index: int
+    #: How many values make the group complete.
+    size: int
+    value: bytes
+    #: Stored together with the value that makes it complete.
+    emits: tuple[Outgoing, ...] = ()
+    result: Result | None = None
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """What the end of one call means to its workflow.
+
+    A call that is done ends no second time: the effects of another run of it are dropped.
+    """
+
+    workflow: str
+    #: Which of the workflow's calls.
+    name: str
+    state: Literal["done", "failed", "cancelled"]
+    #: Seconds from now on for which the states of the workflow's calls, and the values of its groups, are kept.
+    ttl: float
+    #: What became of the whole workflow, where this call decides that.
+    result: Result | None = None
+    member: Member | None = None
+
+
 class Done(msgspec.Struct, frozen=True, gc=False):
     """Handled: commit the effects and ack, in one atomic step."""
 
     emits: tuple[Outgoing, ...] = ()
     mark: Mark | None = None
     result: Result | None = None
+    step: Step | None = None
 
 
 class Cancelled(Done, frozen=True, gc=False):
@@ -225,6 +256,7 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     #: What the handler has to say about its end.
     emits: tuple[Outgoing, ...] = ()
     result: Result | None = None
+    step: Step | None = None
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -273,7 +305,7 @@ class Verdict(Enum):
     SETTLED = "settled"
     #: The fence refused it: another owner, or a later delivery. Nothing was changed.
     LOST = "lost"
-    #: A mark of this name stands already: acked, effects dropped.
+    #: A mark of this name stands already, or the step of a workflow is done: acked, effects dropped.
     DUPLICATE = "duplicate"
     #: Of those that were to be settled together some are lost or duplicates, and some are not. Nothing was changed.
     TORN = "torn"

@@ -44,6 +44,7 @@ from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
 from streamtask.worker.flow import Flow
+from streamtask.worker.group_values import values_from
 from streamtask.worker.health import Health
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
@@ -250,6 +251,7 @@ class Worker:
             self._leases,
             self._marks.stands,
             self._cancellations.has,
+            values=values_from(self._transport, Outage("workflows", self.metrics)),
             isolation=self._isolation,
             checkpoints=self._checkpoints,
             provider=self._provider,

@@ -232,6 +232,7 @@ class FaultyTransport(Verbs):
         self.capabilities = memory.capabilities
         self.recovery = Verbs(self, memory.recovery)
         self.checkpoints = Verbs(self, memory.checkpoints)
+        self.workflows = Verbs(self, memory.workflows)
         self.results = Verbs(self, memory.results)
         self.cancellations = Verbs(self, memory.cancellations)
         self.rates = Verbs(self, memory.rates)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from streamtask.transport.memory.log import Entry, EntryId, Group, id_text, parse_id
 from streamtask.transport.memory.store import WAITING, Counts, MemoryStore, Skipped, StreamState
+from streamtask.transport.memory.workflows import go_on, is_over
 from streamtask.transport.values import (
     Dead,
     DeadLetter,
@@ -62,16 +63,14 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
                 ledger.skipped.setdefault(event_type, Skipped(entry_id)).count += 1
             state.ack(delivery.group, entry_id)
         case Dead():
-            _store(store, delivery.stream, outcome, now)
-            _bury(state, delivery, outcome, now)
-            state.ack(delivery.group, entry_id)
+            _die(store, state, delivery, outcome, now)
     return Verdict.SETTLED
 
 
 def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: Done, now: float) -> Verdict:
     marks, mark = state.ledger(delivery.group).marks, outcome.mark
     verdict = Verdict.SETTLED
-    if mark is not None and not mark.replace and marks.get(mark.name, now):
+    if is_over(state, outcome.step, now) or (mark is not None and not mark.replace and marks.get(mark.name, now)):
         verdict = Verdict.DUPLICATE
     else:
         _store(store, delivery.stream, outcome, now)
@@ -102,8 +101,12 @@ def _store(store: MemoryStore, stream: str, outcome: Done | Dead | Together, now
     """Store what an outcome leaves. The ack comes after it: an emit that cannot be stored leaves the entry pending."""
     for emit in outcome.emits:
         store.publish(emit, now)
-    if not isinstance(outcome, Together) and outcome.result is not None:
+    if isinstance(outcome, Together):
+        return
+    if outcome.result is not None:
         store.keep(stream, outcome.result, now)
+    if outcome.step is not None:
+        go_on(store, stream, outcome.step, now)
 
 
 def _count(counts: Counts, outcome: Retry | Release) -> None:
@@ -114,6 +117,13 @@ def _count(counts: Counts, outcome: Retry | Release) -> None:
         counts.failures += 1
     else:
         counts.uncharged += 1
+
+
+def _die(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: Dead, now: float) -> None:
+    if not is_over(state, outcome.step, now):
+        _store(store, delivery.stream, outcome, now)
+    _bury(state, delivery, outcome, now)
+    state.ack(delivery.group, parse_id(delivery.entry_id))
 
 
 def _bury(state: StreamState, delivery: Delivery, outcome: Dead, now: float) -> None:

@@ -149,6 +149,10 @@ class StreamState:
     cancelled: Expiring[bool] = field(default_factory=Expiring)
     #: Limits of starts: "GROUP:LIMIT" -> when the next one is free, and when the last that waits asks again.
     rates: Expiring[tuple[float, float]] = field(default_factory=Expiring)
+    #: What workflows are made of and the states of their calls, and the values of their groups.
+    definitions: Expiring[bytes] = field(default_factory=Expiring)
+    steps: Expiring[dict[str, str]] = field(default_factory=Expiring)
+    values: Expiring[dict[int, bytes]] = field(default_factory=Expiring)
 
     def ledger(self, group: str) -> Ledger:
         """What stands beside a group, to be changed."""

@@ -24,6 +24,7 @@ from streamtask.transport.memory.schedule import MemorySchedule
 from streamtask.transport.memory.settlement import delivery_of, holds, settle
 from streamtask.transport.memory.storage import MemoryStorage
 from streamtask.transport.memory.store import RESERVED, MemoryStore, StreamState
+from streamtask.transport.memory.workflows import MemoryWorkflows
 from streamtask.transport.port import (
     Cancellations,
     Checkpoints,
@@ -36,6 +37,7 @@ from streamtask.transport.port import (
     Retention,
     Schedule,
     Storage,
+    Workflows,
 )
 from streamtask.transport.values import (
     Capabilities,
@@ -62,6 +64,7 @@ class MemoryTransport:
         self.results: Results = MemoryResults(store, clock)
         self.cancellations: Cancellations = MemoryCancellations(store, clock)
         self.rates: Rates = MemoryRates(store, clock)
+        self.workflows: Workflows = MemoryWorkflows(store, clock)
         self.schedule: Schedule | None = MemorySchedule(store, clock)
         self.retention: Retention | None = MemoryRetention(store, clock)
         self.dead_letters: DeadLetters | None = MemoryDeadLetters(store, clock)

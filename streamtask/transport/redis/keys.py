@@ -12,7 +12,9 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
     T:progress:ID            STREAM  `p`: how far an event's handler is, the last word of it  (expires)
-    T:cancelled:ID           STRING  "1": nobody wants this event any more  (expires)
+    T:cancelled:ID           STRING  "1": nobody wants this event, or workflow, any more  (expires)
+    T:workflow:ID            HASH    "~" -> what it is made of, call -> done, failed or cancelled  (expires)
+    T:group:ID               HASH    index -> value of a member of a group of a workflow  (expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
     T:dead                   STREAM  dead letters of all groups
@@ -114,6 +116,16 @@ def progress(name: str, event_id: str) -> str:
 def cancelled(name: str, event_id: str) -> str:
     """That an event is cancelled."""
     return f"{tag(name)}:cancelled:{event_id}"
+
+
+def workflow(name: str, workflow_id: str) -> str:
+    """How far a workflow is."""
+    return f"{tag(name)}:workflow:{workflow_id}"
+
+
+def values(name: str, group_id: str) -> str:
+    """The values of a group of a workflow."""
+    return f"{tag(name)}:group:{group_id}"
 
 
 def done(name: str, group: str, mark: str) -> str:

@@ -31,6 +31,7 @@ from streamtask.transport.port import (
     Retention,
     Schedule,
     Storage,
+    Workflows,
 )
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.addresses import connection_factory
@@ -46,6 +47,7 @@ from streamtask.transport.redis.recovery import RedisRecovery
 from streamtask.transport.redis.replicated import Replicated
 from streamtask.transport.redis.results import RedisResults
 from streamtask.transport.redis.storage import RedisStorage
+from streamtask.transport.redis.workflows import RedisWorkflows
 from streamtask.transport.values import (
     Capabilities,
     Copies,
@@ -104,6 +106,7 @@ class RedisTransport:
         self.results: Results = RedisResults(self._wire, self._blocking)
         self.cancellations: Cancellations = RedisCancellations(self._wire)
         self.rates: Rates = RedisRates(self._wire)
+        self.workflows: Workflows = RedisWorkflows(self._wire, self._publisher)
         self.schedule: Schedule | None = RedisSchedule(self._wire, self._publisher)
         self.retention: Retention | None = RedisRetention(self._wire)
         self.dead_letters: DeadLetters | None = RedisDeadLetters(self._wire)

@@ -69,3 +69,9 @@ end
 local function let_pass(hash)
     redis.pcall('HDEL', hash, '')
 end
+
+-- Free the debounce key of an event that waits no more.
+local function free_key(debounced, event_id)
+    local key = redis.call('HGET', debounced, 'e:' .. event_id)
+    if key then redis.call('HDEL', debounced, 'e:' .. event_id, 'k:' .. key) end
+end
