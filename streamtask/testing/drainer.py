@@ -13,12 +13,15 @@ from typing import Any, Self
 import msgspec
 
 from streamtask.app import App
+from streamtask.batches import is_gathered
 from streamtask.broker import Run
 from streamtask.errors import TransportError
 from streamtask.handler import Handler
 from streamtask.testing.executing import cancellations_of, executor_of
 from streamtask.testing.store import MemoryConnector
 from streamtask.transport.values import Dead, Delivery, Outcome, Subscription, TypeVersion
+from streamtask.worker.batching import BatchExecutor, together
+from streamtask.worker.settler import Settlement
 from streamtask.worker.slots import Running
 from streamtask.worker.worker import new_owner
 
@@ -37,6 +40,8 @@ class Drainer:
         self._subscriptions = app.broker.subscriptions()
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._running: dict[asyncio.Task[None], Running] = {}
+        #: What is to share a call with others, by handler and stream.
+        self._gathered: dict[tuple[int, str], list[Run]] = {}
         self._limits: dict[int, asyncio.Semaphore] = {}
         self._open = AsyncExitStack()
         self._ending = False
@@ -54,6 +59,7 @@ class Drainer:
         self.executor = await self._open.enter_async_context(
             executor_of(self._app, self.broker, self.transport, cancellations=cancellations, threads=self._concurrency)
         )
+        self._batches = BatchExecutor(self._app, self.broker, self.executor)
         if any(handler.is_task for handler in self.broker.handlers(*self._interest)):
             looking = asyncio.create_task(cancellations.run(), name="streamtask-cancellations")
             self._open.push_async_callback(_end, looking)
@@ -93,7 +99,11 @@ class Drainer:
                 if not self._running:
                     if taken:
                         continue
-                    return
+                    if not self._gathered:
+                        return
+                    # No time passes here: what would have come within the wait of a batch is there.
+                    for place in list(self._gathered):
+                        self._run(*self._gathered.pop(place))
                 # Where no slot is free, what comes has to wait.
                 arrivals = [asyncio.create_task(something_came.wait())] if self._has_room else []
                 await asyncio.wait((*self._running, *arrivals), return_when=asyncio.FIRST_COMPLETED)
@@ -136,7 +146,16 @@ class Drainer:
         if not isinstance(plan, Run):
             await self.settle(delivery, plan)
             return
-        running = Running(0, plan, 0.0, None)
+        if plan.handler.batch is None or not is_gathered(plan):
+            self._run(plan)
+            return
+        place = id(plan.handler), delivery.stream
+        self._gathered.setdefault(place, []).append(plan)
+        if len(self._gathered[place]) == plan.handler.batch.size:
+            self._run(*self._gathered.pop(place))
+
+    def _run(self, run: Run, *others: Run) -> None:
+        running = Running(0, run, 0.0, None, others=others)
         running.task = asyncio.create_task(self._handle(running))
         self._running[running.task] = running
 
@@ -147,6 +166,9 @@ class Drainer:
 
     async def _handle(self, running: Running) -> None:
         run = running.run
+        if run.handler.batch is not None:
+            await self._handle_batch(running)
+            return
         async with self._room_for(run.handler):
             try:
                 outcome = await self.execute(run)
@@ -159,6 +181,25 @@ class Drainer:
             outcome = self.broker.cancel(run)
         if outcome is not None:
             await self.settle(run.delivery, outcome)
+
+    async def _handle_batch(self, running: Running) -> None:
+        early: list[Settlement] = []
+
+        def settle(run: Run, outcome: Outcome) -> None:
+            early.append(Settlement(run.delivery, outcome, run))
+
+        async with self._room_for(running.run.handler):
+            try:
+                ended = await self._batches.execute(running.runs, settle)
+            except asyncio.CancelledError as error:
+                if self._ending:
+                    raise
+                done = {settlement.delivery for settlement in early}
+                left = [run for run in running.runs if run.delivery not in done]
+                ended = [(run, self.broker.fail(run, error)) for run in left]
+        settlements = together([Settlement(run.delivery, outcome, run) for run, outcome in ended])
+        for settlement in [*early, *settlements]:
+            await self.settle(settlement.delivery, settlement.outcome)
 
     def _room_for(self, handler: Handler) -> Any:
         if handler.concurrency is None:

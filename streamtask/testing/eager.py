@@ -184,6 +184,8 @@ def _handler_of(app: App, function: Callable[..., Any], event: Event) -> Handler
     if not found:
         name = getattr(function, "__qualname__", repr(function))
         raise ConfigurationError(f"{name} is no handler of {type(event).__name__} in the app {app.name!r}")
+    if found[0].batch is not None:
+        raise ConfigurationError(f"{found[0].name} takes a list of events; call it with one, or publish and drain")
     return found[0]
 
 

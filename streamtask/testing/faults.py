@@ -100,6 +100,9 @@ async def check(
     if not handlers:
         which = "no handler" if handler is None else f"no handler {getattr(handler, '__qualname__', handler)!r}"
         raise ConfigurationError(f"the app {app.name!r} has {which} of {type(event).__name__}")
+    together = [each.name for each in handlers if each.batch is not None]
+    if together:
+        raise ConfigurationError(f"{together[0]} takes a list of events; faults are tried on handlers of one")
     outside = partial(_Check, effects=effects, observe=observe, reset=reset, patience=patience)
     checks = [outside(app, event, each) for each in handlers]
     for each in checks:

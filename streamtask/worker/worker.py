@@ -256,14 +256,7 @@ class Worker:
             middleware=self._middleware,
             threads=self._settings.concurrency,
         )
-        self._batches = BatchExecutor(
-            self._app,
-            self._broker,
-            self._leases,
-            self._marks.stands,
-            isolation=self._isolation,
-            executor=self._executor,
-        )
+        self._batches = BatchExecutor(self._app, self._broker, self._executor)
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
         self._duty("progress", self._checkpoints.run())
