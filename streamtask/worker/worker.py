@@ -44,6 +44,7 @@ from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
 from streamtask.worker.flow import Flow
+from streamtask.worker.health import Health
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
@@ -53,7 +54,6 @@ from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
 from streamtask.worker.pacer import Pacer
 from streamtask.worker.parent import SupervisorLink
-from streamtask.worker.probes import Health
 from streamtask.worker.provider import Provider
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
