@@ -17,7 +17,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from streamtask.errors import TransportError
-from streamtask.transport.values import Dead, Delivery, Done, Mark, Outcome, Release, Retry, Skip, Subscription, Wait
+from streamtask.transport.values import (
+    Dead,
+    Delivery,
+    Done,
+    Mark,
+    Outcome,
+    Release,
+    Retry,
+    Skip,
+    Subscription,
+    Together,
+    Wait,
+)
 from tests.conformance.engines import ORDER_PLACED, order
 from tests.simulation.model import LONG, PARKED, WAITING, Model
 from tests.simulation.subjects import Subject
@@ -87,7 +99,7 @@ class TransportMachine(RuleBasedStateMachine):
         self._alive: set[str] = set()
         #: Every delivery that was ever handed over.
         self._given: list[Delivery] = []
-        #: What was stored under each de-duplication key.
+        #: The event that was stored under each de-duplication key.
         self._keys: dict[str, str] = {}
         #: Once is enough: it takes a hundred times as long as anything else.
         self._restarted = False
@@ -138,15 +150,15 @@ class TransportMachine(RuleBasedStateMachine):
     @rule(key=st.sampled_from("xy"), delay=st.none() | _delays)
     def publish_once_for_a_key(self, key: str, delay: float | None) -> None:
         item = order(dedup_key=key, dedup_window=LONG, delay=delay)
-        [stored] = self._call(self._transport.publish([item]))
-        assert isinstance(stored, str)
-        if key in self._keys:
-            assert stored == self._keys[key]
-        elif delay is None:
-            self._model.append(stored)
+        newest = self._model.ever[-1] if self._model.ever else "0"
+        assert self._call(self._transport.publish([item])) == [self._keys.setdefault(key, item.event_id)]
+        if self._keys[key] != item.event_id:
+            return
+        if delay is None:
+            [stored] = self._call(self._transport.read(_STREAM, after=newest, count=2, wait=0))
+            self._model.append(stored.entry_id)
         else:
-            (self._model.later if delay else self._model.due).add(stored)
-        self._keys.setdefault(key, stored)
+            (self._model.later if delay else self._model.due).add(item.event_id)
 
     @rule()
     def promote(self) -> None:
@@ -187,6 +199,21 @@ class TransportMachine(RuleBasedStateMachine):
         picked = {self._pick(pick): outcome for pick, outcome in picks}
         # A worker settles what is its own.
         self._settle([(each, outcome) for each, outcome in picked.items() if each.owner == first.owner])
+
+    @precondition(lambda self: self._given)
+    @rule(picks=st.lists(st.tuples(_picks, st.sampled_from(["", "m", "n"]), st.booleans()), min_size=2, max_size=4))
+    def settle_together(self, picks: list[tuple[int, str, bool]]) -> None:
+        first = self._pick(picks[0][0])
+        marks: dict[Delivery, Mark | None] = {}
+        for pick, name, replace in picks:
+            delivery = self._pick(pick)
+            if (delivery.owner, delivery.group) == (first.owner, first.group):
+                is_taken = any(mark and mark.name == name for mark in marks.values())
+                marks[delivery] = None if is_taken or not name else Mark(name, LONG, replace=replace)
+        emits = (order(stream="made", event_id=f"{first.group}-{first.entry_id}-{len(self._model.emitted)}"),)
+        (_, mark), *others = marks.items()
+        [verdict] = self._call(self._transport.settle([(first, Together(emits, mark, tuple(others)))]))
+        assert verdict == self._model.settle_together(marks, emits)
 
     @precondition(lambda self: self._given)
     @rule(pick=_picks, state=st.binary(max_size=3))
