@@ -201,19 +201,25 @@ class TransportMachine(RuleBasedStateMachine):
         self._settle([(each, outcome) for each, outcome in picked.items() if each.owner == first.owner])
 
     @precondition(lambda self: self._given)
-    @rule(picks=st.lists(st.tuples(_picks, st.sampled_from(["", "m", "n"]), st.booleans()), min_size=2, max_size=4))
-    def settle_together(self, picks: list[tuple[int, str, bool]]) -> None:
-        first = self._pick(picks[0][0])
-        marks: dict[Delivery, Mark | None] = {}
-        for pick, name, replace in picks:
-            delivery = self._pick(pick)
-            if (delivery.owner, delivery.group) == (first.owner, first.group):
-                is_taken = any(mark and mark.name == name for mark in marks.values())
-                marks[delivery] = None if is_taken or not name else Mark(name, LONG, replace=replace)
+    @rule(
+        pick=_picks,
+        stale=st.lists(_picks, max_size=1),
+        marks=st.lists(st.tuples(st.sampled_from(["", "m", "n"]), st.booleans()), min_size=3, max_size=3),
+    )
+    def settle_together(self, pick: int, stale: list[int], marks: list[tuple[str, bool]]) -> None:
+        first = self._pick(pick)
+        # All that its owner holds, in most cases.
+        picked = [first, *map(self._pick, stale), *filter(self._holds, self._given[::-1])]
+        members: dict[Delivery, Mark | None] = {}
+        for delivery in dict.fromkeys(picked):
+            if (delivery.owner, delivery.group) == (first.owner, first.group) and len(members) < len(marks):
+                name, replace = marks[len(members)]
+                is_taken = any(mark and mark.name == name for mark in members.values())
+                members[delivery] = None if is_taken or not name else Mark(name, LONG, replace=replace)
         emits = (order(stream="made", event_id=f"{first.group}-{first.entry_id}-{len(self._model.emitted)}"),)
-        (_, mark), *others = marks.items()
+        (_, mark), *others = members.items()
         [verdict] = self._call(self._transport.settle([(first, Together(emits, mark, tuple(others)))]))
-        assert verdict == self._model.settle_together(marks, emits)
+        assert verdict == self._model.settle_together(members, emits)
 
     @precondition(lambda self: self._given)
     @rule(pick=_picks, state=st.binary(max_size=3))
