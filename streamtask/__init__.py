@@ -18,6 +18,7 @@ _HOMES = {
     "BlobRefusedError": "streamtask.errors",
     "BlobStores": "streamtask.blobs",
     "BlobTooLargeError": "streamtask.errors",
+    "Concurrency": "streamtask.gating",
     "ConfigurationError": "streamtask.errors",
     "ConsumeNext": "streamtask.middleware",
     "Context": "streamtask.context",
@@ -27,6 +28,7 @@ _HOMES = {
     "EnvelopeError": "streamtask.errors",
     "Event": "streamtask.event",
     "EventRefusedError": "streamtask.errors",
+    "FailedCall": "streamtask.workflow",
     "Handle": "streamtask.task",
     "HandlerTimeoutError": "streamtask.errors",
     "Inspector": "streamtask.inspector",
@@ -43,6 +45,7 @@ _HOMES = {
     "Retry": "streamtask.retry",
     "RetryLater": "streamtask.errors",
     "Router": "streamtask.router",
+    "Signature": "streamtask.workflow",
     "SoftTimeoutError": "streamtask.errors",
     "StoreFullError": "streamtask.errors",
     "StoredEnvelope": "streamtask.envelope",
@@ -53,6 +56,11 @@ _HOMES = {
     "Tick": "streamtask.rules",
     "Timeout": "streamtask.handler",
     "TransportError": "streamtask.errors",
+    "Workflow": "streamtask.workflow",
+    "WorkflowHandle": "streamtask.workflow",
+    "chain": "streamtask.workflow",
+    "chord": "streamtask.workflow",
+    "group": "streamtask.workflow",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - a list, made

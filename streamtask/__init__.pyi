@@ -25,6 +25,7 @@ from streamtask.errors import (
     TransportError,
 )
 from streamtask.event import Event
+from streamtask.gating import Concurrency
 from streamtask.handler import Batch, DeadEvent, Timeout
 from streamtask.inspector import Inspector
 from streamtask.middleware import ConsumeNext, Middleware, PublishNext
@@ -36,6 +37,7 @@ from streamtask.rules import Tick
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
 from streamtask.transport.values import Progress
+from streamtask.workflow import FailedCall, Signature, Workflow, WorkflowHandle, chain, chord, group
 
 __all__ = [
     "App",
@@ -49,6 +51,7 @@ __all__ = [
     "BlobRefusedError",
     "BlobStores",
     "BlobTooLargeError",
+    "Concurrency",
     "ConfigurationError",
     "ConsumeNext",
     "Context",
@@ -58,6 +61,7 @@ __all__ = [
     "EnvelopeError",
     "Event",
     "EventRefusedError",
+    "FailedCall",
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
@@ -74,6 +78,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Router",
+    "Signature",
     "SoftTimeoutError",
     "StoreFullError",
     "StoredEnvelope",
@@ -84,4 +89,9 @@ __all__ = [
     "Tick",
     "Timeout",
     "TransportError",
+    "Workflow",
+    "WorkflowHandle",
+    "chain",
+    "chord",
+    "group",
 ]

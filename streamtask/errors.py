@@ -69,9 +69,24 @@ class StoreFullError(PublishError):
 class TaskFailedError(StreamtaskError):
     """A task was given up, and is a dead letter of its group."""
 
-    def __init__(self, message: str, *, reason: str, error: str, traceback: str, attempts: int) -> None:
-        """`reason`: as in the dead letter, such as "max_attempts". `error`: of the last attempt, class and words."""
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        error: str,
+        traceback: str,
+        attempts: int,
+        task: str = "",
+        event_id: str = "",
+    ) -> None:
+        """`reason`: as in the dead letter, such as "max_attempts". `error`: of the last attempt, class and words.
+
+        `task`, `event_id`: which call it was; of a workflow, one of several.
+        """
         super().__init__(message)
+        self.task = task
+        self.event_id = event_id
         self.reason = reason
         self.error = error
         self.traceback = traceback

@@ -16,10 +16,12 @@ from streamtask.context import BatchContext, Context
 from streamtask.dependencies import Given, Plan, plan
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
+from streamtask.gating import Concurrency, gate_of
 from streamtask.middleware import Middleware, around_consume
 from streamtask.outcomes import Keeping
 from streamtask.rates import RateLimit
 from streamtask.retry import Retry
+from streamtask.transport.values import Gate
 
 Pool = Literal["async", "thread", "process"]
 Dedupe = bool | str | Callable[[Any], str | None]
@@ -86,9 +88,12 @@ class Handler:
     start: str | datetime
     retry: Retry
     timeout: Timeout
+    #: At most so many at once in one worker.
     concurrency: int | None
     dedupe: Dedupe | None
     dedupe_window: float
+    #: What its events go through, across all workers.
+    gate: Gate | None
     #: How many it takes at once; None: one event, and not in a list.
     batch: Batch | None
     #: How often it may start, in all workers together; None: as often as there are events.
@@ -97,10 +102,10 @@ class Handler:
     read: Callable[[Any, str], Any]
     pool: Pool
     on_dead: OnDead | None
-    #: How what it returns is kept; None: it returns events.
+    #: How what it returns is kept; None: it is not.
     keeping: Keeping | None
-    #: Whether who sends its events may cancel them.
-    is_task: bool
+    #: What it returns as JSON, of a task; None: it returns events. Raises `EventRefusedError`.
+    dump: Callable[[Any], bytes] | None
     #: What else the function is given; None: nothing.
     dependencies: Plan | None
     #: What its router has around it.
@@ -116,6 +121,11 @@ class Handler:
     def home(self) -> str:
         """The stream beside which its rate limit stands: the first of those that its events come in."""
         return describe(self.events[0]).stream
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it is a task's: who sends its events may wait for them, and cancel them."""
+        return self.dump is not None
 
     def call(self, event: Event | list[Event], context: Context | BatchContext | None) -> Any:
         """Call the function: its result, or its coroutine. `context` may be None where it takes none.
@@ -162,15 +172,16 @@ def make_handler(
     start: str | datetime = "earliest",
     retry: Retry | None = None,
     timeout: float | Timeout | None = None,
-    concurrency: int | None = None,
+    concurrency: int | Concurrency | None = None,
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
+    ordered_by: str | None = None,
     batch: Batch | None = None,
     rate_limit: str | RateLimit | None = None,
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
     keeping: Keeping | None = None,
-    is_task: bool = False,
+    dump: Callable[[Any], bytes] | None = None,
     dependencies: Plan | None = None,
     read: Callable[[Any, str], Any] = getattr,
     fields: Collection[str] | None = None,
@@ -204,8 +215,9 @@ def make_handler(
     if (chosen == "async" and not is_async) or (chosen == "thread" and is_async):
         kind = "async" if is_async else "plain"
         raise ConfigurationError(f"{name}: pool={chosen!r} does not go with a function that is {kind}")
-    if concurrency is not None and concurrency < 1:
-        raise ConfigurationError(f"{name}: concurrency is at least 1, got {concurrency}")
+    in_worker = concurrency.per_worker if isinstance(concurrency, Concurrency) else concurrency
+    if in_worker is not None and in_worker < 1:
+        raise ConfigurationError(f"{name}: concurrency is at least 1, got {in_worker}")
     if isinstance(start, str) and start not in ("earliest", "latest"):
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
     if on_dead is not None and (not callable(on_dead) or inspect.iscoroutinefunction(on_dead)):
@@ -228,16 +240,17 @@ def make_handler(
         start=start,
         retry=retry or Retry(),
         timeout=limits,
-        concurrency=concurrency,
+        concurrency=in_worker,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
+        gate=gate_of(name, taken, ordered_by=ordered_by, concurrency=concurrency, arguments=fields),
         batch=batch,
         rate_limit=rate,
         read=read,
         pool=chosen,
         on_dead=on_dead,
         keeping=keeping,
-        is_task=is_task,
+        dump=dump,
         dependencies=needs,
         wants_context=context is not None or needs is not None,
         is_async=is_async,

@@ -12,15 +12,19 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import msgspec
+
 from streamtask.broker import Broker, Run
 from streamtask.context import Application, BatchContext, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
 from streamtask.middleware import Middleware, consume
+from streamtask.steps import Collect, collected
 from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Mark, Outcome
 from streamtask.worker.blocking import as_coroutines_do
 from streamtask.worker.checkpoints import Checkpoints
+from streamtask.worker.group_values import Values
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.provider import Provider
@@ -50,6 +54,7 @@ class Executor:
         seen: Seen,
         is_cancelled: IsCancelled,
         *,
+        values: Values,
         isolation: Isolation,
         checkpoints: Checkpoints,
         provider: Provider,
@@ -61,6 +66,7 @@ class Executor:
         self.leases = leases
         self.seen = seen
         self._is_cancelled = is_cancelled
+        self._values = values
         self.isolation = isolation
         self._checkpoints = checkpoints
         self._provider = provider
@@ -86,14 +92,14 @@ class Executor:
             group=delivery.group,
         )
         try:
+            if run.flow is not None and run.flow.collect is not None:
+                run = await self._collected(run, run.flow.collect)
             event = self._broker.event(run)
             mark = self._broker.mark(run, event)
             if (mark or run.handler.is_task) and (moot := await self._moot(run, mark)):
                 return moot
-            if run.alone or run.handler.pool == "process":
-                outcome = await self.apart(run, self._isolated(run))
-                if outcome is not None:
-                    return outcome
+            if (run.alone or run.handler.pool == "process") and (outcome := await self.apart(run, self._isolated(run))):
+                return outcome
             handler, context = run.handler, None
             if handler.wants_context or self._middleware:
                 context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
@@ -112,6 +118,12 @@ class Executor:
             return self._broker.fail(run, error)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
+
+    async def _collected(self, run: Run, collect: Collect) -> Run:
+        """A call that takes the values of a group, with them. Raises `PayloadError` where some are gone."""
+        envelope, values = run.envelope, await self._values(run.delivery.stream, collect.group)
+        payload = msgspec.Raw(collected(envelope.payload_bytes, collect, values))
+        return msgspec.structs.replace(run, envelope=msgspec.structs.replace(envelope, payload_json=payload))
 
     async def _moot(self, run: Run, mark: Mark | None) -> Outcome | None:
         """The outcome of a run that is not to be begun: a duplicate, or a task that nobody wants any more."""

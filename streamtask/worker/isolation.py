@@ -51,6 +51,8 @@ class Request(msgspec.Struct, frozen=True):
     alone: bool
     #: What an earlier delivery has checkpointed.
     state: bytes | None
+    #: The payload, where it is another than that of the entry: a call that was given the values of a group.
+    payload: bytes | None = None
 
     def delivery(self) -> Delivery:
         """The delivery as the worker has it."""
@@ -86,7 +88,7 @@ def encode_note(note: Note) -> bytes:
     return msgspec.msgpack.encode(note)
 
 
-def _request(delivery: Delivery, *, alone: bool, state: bytes | None = None) -> Request:
+def _request(delivery: Delivery, *, alone: bool, state: bytes | None = None, payload: bytes | None = None) -> Request:
     return Request(
         delivery.stream,
         delivery.group,
@@ -98,12 +100,13 @@ def _request(delivery: Delivery, *, alone: bool, state: bytes | None = None) -> 
         delivery.uncharged,
         alone,
         state,
+        payload,
     )
 
 
-def encode_request(delivery: Delivery, *, alone: bool, state: bytes | None) -> bytes:
+def encode_request(delivery: Delivery, *, alone: bool, state: bytes | None, payload: bytes | None = None) -> bytes:
     """A delivery as bytes."""
-    return msgspec.msgpack.encode(_request(delivery, alone=alone, state=state))
+    return msgspec.msgpack.encode(_request(delivery, alone=alone, state=state, payload=payload))
 
 
 def decode_request(request: bytes) -> Request | list[Request]:
@@ -164,7 +167,9 @@ class Isolation:
             HandlerTimeoutError: it ran longer than its hard timeout, and was killed.
             ConfigurationError: no child can be started for this app.
         """
-        request = encode_request(run.delivery, alone=run.alone, state=state)
+        has_values = run.flow is not None and run.flow.collect is not None
+        payload = run.envelope.payload_bytes if has_values else None
+        request = encode_request(run.delivery, alone=run.alone, state=state, payload=payload)
         return decode_outcome(
             await self._run(run, request, partial(_take_note, run.delivery, run.envelope.event_id, notes))
         )

@@ -107,7 +107,10 @@ class _Inside:
         plan = self._app.broker.plan(asked.delivery(), {})
         if not isinstance(plan, Run):
             return encode_outcome(plan)
-        run = msgspec.structs.replace(plan, alone=asked.alone)
+        envelope = plan.envelope
+        if asked.payload is not None:
+            envelope = msgspec.structs.replace(envelope, payload_json=msgspec.Raw(asked.payload))
+        run = msgspec.structs.replace(plan, alone=asked.alone, envelope=envelope)
         token = _bind_logs(run)
         try:
             return encode_outcome(self._outcome(run, asked.state))

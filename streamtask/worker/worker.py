@@ -44,6 +44,7 @@ from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
 from streamtask.worker.flow import Flow
+from streamtask.worker.group_values import values_from
 from streamtask.worker.health import Health
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
@@ -250,6 +251,7 @@ class Worker:
             self._leases,
             self._marks.stands,
             self._cancellations.has,
+            values=values_from(self._transport, Outage("workflows", self.metrics)),
             isolation=self._isolation,
             checkpoints=self._checkpoints,
             provider=self._provider,
@@ -338,11 +340,11 @@ class Worker:
             self._duty(f"ticker-{stream}", ticker.run())
 
     def _readings(self) -> list[list[Subscription]]:
-        """What is read together: streams of a group that one read can bring; those with a room of their own apart."""
+        """What is read together: streams of a group that one read can bring; those with own room or gates apart."""
         readings = []
         for group in dict.fromkeys(sub.group for sub in self._subscriptions):
             subs = [sub for sub in self._subscriptions if sub.group == group]
-            limited = [sub for sub in subs if self._has_own_room(sub)]
+            limited = [sub for sub in subs if sub.gates or self._has_own_room(sub)]
             free = [sub for sub in subs if sub not in limited]
             readings += [[sub] for sub in limited]
             by_name = {sub.stream: sub for sub in free}
