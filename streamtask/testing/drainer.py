@@ -41,8 +41,8 @@ class Drainer:
         self._subscriptions = app.broker.subscriptions()
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._running: dict[asyncio.Task[None], Running] = {}
-        #: Of batch handlers, what is to be handled together.
-        self._gathered: dict[int, list[Run]] = {}
+        #: What is to share a call with others, by handler and stream.
+        self._gathered: dict[tuple[int, str], list[Run]] = {}
         self._limits: dict[int, asyncio.Semaphore] = {}
         self._open = AsyncExitStack()
         self._ending = False
@@ -148,7 +148,7 @@ class Drainer:
         if not isinstance(plan, Run):
             await self.settle(delivery, plan)
         elif is_gathered(plan):
-            self._gathered.setdefault(id(plan.handler), []).append(plan)
+            self._gathered.setdefault((id(plan.handler), delivery.stream), []).append(plan)
         else:
             self._start([plan])
 
@@ -175,6 +175,9 @@ class Drainer:
 
     async def _handle(self, running: Running) -> None:
         run = running.run
+        if run.handler.batch is not None:
+            await self._handle_batch(running)
+            return
         async with self._room_for(run.handler):
             try:
                 outcome = await self.execute(run)
@@ -189,20 +192,23 @@ class Drainer:
             await self.settle(run.delivery, outcome)
 
     async def _handle_batch(self, running: Running) -> None:
-        left, ended = {run.delivery: run for run in running.runs}, []
+        # What needs no call is no part of what the call leaves.
+        early: list[Settlement] = []
 
-        def end(run: Run, outcome: Outcome) -> None:
-            del left[run.delivery]
-            ended.append((run, outcome))
+        def settle(run: Run, outcome: Outcome) -> None:
+            early.append(Settlement(run.delivery, outcome, run))
 
         async with self._room_for(running.run.handler):
             try:
-                ended += await self.execute_batch(list(left.values()), end)
+                ended = await self.execute_batch(running.runs, settle)
             except asyncio.CancelledError as error:
                 if self._ending:
                     raise
-                ended += [(run, self.broker.fail(run, error)) for run in left.values()]
-        for settlement in together([Settlement(run.delivery, outcome, run) for run, outcome in ended]):
+                done = {settlement.delivery for settlement in early}
+                left = [run for run in running.runs if run.delivery not in done]
+                ended = [(run, self.broker.fail(run, error)) for run in left]
+        settlements = together([Settlement(run.delivery, outcome, run) for run, outcome in ended])
+        for settlement in [*early, *settlements]:
             await self.settle(settlement.delivery, settlement.outcome)
 
     def _room_for(self, handler: Handler) -> Any:

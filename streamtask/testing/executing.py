@@ -56,9 +56,6 @@ async def executors_of(
         lifespans = Lifespans(app, app.worker_lifespans)
         await lifespans.enter()
         stack.push_async_callback(lifespans.leave)
-        provider = Provider(app, app.dependency_overrides, asyncio.to_thread)
-        await provider.prepare([handler.dependencies for handler in handlers if handler.dependencies is not None])
-        stack.push_async_callback(provider.close)
         isolation = Isolation(app, children=children(handlers), modules=modules)
         stack.push_async_callback(isolation.close)
         checkpoints = checkpoints or Checkpoints(transport, Outage("checkpoint", metrics))
@@ -69,11 +66,10 @@ async def executors_of(
         provider = Provider(app, app.dependency_overrides, asyncio.to_thread)
         stack.push_async_callback(provider.close)
         await provider.prepare(each.dependencies for each in handlers if each.dependencies is not None)
-        leases = Leases()
         executor = Executor(
             app,
             broker,
-            leases,
+            Leases(),
             marks.stands,
             cancellations.has,
             values=values_from(transport, Outage("workflows", metrics)),
@@ -84,8 +80,7 @@ async def executors_of(
             threads=threads,
         )
         stack.callback(executor.close)
-        batches = BatchExecutor(app, broker, leases, marks.stands, isolation=isolation, executor=executor)
-        yield Executors(executor, batches)
+        yield Executors(executor, BatchExecutor(app, broker, executor))
 
 
 def cancellations_of(transport: Transport, running: Callable[[], Iterable[Running]]) -> Cancellations:

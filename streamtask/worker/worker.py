@@ -139,6 +139,7 @@ class Worker:
                 if broker.handler(stream, group, rule.task.name) is not None:
                     self._rules[stream].append(rule)
         self._prepared = False
+        has_batches = any(handler.batch is not None for handler in handlers)
         most = max(handler.batch.size if handler.batch else 1 for handler in handlers)
         started = settings.concurrency * most
         self._started = StartedTable.attach(supervisor.started_fd, slots=started) if supervisor else None
@@ -169,7 +170,7 @@ class Worker:
             settings.concurrency,
             plan=partial(broker.plan, interest=self._interest),
             settle=self._outcome,
-            handle=self._handler if self._paces else self._handle,
+            handle=self._handler if self._paces or has_batches else self._handle,
             limit=limit_of,
             pace=self._pace if self._paces else None,
             changed=self._flow.changed,
@@ -261,14 +262,7 @@ class Worker:
             middleware=self._middleware,
             threads=self._settings.concurrency,
         )
-        self._batches = BatchExecutor(
-            self._app,
-            self._broker,
-            self._leases,
-            self._marks.stands,
-            isolation=self._isolation,
-            executor=self._executor,
-        )
+        self._batches = BatchExecutor(self._app, self._broker, self._executor)
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
         self._duty("progress", self._checkpoints.run())

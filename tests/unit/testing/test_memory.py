@@ -14,6 +14,7 @@ from streamtask import (
     App,
     Backoff,
     Batch,
+    BatchContext,
     BatchError,
     ConfigurationError,
     Context,
@@ -456,3 +457,63 @@ async def test_a_handler_that_cancels_itself_has_failed() -> None:
         await memory.publish(Placed(order_id="1"))
         [letter] = await memory.drain(expect_dead=True)
     assert letter.reason == "max_attempts"
+
+
+# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Line(Event, stream="t-lines", key="n"):
+    n: int
+
+
+class Written(Event, stream="t-written"):
+    lines: list[int]
+
+
+def writer(lists: list[list[int]]) -> App:
+    """An app whose batch handler fails on a 4, and as a whole on what is below 0."""
+    shop = App("t-writer", broker="redis://nowhere.invalid:1")
+
+    @shop.on(batch=Batch(3, wait=3600), retry=Retry(2, backoff=0.0))
+    async def write(lines: list[Line], ctx: BatchContext) -> None:
+        lists.append([line.n for line in lines])
+        if any(line.n < 0 for line in lines):
+            raise OSError("below")
+        ctx.emit(Written(lines=[line.n for line in lines if line.n != 4]))
+        failed = [place for place, line in enumerate(lines) if line.n == 4]
+        if failed:
+            raise BatchError({place: Reject("four") for place in failed})
+
+    return shop
+
+
+async def test_a_drain_handles_batches_that_are_full_and_then_what_is_left() -> None:
+    lists: list[list[int]] = []
+    with in_memory(writer(lists)) as memory:
+        for n in [1, 2, 3, 4, 5, 2]:
+            await memory.publish(Line(n=n))
+        with pytest.raises(DeadLettersError, match="four"):
+            await memory.drain()
+
+        # The second 2 is a duplicate of what was handled in the first batch.
+        assert lists == [[1, 2, 3], [4, 5]]
+        assert [written.lines for written in memory.published_of(Written)] == [[1, 2, 3], [5]]
+
+
+async def test_a_drain_gives_up_alone_what_fails_in_company() -> None:
+    lists: list[list[int]] = []
+    with in_memory(writer(lists)) as memory:
+        for n in [1, -1, 3]:
+            await memory.publish(Line(n=n))
+        with pytest.raises(DeadLettersError, match="below"):
+            await memory.drain()
+
+        assert lists == [[1, -1, 3], [1], [-1], [3]]
+        assert [written.lines for written in memory.published_of(Written)] == [[1], [3]]
+
+
+async def test_what_runs_one_event_by_itself_says_how_a_batch_handler_is_tried() -> None:
+    shop = writer([])
+    [handler] = shop.handlers
+    with in_memory(shop) as memory, pytest.raises(ConfigurationError, match="write takes a list of events: call it"):
+        await memory.eager(handler.function, Line(n=1))
