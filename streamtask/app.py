@@ -10,8 +10,8 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
@@ -152,6 +152,24 @@ class App(Router):
         # A memory is shared; an embedded server has a user of its own here, which outlives `async with`.
         self._connector = shared if shared.scheme == "memory" else Connector(shared.url, durability=self.durability)
         self._transport, self._results, self._users, self._sync = None, None, 0, sync
+
+    @contextmanager
+    def lent(self, connector: Connector) -> Iterator[None]:
+        """Connected to another broker for a while, one that needs no waiting for; afterwards all is as it was.
+
+        For tests: whoever is connected to its own broker must not use it meanwhile.
+        """
+        own = self._url, self._connector, self._transport, self._results, self._users, self._sync
+        self._url, self._connector, self._transport = MaskedUrl(connector.url), connector, connector.open()
+        self._results, self._users, self._sync = None, 1, None
+        try:
+            yield
+        finally:
+            if self._sync is not None:
+                self._sync.close()
+            if self._results is not None:
+                self._results.stop()
+            self._url, self._connector, self._transport, self._results, self._users, self._sync = own
 
     def cut_off(self, reason: str) -> None:
         """Refuse to connect, with this reason: in a child process that cannot reach the broker."""
@@ -470,6 +488,7 @@ class SyncApp:
         self._app = app
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._twin: App | None = None
         self._pid = os.getpid()
 
@@ -503,6 +522,17 @@ class SyncApp:
         """See `App.cancel_task`."""
         return self._wait(lambda twin: twin.cancel_task(stream, event_id, result), "await handle.cancel()")
 
+    def close(self) -> None:
+        """Disconnect, and end the thread. Nothing may use it meanwhile; whoever does so later connects again."""
+        loop, thread, twin = self._loop, self._thread, self._twin
+        if loop is None or thread is None or twin is None or self._pid != os.getpid():
+            return
+        self._loop = self._thread = self._twin = None
+        asyncio.run_coroutine_threadsafe(twin.__aexit__(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
     def _wait(self, call: Callable[[App], Coroutine[Any, Any, _T]], instead: str) -> _T:
         try:
             asyncio.get_running_loop()
@@ -521,7 +551,8 @@ class SyncApp:
         with self._lock:
             if self._loop is None or self._twin is None:
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True).start()
+                self._thread = threading.Thread(target=loop.run_forever, name="streamtask-sync", daemon=True)
+                self._thread.start()
                 twin = copy.copy(self._app)
                 twin.disconnect(self)
                 asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()

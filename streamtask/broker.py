@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import msgspec
 
 from streamtask import envelope as envelopes
+from streamtask.clock import Clock, SystemClock
 from streamtask.codec import Codec
 from streamtask.context import Context
 from streamtask.envelope import Envelope
@@ -92,6 +92,8 @@ class Broker:
     def __init__(self, name: str, *, codec: Codec | None = None, limit: int = envelopes.MAX_BYTES) -> None:
         self.name = name
         self.codec = codec or Codec(limit=limit)
+        #: Tells the moment that stands in the envelope of what is published.
+        self.clock: Clock = SystemClock()
         self._plain = codec is None
         self._limit = limit
         self._readings: dict[tuple[str, str], _Reading] = {}
@@ -395,7 +397,7 @@ class Broker:
             payload=dump(event),
             event_id=event_id,
             trace_id=trace_id,
-            timestamp=envelopes.timestamp(time.time()),
+            timestamp=envelopes.timestamp(self.clock.now()),
             key=key_of(event) if described.key else None,
             headers=headers,
             causation_id=causation_id,

@@ -92,6 +92,11 @@ class ResultReader:
         for news in self._streams.values():
             await news.close()
 
+    def stop(self) -> None:
+        """The same without waiting for it, also where its loop is closed."""
+        for news in self._streams.values():
+            news.stop()
+
 
 class _News:
     """The news of one stream's results."""
@@ -127,9 +132,14 @@ class _News:
 
     async def close(self) -> None:
         """Read no more."""
+        self.stop()
         if self._reading is not None:
-            self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Have the reading end."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
 
     async def _read(self) -> None:
         while self._waiting and self._position is not None:

@@ -144,6 +144,23 @@ def test_the_quickstart_ships_an_order_each_time_it_is_run(run: Run) -> None:
         assert not re.search("traceback|warning", done.stderr, re.IGNORECASE)
 
 
+# ── what is safe to repeat ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_careless_handler_is_found_out_and_the_mended_one_passes(run: Run) -> None:
+    done = run("safe_to_repeat.py")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    careless, careful = done.stdout.strip().split("\n\n")
+    assert "charge(9.5) happened 2 times, expected 1" in careless
+    assert "OrderPaid was published never, expected 1" in careless
+    page = (EXAMPLES.parent / "docs/how-to/testing.md").read_text()
+    shown = page.partition("```text\n")[2].partition("```")[0].splitlines()
+    assert len(shown) > 10
+    assert [line for line in shown if line not in careless.replace("__main__.", "").splitlines()] == []
+    assert re.match(r"__main__\.pay on OrderPlaced: safe to repeat in all of \d+ trials\n", careful)
+
+
 # ── voice activity ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
