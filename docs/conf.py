@@ -38,6 +38,7 @@ nitpick_ignore_regex = [
     # Type variables, and what is behind the public names: see the module itself.
     (r"py:class", r"streamtask\.(router\.(FunctionT|LifespanT)|event\._UpcasterT|inspector\._Row)"),
     (r"py:class", r"streamtask\.task\.(C|P|Q|R|Sending|TaskDecorator|TaskOptions|Sender)(\.\w+)?"),
+    (r"py:class", r"streamtask\.workflow\.(R|S|Callee|Chain|Group|Sender)"),
     (r"py:class", r"streamtask\.testing\.\w+\.(\w*T|_T|CheckOptions)"),
     (r"py:class", r"streamtask\.rules\.RuleOptions"),
     (r"py:class", r"streamtask\.(transport\.port\.Transport|broker\.Broker|context\.\w+|inspector\.Connected)"),

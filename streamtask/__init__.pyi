@@ -1,9 +1,10 @@
 from streamtask.app import App
 from streamtask.blobs import BlobStores
-from streamtask.context import Application, Context, PublishOptions
+from streamtask.context import Application, BatchContext, Context, PublishOptions
 from streamtask.dependencies import Depends
 from streamtask.envelope import Envelope, StoredEnvelope
 from streamtask.errors import (
+    BatchError,
     BlobError,
     BlobMissingError,
     BlobRefusedError,
@@ -24,7 +25,8 @@ from streamtask.errors import (
     TransportError,
 )
 from streamtask.event import Event
-from streamtask.handler import DeadEvent, Timeout
+from streamtask.gating import Concurrency
+from streamtask.handler import Batch, DeadEvent, Timeout
 from streamtask.inspector import Inspector
 from streamtask.middleware import ConsumeNext, Middleware, PublishNext
 from streamtask.rates import RateLimit
@@ -35,16 +37,21 @@ from streamtask.rules import Tick
 from streamtask.settings import Retention
 from streamtask.task import Handle, Task
 from streamtask.transport.values import Progress
+from streamtask.workflow import FailedCall, Signature, Workflow, WorkflowHandle, chain, chord, group
 
 __all__ = [
     "App",
     "Application",
     "Backoff",
+    "Batch",
+    "BatchContext",
+    "BatchError",
     "BlobError",
     "BlobMissingError",
     "BlobRefusedError",
     "BlobStores",
     "BlobTooLargeError",
+    "Concurrency",
     "ConfigurationError",
     "ConsumeNext",
     "Context",
@@ -54,6 +61,7 @@ __all__ = [
     "EnvelopeError",
     "Event",
     "EventRefusedError",
+    "FailedCall",
     "Handle",
     "HandlerTimeoutError",
     "Inspector",
@@ -70,6 +78,7 @@ __all__ = [
     "Retry",
     "RetryLater",
     "Router",
+    "Signature",
     "SoftTimeoutError",
     "StoreFullError",
     "StoredEnvelope",
@@ -80,4 +89,9 @@ __all__ = [
     "Tick",
     "Timeout",
     "TransportError",
+    "Workflow",
+    "WorkflowHandle",
+    "chain",
+    "chord",
+    "group",
 ]

@@ -15,13 +15,15 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 
+import msgspec
+
 from streamtask import envelope as envelopes
 from streamtask.blobs import Blobs, BlobStores
 from streamtask.broker import Broker
 from streamtask.codec import Codec
 from streamtask.context import PublishOptions
 from streamtask.envelope import StoredEnvelope
-from streamtask.errors import ConfigurationError, EnvelopeError, PublishError, TransportError
+from streamtask.errors import ConfigurationError, EnvelopeError, EventRefusedError, PublishError, TransportError
 from streamtask.event import Event, describe
 from streamtask.handler import Handler, make_handler
 from streamtask.middleware import Middleware, Together, around_publish, through
@@ -39,6 +41,7 @@ from streamtask.transport.port import Schedule, Storage, Transport
 from streamtask.transport.values import Outgoing, Progress, Result
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
+from streamtask.workflow import Plan
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ _T = TypeVar("_T")
 
 #: Events that `publish_many` sends in one round trip.
 _BATCH = 500
+#: Seconds between the tries to send a workflow.
+_PAUSES = (0.1, 0.5, 1.0, 2.0)
 
 
 class App(Router):
@@ -101,6 +106,7 @@ class App(Router):
 
     def add(self, handler: Handler) -> None:
         """Take a handler in."""
+        handler.check_around(self.middleware)
         self.broker.add(handler)
         super().add(handler)
 
@@ -109,7 +115,7 @@ class App(Router):
         event = task.bind(self)
         options = {
             "keeping": task.keeping,
-            "is_task": True,
+            "dump": task.dump,
             "dependencies": task.dependencies,
             "read": task.argument,
             "fields": task.parameters,
@@ -251,24 +257,36 @@ class App(Router):
         delay: float | None = None,
         at: datetime | None = None,
         dedup_key: str | None = None,
+        debounce_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
         """Publish an event; returns its event id.
 
         `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes; of
-        a repeat, the id that is returned is that of the event which was published.
+        a repeat, the id that is returned is that of the event which was published. `debounce_key`: takes the place of
+        what waits in the stream under this key; needs a `delay`, goes without `dedup_key`.
         `event_id`: publish again after a `PublishError`, without doubling the event.
 
         Raises:
             PublishError: unknown whether it is stored; publish again with `event_id=error.event_id`.
         """
         if self.middleware:
-            options = PublishOptions(delay=delay, at=at, dedup_key=dedup_key, event_id=event_id, headers=headers)
+            options = PublishOptions(
+                delay=delay, at=at, dedup_key=dedup_key, debounce_key=debounce_key, event_id=event_id, headers=headers
+            )
             given: Any = {name: value for name, value in options.items() if value is not None}
             return await through(around_publish(self.middleware), event, given, self._publish)
         return await self._store_one(
-            self._outgoing(event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key)
+            self._outgoing(
+                event,
+                headers=headers,
+                event_id=event_id,
+                delay=delay,
+                at=at,
+                dedup_key=dedup_key,
+                debounce_key=debounce_key,
+            )
         )
 
     async def _publish(self, event: Event, options: PublishOptions) -> str:
@@ -291,16 +309,18 @@ class App(Router):
         await self._store_all(items)
         return [item.event_id for item in items]
 
-    async def _store_all(self, items: list[Outgoing]) -> None:
-        """Publish in batches, in order. A PublishError says which are not known to be stored."""
+    async def _store_all(self, items: list[Outgoing]) -> list[str]:
+        """Publish in batches, in order; what `_store` gives. A PublishError says which are not known to be stored."""
+        stored: list[str] = []
         for start in range(0, len(items), _BATCH):
             try:
-                await self._store(items[start : start + _BATCH])
+                stored += await self._store(items[start : start + _BATCH])
             except PublishError as error:
                 unsure = {start + place: event_id for place, event_id in error.unsure.items()}
                 unsent = range(start + _BATCH, len(items))
                 error.unsure = unsure | {place: items[place].event_id for place in unsent}
                 raise
+        return stored
 
     def _outgoing(
         self,
@@ -309,10 +329,13 @@ class App(Router):
         delay: float | None = None,
         at: datetime | None = None,
         dedup_key: str | None = None,
+        debounce_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Outgoing:
         _check_due(delay, at)
+        if debounce_key is not None:
+            _check_debounce(debounce_key, delay, dedup_key)
         bound = logs.current()
         return self.broker.outgoing(
             event,
@@ -323,6 +346,7 @@ class App(Router):
             delay=delay,
             at=at,
             dedup_key=dedup_key,
+            debounce_key=debounce_key,
             again=bool(event_id),
         )
 
@@ -362,6 +386,45 @@ class App(Router):
             return
         for stream, n in Counter(item.stream for item in items).items():
             count(stream, n)
+
+    async def send_workflow(self, plan: Plan) -> None:
+        """Keep what a workflow is made of and publish its first calls; for `Workflow.send`.
+
+        Raises:
+            PublishError: unknown whether all of them are stored, after several tries.
+        """
+        bound = logs.current()
+        trace_id = bound.trace_id if bound else envelopes.new_trace_id()
+        items = list(self.broker.calls(plan.stream, plan.first, trace_id, bound.event_id if bound else None))
+        for pause in (*_PAUSES, None):
+            try:
+                await self.transport.workflows.begin(plan.stream, plan.id, plan.definition, ttl=plan.ttl)
+                await self._store_all(items)
+            except EventRefusedError:
+                raise
+            except PublishError as error:
+                if pause is None:
+                    raise
+                # Their ids are those of their places in the workflow: what is stored already is found.
+                items = [msgspec.structs.replace(items[place], again=True) for place in error.unsure]
+            except TransportError as error:
+                if pause is None:
+                    raise PublishError(
+                        f"unknown whether all of the workflow is sent ({error}); its id is error.event_id",
+                        event_id=plan.id,
+                    ) from error
+                await self._revive()
+            else:
+                return
+            await asyncio.sleep(pause)
+
+    async def cancel_workflow(self, stream: str, workflow: str, result: Result | None) -> bool:
+        """Have no call of a workflow begun any more; for `WorkflowHandle.cancel`. False: it has a result."""
+        return await self.transport.workflows.cancel(stream, workflow, result, ttl=CANCELLED_FOR)
+
+    async def group_values(self, stream: str, group: str) -> dict[int, bytes]:
+        """The values of a group of a workflow; for `WorkflowHandle.result`."""
+        return await self.transport.workflows.values(stream, group)
 
     # ── what is scheduled ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -481,6 +544,15 @@ class App(Router):
         return f"App({self.name!r}, broker={mask_url(self.url)!r})"
 
 
+def _check_debounce(key: str, delay: float | None, dedup_key: str | None) -> None:
+    if not key:
+        raise ValueError("debounce_key is a text that says what belongs together, got an empty one")
+    if delay is None:
+        raise ValueError("debounce_key needs a delay: the seconds after the last publish under the key")
+    if dedup_key is not None:
+        raise ValueError("give debounce_key or dedup_key, not both: one keeps the last event, the other the first")
+
+
 class SyncApp:
     """Publishing without `await`, through a private event loop in a thread of its own."""
 
@@ -517,6 +589,18 @@ class SyncApp:
         return self._wait(
             lambda twin: twin.wait_for_result(stream, event_id, timeout=timeout), "await handle.result(...)"
         )
+
+    def send_workflow(self, plan: Plan) -> None:
+        """See `App.send_workflow`."""
+        self._wait(lambda twin: twin.send_workflow(plan), "await workflow.send()")
+
+    def cancel_workflow(self, stream: str, workflow: str, result: Result | None) -> bool:
+        """See `App.cancel_workflow`."""
+        return self._wait(lambda twin: twin.cancel_workflow(stream, workflow, result), "await handle.cancel()")
+
+    def group_values(self, stream: str, group: str) -> dict[int, bytes]:
+        """See `App.group_values`."""
+        return self._wait(lambda twin: twin.group_values(stream, group), "await handle.result(...)")
 
     def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
         """See `App.cancel_task`."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from streamtask import envelope as envelopes
+from streamtask import steps
 from streamtask.clock import Clock, SystemClock
 from streamtask.codec import Codec
 from streamtask.context import Context
@@ -29,20 +30,26 @@ from streamtask.errors import (
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import DeadEvent, Handler, OnDead
+from streamtask.outcomes import Keeping
 from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
+from streamtask.steps import Flow, Ready
 from streamtask.transport.values import (
     PLAIN,
     Cancelled,
     Dead,
     Delivery,
     Done,
+    Gate,
     Mark,
+    Member,
     Outcome,
     Outgoing,
+    Result,
     Retry,
     Skip,
     Start,
+    Step,
     Subscription,
     TypeVersion,
     Wait,
@@ -76,6 +83,8 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     envelope: Envelope
     #: A suspect: its process died while it may have been running it, twice; it runs in a process of its own.
     alone: bool = False
+    #: Its place in a workflow, if it has one.
+    flow: Flow | None = None
 
 
 @dataclass(slots=True)
@@ -143,7 +152,13 @@ class Broker:
     def subscriptions(self, groups: Collection[str] = (), streams: Collection[str] = ()) -> list[Subscription]:
         """What a worker reads, all or only the groups and streams named."""
         return [
-            Subscription(stream=stream, group=group, start=reading.start, handles=self._handles(reading))
+            Subscription(
+                stream=stream,
+                group=group,
+                start=reading.start,
+                handles=self._handles(reading),
+                gates=self._gates(reading),
+            )
             for (stream, group), reading in self._readings.items()
             if (not groups or group in groups) and (not streams or stream in streams)
         ]
@@ -155,6 +170,11 @@ class Broker:
             for type_, (handler, described) in reading.handlers.items()
             for version in describe(described.cls).versions
         )
+
+    @staticmethod
+    def _gates(reading: _Reading) -> tuple[Gate, ...]:
+        found = {id(handler): handler.gate for handler, _ in reading.handlers.values() if handler.gate is not None}
+        return tuple(sorted(found.values(), key=lambda gate: (not gate.ordered, gate.limit, gate.name)))
 
     def handler(self, stream: str, group: str, type_: str) -> Handler | None:
         """The handler of a type in a group."""
@@ -188,18 +208,19 @@ class Broker:
             if only and "\ufffd" not in only:
                 return Skip()
             return Dead(reason="undecodable", error="the field `only` names no group", attempts=delivery.attempt)
-        try:
-            envelope = self.decode(delivery)
-        except EnvelopeError as error:
-            return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
         place = delivery.stream, delivery.group
         reading = self._readings.get(place)
-        found = reading.handlers.get(envelope.event_type) if reading else None
+        try:
+            envelope = self.decode(delivery)
+            found = reading.handlers.get(envelope.event_type) if reading else None
+            flow = None if found is None or found[0].dump is None else steps.flow_of(envelope.payload_bytes)
+        except EnvelopeError as error:
+            return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
         if found is None or not _reads(found[1], envelope.schema_version):
             return self._foreign(delivery, envelope, interest.get(place, ()))
         # Who has been delivered once has not crashed.
         suspect = delivery.deliveries > 1 and delivery.crashes >= CRASHES_BEFORE_ISOLATION
-        return Run(delivery, found[0], found[1], envelope, suspect)
+        return Run(delivery, found[0], found[1], envelope, suspect, flow)
 
     @staticmethod
     def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
@@ -222,7 +243,7 @@ class Broker:
         place = delivery.stream, delivery.group
         known = (envelope.event_type, envelope.schema_version) in interest.get(place, ())
         reason = "unsupported_type" if known else "unsupported_version"
-        return Dead(
+        dead = Dead(
             reason=reason,
             error=f"no worker of group {delivery.group!r} took {envelope.event_type} {envelope.schema_version} "
             f"within {WAIT_TIMEOUT:g} s",
@@ -230,6 +251,12 @@ class Broker:
             event_id=envelope.event_id,
             event_type=envelope.event_type,
         )
+        try:
+            flow = steps.flow_of(envelope.payload_bytes)
+        except EnvelopeError:
+            # A field of this name of somebody's own event.
+            flow = None
+        return dead if flow is None else self._end_of_call(delivery, envelope, flow, dead)
 
     def event(self, run: Run) -> Event:
         """The payload as its event class. Raises PayloadError."""
@@ -272,15 +299,21 @@ class Broker:
     def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
         """The handler returned: its effects. `context` is None where the handler does not take one."""
         emitted = context.emits if context is not None else ()
-        keeping, result = run.handler.keeping, None
-        if keeping is not None:
-            result, returned = keeping.returned(run.envelope.event_id, returned), None
+        name, result, step = run.handler.name, None, None
+        following: tuple[Outgoing, ...] = ()
+        if run.handler.dump is not None:
+            if run.handler.keeping is not None or run.flow is not None:
+                written = run.handler.dump(returned)
+                if run.handler.keeping is not None:
+                    result = run.handler.keeping.returned(run.envelope.event_id, written)
+                if run.flow is not None:
+                    following, step = self._next_calls(run, run.flow, written)
+            returned = None
         if returned is None and not emitted:
-            return Done(mark=mark, result=result) if mark or result else _DONE
-        name = run.handler.name
+            return Done(following, mark, result, step) if mark or result or step else _DONE
         emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
         emits += emitted
-        return Done(self._emits(run, name, emits), mark, result)
+        return Done(self._emits(run, name, emits) + following, mark, result, step)
 
     def _emits(self, run: Run, emitter: str, emits: Iterable[tuple[Event, float | None]]) -> tuple[Outgoing, ...]:
         """Events and their delays as a delivery emits them: with ids that come out the same when it is repeated."""
@@ -292,11 +325,101 @@ class Broker:
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
         return tuple(outgoing)
 
+    def succeed_together(
+        self, runs: Sequence[Run], emitted: Sequence[tuple[Event, float | None]], returned: Any
+    ) -> tuple[Outgoing, ...]:
+        """One call has handled all these: its effects.
+
+        The first of them stands for all as their cause, but their ids are made of all: a repeat with other members is
+        another call.
+        """
+        first, name = runs[0], runs[0].handler.name
+        causes = ((run.envelope.event_id, run.delivery.replay) for run in runs)
+        key = " ".join(f"{event_id}/{replay}" if replay else event_id for event_id, replay in causes)
+        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
+        outgoing = []
+        for index, (event, delay) in enumerate([*emits, *emitted]):
+            event_id = envelopes.emit_id(key, first.delivery.group, name, index)
+            cause = first.envelope
+            outgoing.append(self.outgoing(event, event_id, cause.trace_id, cause.event_id, delay=delay))
+        return tuple(outgoing)
+
     @staticmethod
     def cancel(run: Run) -> Outcome:
         """Whoever sent the task does not want it any more."""
-        keeping = run.handler.keeping
-        return Cancelled(result=None if keeping is None else keeping.cancelled(run.envelope.event_id))
+        keeping, flow, event_id = run.handler.keeping, run.flow, run.envelope.event_id
+        result = None if keeping is None else keeping.cancelled(event_id)
+        step = final = None
+        if flow is not None:
+            if flow.final != event_id and flow.final_ttl is not None:
+                final = Keeping(ttl=flow.final_ttl).cancelled(flow.final)
+            step = Step(flow.workflow, flow.step, "cancelled", flow.ttl, final)
+        return Cancelled(result=result, step=step)
+
+    # ── workflows ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def calls(
+        self, stream: str, ready: Iterable[Ready], trace_id: str, causation_id: str | None
+    ) -> tuple[Outgoing, ...]:
+        """Calls of a workflow as the transport takes them."""
+        return tuple(
+            self._packed(
+                stream,
+                each.id,
+                envelopes.encode(
+                    event_type=each.task,
+                    schema_version="v1",
+                    source=self.name,
+                    payload=each.payload,
+                    event_id=each.id,
+                    trace_id=trace_id,
+                    timestamp=envelopes.timestamp(self.clock.now()),
+                    causation_id=causation_id,
+                    limit=self._limit,
+                ),
+                delay=each.delay,
+            )
+            for each in ready
+        )
+
+    def _next_calls(self, run: Run, flow: Flow, written: bytes) -> tuple[tuple[Outgoing, ...], Step]:
+        """What follows a call that is done: the next ones, or its value among those of its group."""
+        stream, envelope = run.delivery.stream, run.envelope
+        following = self.calls(stream, steps.after(flow, written), envelope.trace_id, envelope.event_id)
+        member = None
+        if not flow.then and flow.frames:
+            frame = flow.frames[-1]
+            ready = steps.after_group(flow)
+            member = Member(
+                frame.group,
+                frame.index,
+                frame.size,
+                written,
+                self.calls(stream, ready, envelope.trace_id, envelope.event_id),
+                # The values stand by themselves; this says that they are all there.
+                None if ready else Keeping(ttl=flow.ttl).returned(frame.group, b"null"),
+            )
+        return following, Step(flow.workflow, flow.step, "done", flow.ttl, None, member)
+
+    def _end_of_call(self, delivery: Delivery, envelope: Envelope, flow: Flow, dead: Dead) -> Dead:
+        """A death with what it means to the workflow: whoever waits is told, and the callbacks are made."""
+        final: Result | None = None
+        if flow.final != envelope.event_id and flow.final_ttl is not None:
+            final = Keeping(ttl=flow.final_ttl).failed(flow.final, dead)
+        step = Step(flow.workflow, flow.step, "failed", flow.ttl, final)
+        callbacks = [
+            msgspec.structs.replace(
+                call, id=envelopes.emit_id(envelope.event_id, delivery.group, "on_error", index, delivery.replay)
+            )
+            for index, call in enumerate(steps.callbacks(flow, dead))
+        ]
+        emits: tuple[Outgoing, ...] = ()
+        try:
+            emits = self.calls(delivery.stream, callbacks, envelope.trace_id, envelope.event_id)
+        except EventRefusedError:
+            # Too large with what it is told. The dead letter is written all the same.
+            log.exception("on_error.failed", extra={"task": dead.event_type, "workflow": flow.workflow})
+        return msgspec.structs.replace(dead, emits=emits, step=step)
 
     def fail(self, run: Run, error: BaseException) -> Outcome:
         """The handler raised, timed out or lost its process: again, or dead."""
@@ -308,7 +431,13 @@ class Broker:
             if run.handler.keeping is not None:
                 result = run.handler.keeping.failed(run.envelope.event_id, dead)
                 dead = msgspec.structs.replace(dead, result=result)
+            if run.flow is not None:
+                return self._end_of_call(run.delivery, run.envelope, run.flow, dead)
             return dead if run.handler.on_dead is None else self._with_last_words(run, dead, run.handler.on_dead)
+        return self.again(run, error)
+
+    def again(self, run: Run, error: BaseException) -> Retry:
+        """The handler raised: run again after its backoff."""
         return Retry(self._delay(run), error=_describe(error))
 
     @staticmethod
@@ -380,6 +509,7 @@ class Broker:
         delay: float | None = None,
         at: datetime | None = None,
         dedup_key: str | None = None,
+        debounce_key: str | None = None,
         again: bool = False,
     ) -> Outgoing:
         """An event as the transport takes it; `delay` and what follows are fields of `Outgoing`.
@@ -403,19 +533,29 @@ class Broker:
             causation_id=causation_id,
             limit=self._limit,
         )
+        return self._packed(
+            described.stream,
+            event_id,
+            body,
+            delay=delay,
+            at=at,
+            dedup_key=dedup_key,
+            debounce_key=debounce_key,
+            again=again,
+        )
+
+    def _packed(self, stream: str, event_id: str, body: bytes, **options: Any) -> Outgoing:
+        """An envelope in the app's codec. `options`: fields of `Outgoing`."""
         content_type = content_encoding = None
         if not self._plain:
             body, content_type, content_encoding = self.codec.encode(body)
         return Outgoing(
-            stream=described.stream,
+            stream=stream,
             body=body,
             event_id=event_id,
             content_type=content_type,
             content_encoding=content_encoding,
-            delay=delay,
-            at=at,
-            dedup_key=dedup_key,
-            again=again,
+            **options,
         )
 
 

@@ -17,6 +17,7 @@ from streamtask.broker import Broker
 from streamtask.doctor import WAITING_AFTER, DeadFacts, Facts, GroupFacts, Skipped, Waiting
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError, EnvelopeError, NotFoundError
+from streamtask.steps import CallState, call_states, decode_definition
 from streamtask.timetable import timetable
 from streamtask.transport.port import DeadLetters, Inspection, Schedule, Transport
 from streamtask.transport.values import (
@@ -33,8 +34,9 @@ from streamtask.transport.values import (
 _Row = TypeVar("_Row")
 _Protocol = TypeVar("_Protocol")
 
-#: Who owns entries that only other workers of a group handle.
+#: Who owns entries that only other workers of a group handle, and those that queue behind others of their key.
 WAITING_OWNER = "~waiting"
+_QUEUED_OWNER = "~queued"
 #: The largest envelope that is decoded without an app to say otherwise, in bytes: far above what an app would allow.
 _LIMIT = 64 << 20
 #: Entries that one round trip brings, with their bodies and without.
@@ -300,6 +302,21 @@ class Inspector:
         found.sort(key=lambda event: event.due_in_ms)
         return Listing(found[:limit], cut=len(found) > limit)
 
+    async def workflow(self, workflow: str, stream: str | None = None) -> list[CallState]:
+        """How far each call of a workflow is, in their order, in whatever stream it lives.
+
+        Raises NotFoundError where there is no such workflow, or where it ended too long ago.
+        """
+        for name in await self.streams(stream):
+            found = await self.transport.workflows.states(name, workflow)
+            if found is not None:
+                return call_states(workflow, decode_definition(found[0]), found[1])
+        where = "any stream" if stream is None else f"stream {stream!r}"
+        raise NotFoundError(
+            f"there is no workflow {workflow!r} in {where}; one is kept for as long as it was sent with (ttl, a day by "
+            "default), counted from its last step"
+        )
+
     async def memberships(self, stream: str | None = None, group: str | None = None) -> list[Membership]:
         """What each group is interested in, and when it was last alive."""
         names = await self.streams(stream)
@@ -524,10 +541,10 @@ def _shares(counts: Sequence[int], limit: int) -> list[int]:
 def _state(entry: PendingEntry) -> str:
     """`running`, `retrying` or `abandoned`.
 
-    An entry that waits for a worker that handles its type is `retrying`, too: it is nobody's and comes again by
-    itself. It has no due time, because what it waits for is a worker.
+    An entry that waits for a worker that handles its type, or for others of its key, is `retrying`, too: it is nobody's
+    and comes again by itself. It has no due time, because what it waits for is a worker, or another entry.
     """
-    if entry.due_in_ms is not None or entry.consumer == WAITING_OWNER:
+    if entry.due_in_ms is not None or entry.consumer in (WAITING_OWNER, _QUEUED_OWNER):
         return "retrying"
     return "running" if entry.alive else "abandoned"
 

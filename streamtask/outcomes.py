@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import msgspec
 
 from streamtask.errors import TaskCancelledError, TaskFailedError
@@ -21,6 +18,9 @@ class _Failed(msgspec.Struct, tag="failed", frozen=True):
     error: str
     traceback: str
     attempts: int
+    #: Of the call that failed: of a workflow, it is one of several.
+    task: str = ""
+    event_id: str = ""
 
 
 class _Cancelled(msgspec.Struct, tag="cancelled", frozen=True):
@@ -34,20 +34,25 @@ CANCELLED = _encode(_Cancelled())
 
 
 class Keeping(msgspec.Struct, frozen=True, kw_only=True):
-    """How the outcomes of one handler are kept: they are what it returns, and no events."""
+    """How outcomes are kept."""
 
-    #: Value → JSON. Raises `EventRefusedError` for what would not come back as it is.
-    dump: Callable[[Any], bytes]
     #: Seconds.
     ttl: float
 
-    def returned(self, event_id: str, value: Any) -> Result:
-        """What was returned. Raises `EventRefusedError`."""
-        return Result(event_id, _encode(_Returned(msgspec.Raw(self.dump(value)))), self.ttl)
+    def returned(self, event_id: str, written: bytes) -> Result:
+        """What was returned, as JSON."""
+        return Result(event_id, _encode(_Returned(msgspec.Raw(written))), self.ttl)
 
     def failed(self, event_id: str, dead: Dead) -> Result:
         """Why nothing will be."""
-        failed = _Failed(reason=dead.reason, error=dead.error, traceback=dead.traceback, attempts=dead.attempts)
+        failed = _Failed(
+            reason=dead.reason,
+            error=dead.error,
+            traceback=dead.traceback,
+            attempts=dead.attempts,
+            task=dead.event_type,
+            event_id=dead.event_id,
+        )
         return Result(event_id, _encode(failed), self.ttl)
 
     def cancelled(self, event_id: str) -> Result:
@@ -90,9 +95,11 @@ def value_of(body: bytes, *, of: str) -> bytes:
     if isinstance(kept, _Cancelled):
         raise TaskCancelledError(f"{of} was cancelled before it was done; what it would have emitted was not published")
     raise TaskFailedError(
-        f"{of} failed ({kept.reason}): {kept.error}",
+        f"{kept.task or of} failed ({kept.reason}): {kept.error}",
         reason=kept.reason,
         error=kept.error,
         traceback=kept.traceback,
         attempts=kept.attempts,
+        task=kept.task or of,
+        event_id=kept.event_id,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, Generic, NotRequired, ParamSpec, Protocol, TypeVar, Unpack, overload
 
@@ -23,10 +23,13 @@ from streamtask.annotations import hints_of, plain
 from streamtask.context import Context, PublishOptions
 from streamtask.dependencies import Plan, depends, plan
 from streamtask.errors import ConfigurationError, EventRefusedError
-from streamtask.event import Event, describe
+from streamtask.event import Event, describe, dump
 from streamtask.outcomes import Keeping, value_of
 from streamtask.settings import RESULT_TTL
 from streamtask.transport.values import Progress, Result
+from streamtask.workflow import BlockingSender as BlockingWorkflowSender
+from streamtask.workflow import Sender as WorkflowSender
+from streamtask.workflow import Signature
 
 #: Arguments of a task's call; what it gives; arguments and result of the function itself.
 P = ParamSpec("P")
@@ -35,7 +38,7 @@ R = TypeVar("R")
 C = TypeVar("C")
 
 
-class Sender(Protocol):
+class Sender(WorkflowSender, Protocol):
     """What of an app a task needs."""
 
     @property
@@ -59,7 +62,7 @@ class Sender(Protocol):
         """The blocking twin."""
 
 
-class BlockingSender(Protocol):
+class BlockingSender(BlockingWorkflowSender, Protocol):
     """The same for code that cannot await."""
 
     def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
@@ -70,6 +73,10 @@ class BlockingSender(Protocol):
 
     def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
         """See `Sender.cancel_task`."""
+
+
+class _Payload(msgspec.Struct):
+    arguments: msgspec.Raw
 
 
 class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +117,8 @@ class Task(Generic[P, R, Q, C]):
         self._hints = hints
         self._value: TypeAdapter[Any] = _adapter(hints.get("return", Any), self.name)
         self._home: tuple[Sender, type[Event]] | None = None
+        #: Classes of events that lack one argument, by its name: of steps that are given it later.
+        self._lacking: dict[str, type[Event]] = {}
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", self.name)
 
@@ -154,15 +163,21 @@ class Task(Generic[P, R, Q, C]):
         return describe(self.event).stream
 
     @property
+    def result_ttl(self) -> float | None:
+        """Seconds that its results are kept; None: they are not."""
+        return self.options_of_task.result_ttl
+
+    @property
     def keeping(self) -> Keeping | None:
         """How its results are kept; None: not at all."""
-        ttl = self.options_of_task.result_ttl
-        return None if ttl is None else Keeping(dump=self._dump, ttl=ttl)
+        ttl = self.result_ttl
+        return None if ttl is None else Keeping(ttl=ttl)
 
     @property
     def parameters(self) -> list[str]:
-        """The names of what it is called with."""
-        return list(self._signature.parameters)
+        """The names of what it is called with, each for one value."""
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return [each.name for each in self._parameters if each.kind not in several]
 
     def argument(self, event: Event, name: str) -> Any:
         """What a call has for a parameter."""
@@ -222,6 +237,37 @@ class Task(Generic[P, R, Q, C]):
         bound = self._signature.bind(*args, **kwargs)
         return self.event(arguments=bound.arguments)
 
+    # ── as a step ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """A call that is not made yet, as a step of a workflow. What the step before comes to is its first argument."""
+        return Signature(self, args, kwargs)
+
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
+        """The same with all of its arguments: it takes no value of the step before it."""
+        return Signature(self, args, kwargs, takes_value=False)
+
+    def written(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, takes_value: bool) -> tuple[bytes, str]:
+        """The arguments of a call as JSON, and the parameter that is left for what the step before comes to."""
+        if not takes_value:
+            return _arguments(self.call(tuple(args), dict(kwargs))), ""
+        name = self._first_open(kwargs)
+        is_first = self._parameters[0].name == name and self._parameters[0].kind is not inspect.Parameter.KEYWORD_ONLY
+        placed = ((None, *args), kwargs) if is_first else (args, {**kwargs, name: None})
+        bound = self._signature.bind(*placed[0], **placed[1])
+        del bound.arguments[name]
+        if name not in self._lacking:
+            self._lacking[name] = self._event_class(self.stream, without=name)
+        return _arguments(self._lacking[name](arguments=bound.arguments)), name
+
+    def _first_open(self, kwargs: Mapping[str, Any]) -> str:
+        """The first parameter that is given no argument by name."""
+        several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        for parameter in self._parameters:
+            if parameter.kind not in several and parameter.name not in kwargs:
+                return parameter.name
+        raise TypeError("no parameter is left")
+
     @property
     def sender(self) -> Sender:
         """See `home`."""
@@ -236,11 +282,18 @@ class Task(Generic[P, R, Q, C]):
         value: R = self._value.validate_json(value_of(body, of=self.name))
         return value
 
+    def load_value(self, written: bytes) -> R:
+        """A value that was kept as JSON."""
+        value: R = self._value.validate_json(written)
+        return value
+
     # ── to the wire ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _event_class(self, stream: str) -> type[Event]:
+    def _event_class(self, stream: str, *, without: str = "") -> type[Event]:
         fields: dict[str, Any] = {}
         for parameter in self._parameters:
+            if parameter.name == without:
+                continue
             hint: Any = self._hints.get(parameter.name, Any)
             if parameter.kind is parameter.VAR_POSITIONAL:
                 fields[parameter.name] = NotRequired[tuple[hint, ...]]
@@ -261,7 +314,8 @@ class Task(Generic[P, R, Q, C]):
         except PydanticSchemaGenerationError as error:
             raise ConfigurationError(f"the task {self.name} has a parameter that cannot be written: {error}") from error
 
-    def _dump(self, value: Any) -> bytes:
+    def dump(self, value: Any) -> bytes:
+        """What it returned, as JSON. Raises `EventRefusedError` for what would not come back as it is."""
         try:
             written = self._value.dump_json(value, warnings="error")
             self._value.validate_json(written)
@@ -371,6 +425,10 @@ def _name(function: Callable[..., Any]) -> str:
         started = getattr(sys.modules["__main__"], "__file__", None)
         module = Path(started).stem if started else module
     return f"{module}.{function.__qualname__}"
+
+
+def _arguments(call: Event) -> bytes:
+    return bytes(msgspec.json.decode(dump(call), type=_Payload).arguments)
 
 
 def _adapter(hint: Any, name: str) -> TypeAdapter[Any]:

@@ -34,7 +34,7 @@ def pending(  # noqa: PLR0917 - click passes them by name
 
     Of each: is it running, does it wait for its next attempt (retrying), or was it left by a dead worker and will be
     taken over within seconds (abandoned)? Due is when a retrying one comes again; one without waits for a worker that
-    handles its type.
+    handles its type, or behind others of its key (ordered_by, concurrency).
     """
     found = ask(reference, broker, lambda inspector: inspector.pending(stream, group, limit=limit))
     output.print_rows(output.rows(found.rows), as_json=as_json, empty="Nothing is pending.")
@@ -92,6 +92,20 @@ def workers(reference: str | None, broker: str | None, as_json: bool) -> None:
     """The living workers: where they are, what for, and how many events each is handling."""
     found = ask(reference, broker, lambda inspector: inspector.workers())
     output.print_rows(output.rows(found), as_json=as_json, empty="No worker lives.")
+
+
+@inspect.command()
+@click.argument("id_", metavar="ID")
+@server_options
+@stream_option
+@json_option
+def workflow(id_: str, reference: str | None, broker: str | None, stream: str | None, as_json: bool) -> None:
+    """A workflow, call by call: which are done, which were sent, and which wait for those before them.
+
+    ID is that of the workflow, as its handle has it. `streamtask inspect event` shows one of the calls whole.
+    """
+    found = ask(reference, broker, lambda inspector: inspector.workflow(id_, stream))
+    output.print_rows(output.rows(found), as_json=as_json, empty="")
 
 
 @inspect.command()

@@ -15,6 +15,7 @@ from streamtask.transport.port import Transport
 from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
+from streamtask.worker.group_values import values_from
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import children
@@ -65,6 +66,7 @@ async def executor_of(
             Leases(),
             marks.stands,
             cancellations.has,
+            values=values_from(transport, Outage("workflows", metrics)),
             isolation=isolation,
             checkpoints=checkpoints,
             provider=provider,

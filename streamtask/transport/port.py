@@ -50,10 +50,12 @@ class Transport(Protocol):
 
     capabilities: Capabilities
     recovery: Recovery
+    gates: Gates
     checkpoints: Checkpoints
     results: Results
     cancellations: Cancellations
     rates: Rates
+    workflows: Workflows
     schedule: Schedule | None
     retention: Retention | None
     dead_letters: DeadLetters | None
@@ -96,7 +98,8 @@ class Transport(Protocol):
         """Commit outcomes, each atomic and fenced by (owner, deliveries).
 
         A TransportError in the list: that one was not committed (where it `is_unknown`, perhaps it was) and stays
-        pending; settle it again. A raised TransportError: unknown for all of them.
+        pending; settle it again. A raised TransportError: unknown for all of them. `Together` has one verdict for all
+        of its members, LOST where none of them is held.
         """
 
     async def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
@@ -159,6 +162,27 @@ class Recovery(Protocol):
 
     async def mend(self, stream: str, group: str) -> int:
         """Rebuild the indexes of parked and waiting entries from the pending list; returns how many were missing."""
+
+
+class Gates(Protocol):
+    """Entries of one key one after the other, or so many at a time, across all workers (`Subscription.gates`).
+
+    `recovery.claim` lets through what comes again; whatever acks an entry opens its gate to the next one, which is then
+    due.
+    """
+
+    async def fetch(self, subscription: Subscription, owner: str, *, count: int, wait: float) -> list[Delivery]:
+        """New entries that are let through, as `Transport.fetch`; those that are not are queued, owned by nobody.
+
+        Reading and queueing are one step. Nothing is read while some thousand entries queue, nor, where all that is
+        handled goes through one gate, while that one is shut.
+        """
+
+    async def news(self, *, within: float) -> set[tuple[str, str]]:
+        """(stream, group) in which `settle` of this transport has let entries through; waits for the first.
+
+        `within`: seconds at most. They are for `recovery.claim`, of this worker or another.
+        """
 
 
 class Checkpoints(Protocol):
@@ -226,6 +250,26 @@ class Rates(Protocol):
         If not, it is told when to ask again, which is after all that were told so before it, and within `longest`
         seconds. What has been told so comes back as a `first`. The stream is where the limits stand; nothing is read
         from it.
+        """
+
+
+class Workflows(Protocol):
+    """How far workflows are, and the values of their groups; written by `settle`, and run out."""
+
+    async def begin(self, stream: str, workflow: str, definition: bytes, *, ttl: float) -> None:
+        """Keep what a workflow is made of, for `ttl` seconds. May be done again."""
+
+    async def states(self, stream: str, workflow: str) -> tuple[bytes, dict[str, str]] | None:
+        """What a workflow is made of, and the states of those of its calls that have ended; None: it is not known."""
+
+    async def values(self, stream: str, group: str) -> dict[int, bytes]:
+        """The values of a group that have come so far, by their index."""
+
+    async def cancel(self, stream: str, workflow: str, result: Result | None, *, ttl: float) -> bool:
+        """Cancel all calls of a workflow, for `ttl` seconds, and store what became of it.
+
+        False: it has a result, which stays.
+        Its id is among those that `Cancellations.cancelled` tells of; whoever begins or runs one of its calls asks.
         """
 
 

@@ -37,8 +37,29 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: Stored once per key and stream within `dedup_window` seconds.
     dedup_key: str | None = None
     dedup_window: float = 600.0
+    #: Takes the place of what waits under this key in its stream, body and moment. With `delay` or `at`.
+    debounce_key: str | None = None
     #: An earlier publish of this event id may have succeeded: look for it before storing.
     again: bool = False
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """What lets entries of one key through, so many at a time across all workers; the others queue behind it.
+
+    The key is read from the envelope as it stands in the entry. Envelopes that an engine cannot read (encoded ones)
+    have one key together, and so have those in which there is none.
+    """
+
+    #: Stands for a handler: the same in every worker of the group.
+    name: str
+    #: Types of the events that go through it.
+    types: tuple[str, ...]
+    #: Where the key stands in the payload, name by name; empty: all have the same key.
+    path: tuple[str, ...] = ()
+    limit: int = 1
+    #: One at a time, in the order of the stream: its place is kept through retries, hand-backs and crashes. In one that
+    #: is not ordered, what is parked for later gives its place up, and comes to the gate again when it is due.
+    ordered: bool = False
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +71,15 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     start: str | datetime = "earliest"
     #: The types and versions that this worker handles; they join the group's durable set.
     handles: frozenset[TypeVersion] = frozenset()
+    #: What its entries go through, the strictest first: it takes what cannot be told apart.
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def limit(self) -> int | None:
+        """How much of the stream can be handled at a time, where one gate has the same key for all that is handled."""
+        if len(self.gates) != 1 or self.gates[0].path:
+            return None
+        return self.gates[0].limit if {type_ for type_, _ in self.handles} <= set(self.gates[0].types) else None
 
 
 # ── what comes out ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -73,7 +103,7 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     failures: int = 0
     #: Deliveries that were nobody's fault: hand-backs, parks.
     uncharged: int = 0
-    #: Something of it may be kept beside the stream in this delivery (`Checkpoints`): the engine's note to itself.
+    #: Something of it may be kept beside the stream (`Checkpoints`, `Gates`): the engine's note to itself.
     kept: bool = False
 
     @property
@@ -190,12 +220,43 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     ttl: float
 
 
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """A value that joins those of a group's other members."""
+
+    group: str
+    index: int
+    #: How many values make the group complete.
+    size: int
+    value: bytes
+    #: Stored together with the value that makes it complete.
+    emits: tuple[Outgoing, ...] = ()
+    result: Result | None = None
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """What the end of one call means to its workflow.
+
+    A call that is done ends no second time: the effects of another run of it are dropped.
+    """
+
+    workflow: str
+    #: Which of the workflow's calls.
+    name: str
+    state: Literal["done", "failed", "cancelled"]
+    #: Seconds from now on for which the states of the workflow's calls, and the values of its groups, are kept.
+    ttl: float
+    #: What became of the whole workflow, where this call decides that.
+    result: Result | None = None
+    member: Member | None = None
+
+
 class Done(msgspec.Struct, frozen=True, gc=False):
     """Handled: commit the effects and ack, in one atomic step."""
 
     emits: tuple[Outgoing, ...] = ()
     mark: Mark | None = None
     result: Result | None = None
+    step: Step | None = None
 
 
 class Cancelled(Done, frozen=True, gc=False):
@@ -223,6 +284,7 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     #: What the handler has to say about its end.
     emits: tuple[Outgoing, ...] = ()
     result: Result | None = None
+    step: Step | None = None
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -250,7 +312,19 @@ class Wait(msgspec.Struct, frozen=True):
     timeout: float
 
 
-Outcome = Done | Retry | Dead | Release | Skip | Wait
+class Together(msgspec.Struct, frozen=True, gc=False):
+    """Handled by one call with others: commit its effects with the acks and marks of all of them, or change nothing.
+
+    What is settled is the first of them; the others are of the same stream, group and owner.
+    """
+
+    emits: tuple[Outgoing, ...]
+    #: Of the first.
+    mark: Mark | None
+    others: tuple[tuple[Delivery, Mark | None], ...]
+
+
+Outcome = Done | Retry | Dead | Release | Skip | Wait | Together
 
 
 class Verdict(Enum):
@@ -259,8 +333,10 @@ class Verdict(Enum):
     SETTLED = "settled"
     #: The fence refused it: another owner, or a later delivery. Nothing was changed.
     LOST = "lost"
-    #: A mark of this name stands already: acked, effects dropped.
+    #: A mark of this name stands already, or the step of a workflow is done: acked, effects dropped.
     DUPLICATE = "duplicate"
+    #: Of those that were to be settled together some are lost or duplicates, and some are not. Nothing was changed.
+    TORN = "torn"
 
 
 # ── when a handler may start ──────────────────────────────────────────────────────────────────────────────────────

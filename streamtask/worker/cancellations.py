@@ -28,7 +28,8 @@ class Cancellations:
 
     async def has(self, run: Run) -> bool:
         """Whether a run is cancelled before it has begun."""
-        return await self._lookups.stands(run.delivery.stream, run.envelope.event_id)
+        asked = (self._lookups.stands(run.delivery.stream, name) for name in _names(run))
+        return any(await asyncio.gather(*asked))
 
     async def run(self) -> None:
         """Look at what runs, until cancelled."""
@@ -46,12 +47,18 @@ class Cancellations:
                 self._outage.failed(error)
 
     async def _look(self, stream: str, found: list[Running]) -> None:
-        ids = [running.run.envelope.event_id for running in found]
-        answers = await self._transport.cancellations.cancelled(stream, ids)
-        for running, is_cancelled in zip(found, answers, strict=True):
-            if is_cancelled:
+        asked = [(name, running) for running in found for name in _names(running.run)]
+        answers = await self._transport.cancellations.cancelled(stream, [name for name, _ in asked])
+        for (_, running), is_cancelled in zip(asked, answers, strict=True):
+            if is_cancelled and not running.revoked:
                 running.revoke()
 
     async def close(self) -> None:
         """Ask no more."""
         await self._lookups.close()
+
+
+def _names(run: Run) -> list[str]:
+    """What a run is cancelled by: its own id, or that of its workflow."""
+    own = run.envelope.event_id
+    return [own] if run.flow is None else [own, run.flow.workflow]

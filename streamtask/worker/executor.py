@@ -10,17 +10,21 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from streamtask.broker import Broker, Run
-from streamtask.context import Application, Context, decode_state
+from streamtask.context import Application, BatchContext, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
 from streamtask.middleware import Middleware, consume
+from streamtask.steps import Collect, collected
 from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Mark, Outcome
 from streamtask.worker.blocking import as_coroutines_do
 from streamtask.worker.checkpoints import Checkpoints
+from streamtask.worker.group_values import Values
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.provider import Provider
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 #: Crashes after which a suspect is given up that no process can be started for.
 _POISON_LIMIT = 5
 
+T = TypeVar("T")
+AnyContext = Context | BatchContext | None
 #: Answers whether a de-duplication mark stands: group, (stream, mark).
 Seen = Callable[[str, tuple[str, str]], Awaitable[bool]]
 #: Answers whether a task is cancelled.
@@ -48,6 +54,7 @@ class Executor:
         seen: Seen,
         is_cancelled: IsCancelled,
         *,
+        values: Values,
         isolation: Isolation,
         checkpoints: Checkpoints,
         provider: Provider,
@@ -59,6 +66,7 @@ class Executor:
         self._leases = leases
         self._seen = seen
         self._is_cancelled = is_cancelled
+        self._values = values
         self._isolation = isolation
         self._checkpoints = checkpoints
         self._provider = provider
@@ -84,14 +92,14 @@ class Executor:
             group=delivery.group,
         )
         try:
+            if run.flow is not None and run.flow.collect is not None:
+                run = await self._collected(run, run.flow.collect)
             event = self._broker.event(run)
             mark = self._broker.mark(run, event)
             if (mark or run.handler.is_task) and (moot := await self._moot(run, mark)):
                 return moot
-            if run.alone or run.handler.pool == "process":
-                outcome = await self._apart(run)
-                if outcome is not None:
-                    return outcome
+            if (run.alone or run.handler.pool == "process") and (outcome := await self.apart(run, self._isolated(run))):
+                return outcome
             handler, context = run.handler, None
             if handler.wants_context or self._middleware:
                 context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
@@ -111,6 +119,12 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
 
+    async def _collected(self, run: Run, collect: Collect) -> Run:
+        """A call that takes the values of a group, with them. Raises `PayloadError` where some are gone."""
+        envelope, values = run.envelope, await self._values(run.delivery.stream, collect.group)
+        payload = msgspec.Raw(collected(envelope.payload_bytes, collect, values))
+        return msgspec.structs.replace(run, envelope=msgspec.structs.replace(envelope, payload_json=payload))
+
     async def _moot(self, run: Run, mark: Mark | None) -> Outcome | None:
         """The outcome of a run that is not to be begun: a duplicate, or a task that nobody wants any more."""
         delivery = run.delivery
@@ -127,12 +141,15 @@ class Executor:
             return None
         return await self._checkpoints.load(run.delivery)
 
-    async def _apart(self, run: Run) -> Outcome | None:
-        """The outcome of a run in a child process; None where it has to run here."""
+    async def _isolated(self, run: Run) -> Outcome:
+        return await self._isolation.handle(run, self._checkpoints, await self._state(run))
+
+    async def apart(self, run: Run, isolated: Awaitable[T]) -> T | None:
+        """What becomes of a run in a child process; None where it has to run here."""
         if run.alone:
             log.warning("event.isolated", extra={"entry_id": run.delivery.entry_id, "crashes": run.delivery.crashes})
         try:
-            return await self._isolation.handle(run, self._checkpoints, await self._state(run))
+            return await isolated
         except ConfigurationError as error:
             if run.handler.pool == "process":
                 raise
@@ -148,11 +165,11 @@ class Executor:
         """The call with the middleware around it, whose time is its own: it sees what a timeout raises."""
         middleware = (*self._middleware, *run.handler.middleware)
         if context is None or not middleware:
-            return self._within(run, event, context)
-        return consume(middleware, event, context, lambda event: self._within(run, event, context))
+            return self.within(run, event, context)
+        return consume(middleware, event, context, lambda event: self.within(run, event, context))
 
-    async def _within(self, run: Run, event: Event, context: Context | None) -> Any:
-        """What the handler returns within its time.
+    async def within(self, run: Run, event: Event | list[Event], context: AnyContext) -> Any:
+        """What a handler returns within its time; the first run of a batch stands for all.
 
         What cannot be ended (a thread, an async handler that blocks or ignores its cancellation) is waited for, with
         its lease held, and has timed out all the same: nothing may run beside it.
@@ -176,7 +193,7 @@ class Executor:
             raise HandlerTimeoutError(hard)
         return returned
 
-    async def _call(self, run: Run, event: Event, context: Context | None) -> Any:
+    async def _call(self, run: Run, event: Event | list[Event], context: AnyContext) -> Any:
         handler, soft = run.handler, run.handler.timeout.soft
         if handler.is_async:
             coroutine = self._awaited(run, event, context)
@@ -194,7 +211,7 @@ class Executor:
             hard=handler.timeout.hard,
         )
 
-    def _awaited(self, run: Run, event: Event, context: Context | None) -> Any:
+    def _awaited(self, run: Run, event: Event | list[Event], context: AnyContext) -> Any:
         handler = run.handler
         if handler.dependencies is None:
             return handler.call(event, context)

@@ -16,7 +16,19 @@ from typing import Any
 import pytest
 import redis
 
-from streamtask import App, Context, Event, PublishError, Reject, Retry
+from streamtask import (
+    App,
+    Concurrency,
+    Context,
+    Event,
+    PublishError,
+    Reject,
+    Retry,
+    TaskFailedError,
+    chain,
+    chord,
+    group,
+)
 from streamtask.errors import TransportError
 from streamtask.settings import Retention
 from streamtask.transport.connect import open_transport
@@ -25,11 +37,14 @@ from streamtask.transport.values import (
     Delivery,
     Done,
     Mark,
+    Member,
     Outcome,
     Outgoing,
     Progress,
     Release,
+    Result,
     Skip,
+    Step,
     Subscription,
     Verdict,
     Wait,
@@ -90,7 +105,8 @@ async def test_publishing_and_working_and_operating_need_no_more_than_the_lines_
     kinds = ["plain", "emits", "emits later", "fails once", "dies", "delayed", "deduplicated", "again"]
     async with App("door", broker=users.url("publisher")) as door:
         await door.publish_many([Job(n=n, kind=kind) for n, kind in enumerate(kinds[:5])])
-        await door.publish(Job(n=5, kind="delayed"), delay=0.05)
+        for _ in range(2):
+            await door.publish(Job(n=5, kind="delayed"), delay=0.05, debounce_key="five")
         for _ in range(2):
             await door.publish(Job(n=6, kind="deduplicated"), dedup_key="six")
         event_id = await door.publish(Job(n=7, kind="again"))
@@ -182,6 +198,59 @@ async def test_a_task_and_waiting_for_its_result_need_no_more_than_the_lines_giv
             assert (await ask(users.url("operator"), "tasks", "cancel", second.id)).code == 1
             third = await sent.options(delay=60).send(3)
             assert (await ask(users.url("operator"), "tasks", "cancel", third.id)).code == 0
+    assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
+
+
+async def test_workflows_need_no_more_than_the_lines_give(users: Users) -> None:
+    def double(n: int) -> int:
+        return 2 * n
+
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    def fail(n: int) -> int:
+        raise Reject("fails")
+
+    door, shop = App("shop", broker=users.url("publisher")), App("shop", broker=users.url("worker"))
+    for app in (door, shop):
+        for function in (double, total, fail):
+            app.task(name=function.__name__)(function)
+    doubled, totalled, failing = door.tasks
+    async with door, shop.worker():
+        joined = await chord([doubled.s(1), doubled.s(2) | doubled.s()], totalled.s()).send()
+        assert await joined.result(timeout=20) == 10
+        assert await (await group(doubled.s(1), doubled.s(2)).send()).result(timeout=20) == [2, 4]
+        with pytest.raises(TaskFailedError):
+            await (await chain(failing.s(1), doubled.s()).on_error(doubled.si(3)).send()).result(timeout=20)
+        later = await chain(doubled.s(1).options(delay=60), doubled.s()).send()
+        assert await later.cancel() is True
+        said = await ask(users.url("operator"), "inspect", "workflow", joined.id, "--json")
+    assert [row["state"] for row in said.document] == ["done"] * 4
+    assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
+
+
+async def test_order_and_limits_across_workers_need_no_more_than_the_lines_of_a_worker_give(users: Users) -> None:
+    app = App("shop", broker=users.url("worker"))
+    ran: list[tuple[str, int]] = []
+
+    @app.on(Job, ordered_by="kind", retry=Retry(2, backoff=lambda _: 0.01))
+    async def ordered(job: Job, ctx: Context) -> None:
+        ran.append(("ordered", job.n))
+        if ctx.attempt == 1:
+            raise ValueError("fails")
+
+    @app.on(Made, concurrency=Concurrency(1))
+    async def alone(made: Made) -> None:
+        ran.append(("alone", made.n))
+
+    async with app:
+        await app.publish_many([Job(n=n, kind="k") for n in range(3)])
+        await app.publish_many([Made(n=n) for n in range(3)])
+        async with app.worker():
+            await until(lambda: len(ran) == 9, 20)
+            for sub in app.broker.subscriptions():
+                await app.transport.recovery.mend(sub.stream, sub.group)
+    assert [n for what, n in ran if what == "ordered"] == [0, 0, 1, 1, 2, 2]
     assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
 
 
@@ -302,6 +371,8 @@ def test_what_is_none_of_a_users_business_is_refused_by_the_server(users: Users,
         ("evalsha", {"dedup_key": "k"}),
         ("zadd", {"delay": 5.0}),
         ("hset", {"delay": 5.0}),
+        ("hget", {"delay": 5.0, "debounce_key": "k"}),
+        ("zrem", {"delay": 5.0, "debounce_key": "k"}),
         ("set", {"dedup_key": "k"}),
         ("hexists", {"event_id": "8d7cf34e-9b6f-4bb3-a87c-0b0f0f9c64a9"}),
     ],
@@ -354,6 +425,11 @@ def outcomes() -> dict[str, Outcome]:
         "retry": RetryOutcome(delay=60.0, error="failed"),
         "dead": Dead(reason="rejected"),
         "release": Release(delay=60.0),
+        "result": Done(result=Result("e1", b"1", 60.0)),
+        "ends a group": Done(
+            result=Result("e2", b"2", 60.0),
+            step=Step("w", "1", "done", 60.0, member=Member("g", 0, 1, b"2", (item(6),))),
+        ),
         "skip": Skip(event_type="Other"),
         "wait": Wait(type="Job", version="v2", timeout=60.0),
     }
@@ -362,7 +438,7 @@ def outcomes() -> dict[str, Outcome]:
 #: Commands that the settlement of a delivery sends from its scripts.
 _SETTLING = [
     "xpending", "time", "xack", "hdel", "type", "xadd", "hset", "zadd", "zrem", "exists", "set", "xclaim", "hincrby",
-    "sadd", "smembers", "hsetnx", "xdel",
+    "sadd", "smembers", "hsetnx", "xdel", "hget", "hlen", "pexpire",
 ]  # fmt: skip
 
 
@@ -397,8 +473,13 @@ async def test_a_settlement_that_the_acl_refuses_half_way_is_settled_once_when_i
 
     admin = users.admin
     made = sorted(fields[b"envelope"] for _, fields in admin.xrange("stream:made"))
-    assert made == [b'{"n":%d}' % n for n in (1, 2, 3, 5)]
+    assert made == [b'{"n":%d}' % n for n in (1, 2, 3, 5, 6)]
     assert admin.zrange("{stream:made}:delayed", 0, -1) == [b"made-4"]
+    assert (admin.hgetall("{stream:jobs}:workflow:w"), admin.hgetall("{stream:jobs}:group:g")) == (
+        {b"1": b"done"},
+        {b"0": b"2"},
+    )
+    assert sorted({fields[b"id"] for _, fields in admin.xrange("{stream:jobs}:results")}) == [b"e1", b"e2"]
     assert admin.xlen("{stream:jobs}:dead") == 1
     pending = Counter(entry["consumer"] for entry in admin.xpending_range("stream:jobs", "shop", "-", "+", 50))
     assert pending == {b"~parked": 2, b"~waiting": 1}

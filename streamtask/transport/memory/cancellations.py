@@ -23,7 +23,7 @@ class MemoryCancellations:
             if state.results.get(event_id, now) is not None:
                 return False
             state.cancelled.put(event_id, value=True, until=now + ttl, now=now)
-            if state.delayed.pop(event_id, None) is not None and result is not None:
+            if state.unschedule(event_id) and result is not None:
                 self._store.keep(stream, result, now)
             return True
 

@@ -27,11 +27,12 @@ class MemorySchedule:
             now = self._clock()
             moments = []
             for stream in streams:
-                delayed = self._store.find(stream).delayed
+                state = self._store.find(stream)
+                delayed = state.delayed
                 for event_id, waiting in sorted(delayed.items(), key=lambda pair: (pair[1].due, pair[0])):
                     if waiting.due <= now:
                         self._store.append(waiting.item, now)
-                        del delayed[event_id]
+                        state.unschedule(event_id)
                     else:
                         moments.append(waiting.due)
                         break
@@ -55,7 +56,7 @@ class MemorySchedule:
     async def cancel(self, stream: str, event_id: str) -> bool:
         """See `Schedule.cancel`."""
         with self._store.lock:
-            return self._store.find(stream).delayed.pop(event_id, None) is not None
+            return self._store.find(stream).unschedule(event_id)
 
     async def reschedule(
         self, stream: str, event_id: str, *, delay: float | None = None, at: datetime | None = None

@@ -11,7 +11,23 @@ import msgspec
 from streamtask.errors import EventRefusedError, PublishError, StoreFullError
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.client import Argument, ServerError
-from streamtask.transport.values import Dead, Delivery, Done, Outcome, Outgoing, Release, Result, Retry, Skip, Wait
+from streamtask.transport.values import (
+    Dead,
+    Delivery,
+    Done,
+    Gate,
+    Mark,
+    Member,
+    Outcome,
+    Outgoing,
+    Release,
+    Result,
+    Retry,
+    Skip,
+    Step,
+    Together,
+    Wait,
+)
 
 #: KEYS of the settle script before the streams that are emitted to.
 _SETTLE_KEYS = 8
@@ -69,6 +85,15 @@ def entry(item: Outgoing) -> list[Argument]:
     return words
 
 
+def gates(declared: Sequence[Gate]) -> list[Argument]:
+    """Gates for the scripts that read through them."""
+    words: list[Argument] = []
+    for gate in declared:
+        words += [gate.name, "o" if gate.ordered else "c", gate.limit]
+        words += [len(gate.path), *gate.path, len(gate.types), *gate.types]
+    return words
+
+
 def published(item: Outgoing, reply: Any) -> str | Exception:
     """What became of one published item."""
     if isinstance(reply, ServerError):
@@ -90,6 +115,8 @@ def is_plain(settlement: tuple[Delivery, Outcome]) -> bool:
     """Done without effects, and without a history that would have to be cleared."""
     delivery, result = settlement
     if type(result) is not Done or result.emits or result.mark is not None or result.result is not None:
+        return False
+    if result.step is not None:
         return False
     return delivery.deliveries == 1 and not delivery.kept
 
@@ -127,24 +154,24 @@ class Targets:
 
 def emits_of(result: Outcome) -> tuple[Outgoing, ...]:
     """What an outcome has to be stored elsewhere."""
-    return result.emits if isinstance(result, Done | Dead) else ()
+    return result.emits if isinstance(result, Done | Dead | Together) else ()
 
 
 def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[Argument]:
     """One outcome for the settle script."""
     head = (delivery.entry_id, delivery.deliveries)
     match result:
-        case Done():
-            return _done(delivery, result, targets)
+        case Done() | Together():
+            return _handled(delivery, result, targets)
         case Retry():
             return ("retry", *head, round(result.delay * 1000), int(result.failed), result.error)
         case Release():
             return ("release", *head, round(result.delay * 1000))
         case Dead():
             words = _letter(delivery, result)
-            emits = [word for emit in result.emits for word in targets.words(emit)]
             told = (0,) if result.result is None else (1, *_result(result.result))
-            return ("dead", *head, len(words), *words, len(result.emits), *emits, *told)
+            step = (0,) if result.step is None else (1, *_step(result.step, targets))
+            return ("dead", *head, len(words), *words, *_emits(result.emits, targets), *told, *step)
         case Skip():
             noted = int(delivery.only is None)
             return ("skip", *head, result.event_type, noted, result.version, round(result.timeout * 1000))
@@ -152,10 +179,20 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
 
 
+def _handled(delivery: Delivery, result: Done | Together, targets: Targets) -> Sequence[Argument]:
+    if isinstance(result, Done):
+        return _done(delivery, result, targets)
+    words: list[Argument] = ["together", delivery.entry_id, delivery.deliveries, *_mark(result.mark)]
+    words.append(len(result.others))
+    for other, mark in result.others:
+        words += (other.entry_id, other.deliveries, *_mark(mark))
+    return [*words, *_emits(result.emits, targets)]
+
+
 def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument]:
     # Every word costs; most outcomes have few.
-    mark, emits, result = done.mark, done.emits, done.result
-    if mark is None and result is None:
+    mark, emits, result, step = done.mark, done.emits, done.result, done.step
+    if mark is None and result is None and step is None:
         if not emits:
             return ("done", delivery.entry_id, delivery.deliveries)
         if len(emits) == 1:
@@ -165,17 +202,42 @@ def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument
                 if place:
                     return ("emit", delivery.entry_id, delivery.deliveries, place, emit.body)
     words: list[Argument] = ["effects", delivery.entry_id, delivery.deliveries]
-    if result is not None:
+    if step is not None:
+        words = ["step", delivery.entry_id, delivery.deliveries, *_step(step, targets), int(result is not None)]
+        if result is not None:
+            words += _result(result)
+    elif result is not None:
         words = ["result", delivery.entry_id, delivery.deliveries, *_result(result)]
-    words += ("", 0, 0) if mark is None else (mark.name, max(1, round(mark.window * 1000)), int(mark.replace))
-    words.append(len(emits))
+    words += _mark(mark)
+    words += _emits(emits, targets)
+    return words
+
+
+def _emits(emits: Sequence[Outgoing], targets: Targets) -> list[Argument]:
+    words: list[Argument] = [len(emits)]
     for emit in emits:
         words += targets.words(emit)
     return words
 
 
+def _mark(mark: Mark | None) -> tuple[Argument, ...]:
+    return ("", 0, 0) if mark is None else (mark.name, max(1, round(mark.window * 1000)), int(mark.replace))
+
+
 def _result(result: Result) -> tuple[Argument, ...]:
     return result.event_id, max(1, round(result.ttl * 1000)), result.body
+
+
+def _step(step: Step, targets: Targets) -> list[Argument]:
+    words: list[Argument] = [step.workflow, max(1, round(step.ttl * 1000)), step.name, step.state]
+    words += (0,) if step.result is None else (1, *_result(step.result))
+    words += (0,) if step.member is None else (1, *_member(step.member, targets))
+    return words
+
+
+def _member(member: Member, targets: Targets) -> list[Argument]:
+    told = (0,) if member.result is None else (1, *_result(member.result))
+    return [member.group, member.index, member.size, member.value, *_emits(member.emits, targets), *told]
 
 
 def _letter(delivery: Delivery, dead: Dead) -> list[Argument]:

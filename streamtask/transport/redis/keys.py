@@ -7,12 +7,16 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:waits:G                SET     "TYPE<tab>VERSION" that some entry waits for
     T:wait:G:TYPE:VERSION    ZSET    waiting entry id -> deadline, ms  (index of what `~waiting` owns)
     T:history:G              HASH    "ID:f" failures, "ID:u" uncharged deliveries, "ID:e" last error,
-                                     "ID:s" checkpointed state, "ID:p" progress
+                                     "ID:s" checkpointed state, "ID:p" progress, "ID:k" the gate it has come to
+    T:gates:G                ZSET    "GATE ID", each 0                 (through a gate, which hashes its name and key)
+    T:queued:G               ZSET    "GATE ID", each 0                 (index of what `~queued` owns)
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
     T:progress:ID            STREAM  `p`: how far an event's handler is, the last word of it  (expires)
-    T:cancelled:ID           STRING  "1": nobody wants this event any more  (expires)
+    T:cancelled:ID           STRING  "1": nobody wants this event, or workflow, any more  (expires)
+    T:workflow:ID            HASH    "~" -> what it is made of, call -> done, failed or cancelled  (expires)
+    T:group:ID               HASH    index -> value of a member of a group of a workflow  (expires)
     T:types:G                SET     "TYPE<tab>VERSION" that the group is interested in
     T:skipped:G              HASH    TYPE -> first skipped id, "TYPE<tab>n" -> how many
     T:dead                   STREAM  dead letters of all groups
@@ -20,6 +24,7 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:floors                 HASH    group -> id before everything it has not finished; "~sweep:" -> cursor
     T:seen                   HASH    group -> last registration, ms
     T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
+    T:debounce               HASH    "k:KEY" -> event id, "e:ID" -> key: what of T:delayed was published under a key
     T:cron                   HASH    rule -> last slot, ms; "RULE<tab>text" its timetable, "RULE<tab>begun" since when,
                                      ms, "RULE<tab>seen" when a worker had it, ms
     T:outbox                 STREAM  emits for streams of another slot: `target`, `event_id`, `delay`, then the entry
@@ -41,7 +46,9 @@ from __future__ import annotations
 PARKED = "~parked"
 #: Owns entries of types that only other workers handle.
 WAITING = "~waiting"
-RESERVED = frozenset({PARKED, WAITING})
+#: Owns entries that queue behind a gate.
+QUEUED = "~queued"
+RESERVED = frozenset({PARKED, WAITING, QUEUED})
 
 #: Of one slot, with the beats: whoever can beat there can see who else does, also while other nodes are away.
 STREAMS = "{streamtask}:streams"
@@ -95,6 +102,16 @@ def history(name: str, group: str) -> str:
     return f"{tag(name)}:history:{group}"
 
 
+def gates(name: str, group: str) -> str:
+    """Who is through a gate of the group's."""
+    return f"{tag(name)}:gates:{group}"
+
+
+def queued(name: str, group: str) -> str:
+    """Index of entries that queue behind a gate."""
+    return f"{tag(name)}:queued:{group}"
+
+
 def result(name: str, event_id: str) -> str:
     """The result of an event."""
     return f"{tag(name)}:result:{event_id}"
@@ -113,6 +130,16 @@ def progress(name: str, event_id: str) -> str:
 def cancelled(name: str, event_id: str) -> str:
     """That an event is cancelled."""
     return f"{tag(name)}:cancelled:{event_id}"
+
+
+def workflow(name: str, workflow_id: str) -> str:
+    """How far a workflow is."""
+    return f"{tag(name)}:workflow:{workflow_id}"
+
+
+def values(name: str, group_id: str) -> str:
+    """The values of a group of a workflow."""
+    return f"{tag(name)}:group:{group_id}"
 
 
 def done(name: str, group: str, mark: str) -> str:
@@ -161,6 +188,8 @@ def registration(name: str, group: str) -> list[str]:
         history(name, group),
         retry(name, group),
         waits(name, group),
+        gates(name, group),
+        queued(name, group),
     ]
 
 
@@ -172,6 +201,11 @@ def delayed(name: str) -> str:
 def delayed_bodies(name: str) -> str:
     """Events that are not due yet."""
     return f"{tag(name)}:delayed:body"
+
+
+def debounced(name: str) -> str:
+    """Which delayed event stands for a key."""
+    return f"{tag(name)}:debounce"
 
 
 def cron(name: str) -> str:

@@ -42,7 +42,7 @@ def test_an_unknown_command_is_answered_with_those_there_are(word: str) -> None:
 @pytest.mark.parametrize(
     ("group", "known"),
     [
-        ("inspect", "consumers, event, groups, pending, scheduled, streams, workers"),
+        ("inspect", "consumers, event, groups, pending, scheduled, streams, workers, workflow"),
         ("dead", "list, purge, replay, show"),
         ("groups", "drop, list"),
         ("scheduled", "cancel, move"),
