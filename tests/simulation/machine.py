@@ -143,7 +143,9 @@ class TransportMachine(RuleBasedStateMachine):
         if key in self._keys:
             assert stored == self._keys[key]
         elif delay is None:
-            self._model.append(stored)
+            newest = self._model.ever[-1] if self._model.ever else "0"
+            [entry] = self._call(self._transport.read(_STREAM, after=newest, count=2, wait=0))
+            self._model.append(entry.entry_id)
         else:
             (self._model.later if delay else self._model.due).add(stored)
         self._keys.setdefault(key, stored)
