@@ -1,9 +1,10 @@
 from streamtask.app import App
 from streamtask.blobs import BlobStores
-from streamtask.context import Application, Context, PublishOptions
+from streamtask.context import Application, BatchContext, Context, PublishOptions
 from streamtask.dependencies import Depends
 from streamtask.envelope import Envelope, StoredEnvelope
 from streamtask.errors import (
+    BatchError,
     BlobError,
     BlobMissingError,
     BlobRefusedError,
@@ -24,7 +25,7 @@ from streamtask.errors import (
     TransportError,
 )
 from streamtask.event import Event
-from streamtask.handler import DeadEvent, Timeout
+from streamtask.handler import Batch, DeadEvent, Timeout
 from streamtask.inspector import Inspector
 from streamtask.middleware import ConsumeNext, Middleware, PublishNext
 from streamtask.rates import RateLimit
@@ -41,6 +42,9 @@ __all__ = [
     "App",
     "Application",
     "Backoff",
+    "Batch",
+    "BatchContext",
+    "BatchError",
     "BlobError",
     "BlobMissingError",
     "BlobRefusedError",

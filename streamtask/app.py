@@ -106,6 +106,7 @@ class App(Router):
 
     def add(self, handler: Handler) -> None:
         """Take a handler in."""
+        handler.check_around(self.middleware)
         self.broker.add(handler)
         super().add(handler)
 
@@ -256,24 +257,36 @@ class App(Router):
         delay: float | None = None,
         at: datetime | None = None,
         dedup_key: str | None = None,
+        debounce_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
         """Publish an event; returns its event id.
 
         `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes; of
-        a repeat, the id that is returned is that of the event which was published.
+        a repeat, the id that is returned is that of the event which was published. `debounce_key`: takes the place of
+        what waits in the stream under this key; needs a `delay`, goes without `dedup_key`.
         `event_id`: publish again after a `PublishError`, without doubling the event.
 
         Raises:
             PublishError: unknown whether it is stored; publish again with `event_id=error.event_id`.
         """
         if self.middleware:
-            options = PublishOptions(delay=delay, at=at, dedup_key=dedup_key, event_id=event_id, headers=headers)
+            options = PublishOptions(
+                delay=delay, at=at, dedup_key=dedup_key, debounce_key=debounce_key, event_id=event_id, headers=headers
+            )
             given: Any = {name: value for name, value in options.items() if value is not None}
             return await through(around_publish(self.middleware), event, given, self._publish)
         return await self._store_one(
-            self._outgoing(event, headers=headers, event_id=event_id, delay=delay, at=at, dedup_key=dedup_key)
+            self._outgoing(
+                event,
+                headers=headers,
+                event_id=event_id,
+                delay=delay,
+                at=at,
+                dedup_key=dedup_key,
+                debounce_key=debounce_key,
+            )
         )
 
     async def _publish(self, event: Event, options: PublishOptions) -> str:
@@ -314,10 +327,13 @@ class App(Router):
         delay: float | None = None,
         at: datetime | None = None,
         dedup_key: str | None = None,
+        debounce_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Outgoing:
         _check_due(delay, at)
+        if debounce_key is not None:
+            _check_debounce(debounce_key, delay, dedup_key)
         bound = logs.current()
         return self.broker.outgoing(
             event,
@@ -328,6 +344,7 @@ class App(Router):
             delay=delay,
             at=at,
             dedup_key=dedup_key,
+            debounce_key=debounce_key,
             again=bool(event_id),
         )
 
@@ -523,6 +540,15 @@ class App(Router):
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, broker={mask_url(self.url)!r})"
+
+
+def _check_debounce(key: str, delay: float | None, dedup_key: str | None) -> None:
+    if not key:
+        raise ValueError("debounce_key is a text that says what belongs together, got an empty one")
+    if delay is None:
+        raise ValueError("debounce_key needs a delay: the seconds after the last publish under the key")
+    if dedup_key is not None:
+        raise ValueError("give debounce_key or dedup_key, not both: one keeps the last event, the other the first")
 
 
 class SyncApp:

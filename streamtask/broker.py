@@ -313,6 +313,25 @@ class Broker:
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
         return tuple(outgoing)
 
+    def succeed_together(
+        self, runs: Sequence[Run], emitted: Sequence[tuple[Event, float | None]], returned: Any
+    ) -> tuple[Outgoing, ...]:
+        """One call has handled all these: its effects.
+
+        The first of them stands for all as their cause, but their ids are made of all: a repeat with other members is
+        another call.
+        """
+        first, name = runs[0], runs[0].handler.name
+        causes = ((run.envelope.event_id, run.delivery.replay) for run in runs)
+        key = " ".join(f"{event_id}/{replay}" if replay else event_id for event_id, replay in causes)
+        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
+        outgoing = []
+        for index, (event, delay) in enumerate([*emits, *emitted]):
+            event_id = envelopes.emit_id(key, first.delivery.group, name, index)
+            cause = first.envelope
+            outgoing.append(self.outgoing(event, event_id, cause.trace_id, cause.event_id, delay=delay))
+        return tuple(outgoing)
+
     @staticmethod
     def cancel(run: Run) -> Outcome:
         """Whoever sent the task does not want it any more."""
@@ -403,6 +422,10 @@ class Broker:
             if run.flow is not None:
                 return self._end_of_call(run.delivery, run.envelope, run.flow, dead)
             return dead if run.handler.on_dead is None else self._with_last_words(run, dead, run.handler.on_dead)
+        return self.again(run, error)
+
+    def again(self, run: Run, error: BaseException) -> Retry:
+        """The handler raised: run again after its backoff."""
         return Retry(self._delay(run), error=_describe(error))
 
     @staticmethod
@@ -474,6 +497,7 @@ class Broker:
         delay: float | None = None,
         at: datetime | None = None,
         dedup_key: str | None = None,
+        debounce_key: str | None = None,
         again: bool = False,
     ) -> Outgoing:
         """An event as the transport takes it; `delay` and what follows are fields of `Outgoing`.
@@ -497,7 +521,16 @@ class Broker:
             causation_id=causation_id,
             limit=self._limit,
         )
-        return self._packed(described.stream, event_id, body, delay=delay, at=at, dedup_key=dedup_key, again=again)
+        return self._packed(
+            described.stream,
+            event_id,
+            body,
+            delay=delay,
+            at=at,
+            dedup_key=dedup_key,
+            debounce_key=debounce_key,
+            again=again,
+        )
 
     def _packed(self, stream: str, event_id: str, body: bytes, **options: Any) -> Outgoing:
         """An envelope in the app's codec. `options`: fields of `Outgoing`."""

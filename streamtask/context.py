@@ -32,6 +32,7 @@ class PublishOptions(TypedDict, total=False):
     delay: float | None
     at: datetime | None
     dedup_key: str | None
+    debounce_key: str | None
     event_id: str | None
     headers: Mapping[str, str] | None
 
@@ -123,8 +124,7 @@ class Context:
 
         Nothing is published if the handler fails, or if another worker has taken the delivery over.
         """
-        if delay is not None and not 0 <= delay < math.inf:
-            raise ValueError(f"delay is in seconds, from 0, got {delay}")
+        _check_delay(delay)
         self._emits.append((event, delay))
 
     @property
@@ -168,6 +168,44 @@ class Context:
         return ContextLogger(_handlers_log)
 
 
+class BatchContext:
+    """The deliveries that a batch handler is handling, in the order of its list."""
+
+    __slots__ = ("_emits", "app", "attempts", "envelopes")
+
+    def __init__(self, envelopes: Sequence[Envelope], attempts: Sequence[int], app: Application) -> None:
+        #: The envelope of each event.
+        self.envelopes = envelopes
+        #: 1 + the failures so far of each event.
+        self.attempts = attempts
+        #: The app whose handler this is.
+        self.app = app
+        self._emits: list[tuple[Event, float | None]] = []
+
+    def emit(self, event: Event, delay: float | None = None) -> None:
+        """Publish an event in the same atomic step as the acks of all events of the list that did not fail.
+
+        Nothing is published if the handler fails as a whole, or if another worker has taken one of them over.
+        """
+        _check_delay(delay)
+        self._emits.append((event, delay))
+
+    @property
+    def emits(self) -> Sequence[tuple[Event, float | None]]:
+        """What was emitted so far, with its delay."""
+        return self._emits
+
+    @property
+    def sync(self) -> BlockingPublisher:
+        """The blocking twin of the app, for threads and child processes."""
+        return self.app.sync
+
+    @property
+    def log(self) -> ContextLogger:
+        """A logger whose lines carry the event id and the trace id of the first event."""
+        return ContextLogger(_handlers_log)
+
+
 class BlockingContext:
     """`ctx.sync`: for handlers in threads and child processes, which cannot await."""
 
@@ -195,6 +233,11 @@ class BlockingContext:
             notes.save_blocking(delivery, _encoded(state))
         else:
             raise ConfigurationError("ctx.sync would block the running event loop; write `await ctx.checkpoint(...)`")
+
+
+def _check_delay(delay: float | None) -> None:
+    if delay is not None and not 0 <= delay < math.inf:
+        raise ValueError(f"delay is in seconds, from 0, got {delay}")
 
 
 def decode_state(state: bytes | None) -> Any:

@@ -103,6 +103,10 @@ class Plan(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         """The same with other functions in the place of some."""
         return _planned(self.function, self.name, self.events, self.own, overrides)
 
+    def asks_for(self, *given: Given) -> bool:
+        """Whether it, or something that is made for it, is given one of these."""
+        return _asks_for(self.needs, given)
+
     def of_process(self) -> Iterator[Call]:
         """What of it is made once a process."""
         return _of_process(self.needs)
@@ -293,6 +297,10 @@ def _name(function: Callable[..., Any]) -> str:
     if not hasattr(readable, "__qualname__"):
         readable = type(readable)
     return f"{readable.__module__}.{readable.__qualname__}"
+
+
+def _asks_for(needs: Needs, given: Collection[Given]) -> bool:
+    return any(_asks_for(source.needs, given) if isinstance(source, Call) else source in given for _, source in needs)
 
 
 def _of_process(needs: Needs) -> Iterator[Call]:

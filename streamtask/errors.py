@@ -20,6 +20,7 @@ StreamtaskError
     InUseError                  what was to be removed is in use; nothing was changed
     RetryLater                  raised by a handler: again after a delay, not counted as a failure
     Reject                      raised by a handler: dead-letter now
+    BatchError                  raised by a batch handler: these of its events failed, the others are done
         BlobError               a blob that can never be read or stored as asked for: a handler's event is dead-lettered
             BlobMissingError    there is none, or not any more
             BlobRefusedError    its URI is outside of what the app allows; nothing was read
@@ -29,6 +30,11 @@ StreamtaskError
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Final
+
+#: Errors of a batch that are named in one text.
+_NAMED: Final = 5
 
 
 class StreamtaskError(Exception):
@@ -166,6 +172,23 @@ class RetryLater(StreamtaskError):  # noqa: N818 - a handler raises it as a requ
 
 class Reject(StreamtaskError):  # noqa: N818 - as above
     """Raised by a handler to dead-letter the event at once, with the reason given."""
+
+
+class BatchError(StreamtaskError):
+    """Raised by a batch handler: some events of its list failed, each with an error of its own; the others are done.
+
+    `BatchError({2: error})`: the third event of the list failed. Each is then treated as if its handler had raised its
+    error: run again or dead-lettered by its own attempts. `RetryLater` and `Reject` mean what they mean alone.
+    """
+
+    def __init__(self, errors: Mapping[int, Exception]) -> None:
+        wrong = [index for index in errors if not isinstance(index, int) or isinstance(index, bool) or index < 0]
+        if not errors or wrong or not all(isinstance(error, Exception) for error in errors.values()):
+            raise ValueError(f"errors are exceptions by the place of their event in the list, from 0, got {errors!r}")
+        named = "; ".join(f"{index}: {type(error).__name__}" for index, error in sorted(errors.items())[:_NAMED])
+        super().__init__(f"{len(errors)} events of the batch failed ({named})")
+        #: The error of each event that failed, by its place in the list.
+        self.errors = dict(errors)
 
 
 class BlobError(Reject):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from streamtask.annotations import hints_of, plain
-from streamtask.context import Context
-from streamtask.dependencies import Plan, plan
+from streamtask.context import BatchContext, Context
+from streamtask.dependencies import Given, Plan, plan
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
 from streamtask.middleware import Middleware, around_consume
@@ -25,6 +26,8 @@ Dedupe = bool | str | Callable[[Any], str | None]
 OnDead = Callable[[Any, "DeadEvent"], Event | Sequence[Event] | None]
 #: Seconds for which a de-duplication mark stands.
 DEDUPE_WINDOW = 86_400.0
+#: The largest batch: what is handled together is settled by one call of a script.
+MOST_IN_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,20 @@ class Timeout:
                 raise ValueError(f"{name} is in seconds and above 0, got {seconds}")
         if self.soft is not None and self.hard is not None and self.soft >= self.hard:
             raise ValueError(f"soft ({self.soft:g} s) comes before hard ({self.hard:g} s)")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How many events a handler takes at once: `size`, or those that came within `wait` seconds of the first."""
+
+    size: int
+    wait: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or not 1 <= self.size <= MOST_IN_BATCH:
+            raise ValueError(f"size is a whole number from 1 to {MOST_IN_BATCH}, got {self.size!r}")
+        if not 0 <= self.wait < math.inf:
+            raise ValueError(f"wait is in seconds, from 0, got {self.wait}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +79,7 @@ class Handler:
     name: str
     function: Callable[..., Any]
     events: tuple[type[Event], ...]
-    #: Name of the parameter annotated `Context`, or None.
+    #: Name of the parameter annotated `Context` (of a batch handler: `BatchContext`), or None.
     context: str | None
     #: None: the app's name.
     group: str | None
@@ -72,6 +89,8 @@ class Handler:
     concurrency: int | None
     dedupe: Dedupe | None
     dedupe_window: float
+    #: How many it takes at once; None: one event, and not in a list.
+    batch: Batch | None
     #: How often it may start, in all workers together; None: as often as there are events.
     rate_limit: RateLimit | None
     #: Reads a field of an event by its name; of a task's, a parameter.
@@ -103,20 +122,34 @@ class Handler:
         """Whether it is a task's: who sends its events may wait for them, and cancel them."""
         return self.dump is not None
 
-    def call(self, event: Event, context: Context | None) -> Any:
-        """Call the function: its result, or its coroutine. `context` may be None where it takes none."""
+    def call(self, event: Event | list[Event], context: Context | BatchContext | None) -> Any:
+        """Call the function: its result, or its coroutine. `context` may be None where it takes none.
+
+        A batch handler is called with a list.
+        """
         if self.context is None:
             return self.function(event)
         return self.function(event, **{self.context: context})
 
-    def call_with(self, event: Event, context: Context | None, given: dict[str, Any]) -> Any:
+    def call_with(
+        self, event: Event | list[Event], context: Context | BatchContext | None, given: dict[str, Any]
+    ) -> Any:
         """The same with what its dependencies have made."""
         if self.context is not None:
             given[self.context] = context
         return self.function(event, **given)
 
+    def check_around(self, middleware: Sequence[Middleware]) -> None:
+        """Raise ConfigurationError where middleware cannot be around this handler."""
+        if self.batch is not None and around_consume(middleware):
+            raise ConfigurationError(
+                f"{self.name}: middleware with `consume` is around one event, and a handler with batch= takes several; "
+                "have it on routers, and this handler on another one"
+            )
+
     def within(self, middleware: Sequence[Middleware]) -> Handler:
         """The same handler with middleware around it, outside of what it has."""
+        self.check_around(middleware)
         around = (*around_consume(middleware), *self.middleware)
         return replace(
             self,
@@ -137,6 +170,7 @@ def make_handler(
     concurrency: int | None = None,
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
+    batch: Batch | None = None,
     rate_limit: str | RateLimit | None = None,
     pool: Pool | None = None,
     on_dead: OnDead | None = None,
@@ -159,7 +193,9 @@ def make_handler(
     hints = {parameter: plain(hint) for parameter, hint in hints_of(function, name).items()}
     parameters = inspect.signature(function).parameters
     first = next(iter(parameters.values()), None)
-    taken = events or _event_classes(hints.get(first.name) if first else None)
+    hint = hints.get(first.name) if first else None
+    _check_batch(name, batch, hint, hints)
+    taken = events or _event_classes(hint if batch is None else _member(hint))
     if not taken:
         raise ConfigurationError(f"{name}: which events? Annotate its first parameter or write @app.on(SomeEvent)")
     if first is None or first.kind in (first.KEYWORD_ONLY, first.VAR_KEYWORD):
@@ -181,9 +217,13 @@ def make_handler(
         raise ConfigurationError(f"{name}: on_dead is a plain function of the event and a DeadEvent, not {on_dead!r}")
     rate = _rate(rate_limit, taken, fields, name)
     limits = timeout if isinstance(timeout, Timeout) else Timeout(hard=timeout)
-    context = next((each for each in parameters if each != first.name and hints.get(each) is Context), None)
+    context = next(
+        (each for each in parameters if each != first.name and hints.get(each) in (Context, BatchContext)), None
+    )
     own = {first.name} if context is None else {first.name, context}
     needs = dependencies or plan(function, name, events=taken, own=own)
+    if batch is not None:
+        _check_around(name, needs, rate)
     return Handler(
         name=name,
         function=function,
@@ -196,6 +236,7 @@ def make_handler(
         concurrency=concurrency,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
+        batch=batch,
         rate_limit=rate,
         read=read,
         pool=chosen,
@@ -227,6 +268,37 @@ def _rate(
                 f"{', '.join(known) or 'none'}"
             )
     return rate
+
+
+def _check_batch(name: str, batch: Batch | None, hint: Any, hints: Mapping[str, Any]) -> None:
+    """Whether what a function takes goes with `batch`. Raises ConfigurationError, naming it."""
+    wanted, other = (Context, BatchContext) if batch is None else (BatchContext, Context)
+    if other in hints.values():
+        with_ = "without" if batch is None else "with"
+        raise ConfigurationError(f"{name}: a handler {with_} batch= takes a {wanted.__name__}, no {other.__name__}")
+    if batch is None and _event_classes(_member(hint)):
+        raise ConfigurationError(f"{name}: it takes a list; give @app.on a batch=Batch(size, wait)")
+    if batch is None:
+        return
+    if not isinstance(batch, Batch):
+        raise ConfigurationError(f"{name}: batch is a Batch(size, wait), not {batch!r}")
+    if _event_classes(hint):
+        raise ConfigurationError(f"{name}: with batch= it takes a list of events; annotate list[...]")
+
+
+def _check_around(name: str, needs: Plan | None, rate: RateLimit | None) -> None:
+    """Whether what else a batch handler has is for several events too. Raises ConfigurationError, naming it."""
+    if rate is not None:
+        raise ConfigurationError(f"{name}: rate_limit counts events one by one, and with batch= they come together")
+    if needs is not None and needs.asks_for(Given.EVENT, Given.CONTEXT):
+        raise ConfigurationError(
+            f"{name}: a dependency is given the event or its Context, and with batch= there are many"
+        )
+
+
+def _member(hint: Any) -> Any:
+    """What a list is of, or None."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is list else None
 
 
 def _event_classes(hint: Any) -> tuple[type[Event], ...]:

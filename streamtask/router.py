@@ -9,7 +9,7 @@ from typing import Any, Concatenate, TypeVar, Unpack, get_args, overload
 from streamtask.context import Context
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event
-from streamtask.handler import DEDUPE_WINDOW, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
+from streamtask.handler import DEDUPE_WINDOW, Batch, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
 from streamtask.lifespan import Lifespan, make_lifespan
 from streamtask.middleware import Middleware, checked
 from streamtask.rates import RateLimit
@@ -50,6 +50,7 @@ class Router:
         concurrency: int | None = None,
         dedupe: Dedupe | None = None,
         dedupe_window: float = DEDUPE_WINDOW,
+        batch: Batch | None = None,
         rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         on_dead: OnDead | None = None,
@@ -58,10 +59,11 @@ class Router:
 
         `group`: consumer group, by default the app's name. `start`: where a new group begins. `retry`: attempts and
         backoff. `timeout`: seconds for one attempt. `concurrency`: at most this many at once in one worker. `dedupe`:
-        effects commit once for each value within `dedupe_window` seconds. `rate_limit`: how often it may start, in all
-        workers together: "100/s", or a `RateLimit`. `pool`: "async", "thread" or "process".
-        `on_dead`: called with the event and a `DeadEvent` when it is given up; what it returns is published in the same
-        atomic step that writes the dead letter.
+        effects commit once for each value within `dedupe_window` seconds. `batch`: a `Batch`; the function takes a list
+        of events, and fails some of them with `BatchError`. `rate_limit`: how often it may start, in all workers
+        together: "100/s", or a `RateLimit`. `pool`: "async", "thread" or "process". `on_dead`: called with the event
+        and a `DeadEvent` when it is given up; what it returns is published in the same atomic step that writes the dead
+        letter.
         """
 
         def register(function: FunctionT) -> FunctionT:
@@ -76,6 +78,7 @@ class Router:
                     concurrency=concurrency,
                     dedupe=dedupe,
                     dedupe_window=dedupe_window,
+                    batch=batch,
                     rate_limit=rate_limit,
                     pool=pool,
                     on_dead=on_dead,

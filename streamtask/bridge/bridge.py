@@ -113,7 +113,7 @@ class Bridge:
 
     def _events(self, source: Source, taken: Sequence[Taken]) -> list[tuple[Taken, Outgoing]]:
         """What is to be published; the others find their end here. Raises TransportError."""
-        now = datetime.now(UTC)
+        now = datetime.fromtimestamp(self._app.broker.clock.now(), UTC)
         events = []
         for each in taken:
             if each.message is None:

@@ -32,7 +32,12 @@ class TransactionalOutbox(ABC):
         """A way to the table for one relay. Raises ConfigurationError where there is none."""
 
     def make_relay(self, *, every: float = EVERY, batch: int = BATCH, dedup_window: float = DEDUP_WINDOW) -> Relay:
-        """A relay that does not run yet. Called in the event loop that is to run it."""
+        """A relay that does not run yet. Called in the event loop that is to run it.
+
+        Raises:
+            ConfigurationError: the app's broker URL cannot be right, or there is no way to the database.
+        """
+        self.app.connector()
         return Relay(self.app, self._table_for_relay(), every=every, batch=batch, dedup_window=dedup_window)
 
     @asynccontextmanager

@@ -7,7 +7,6 @@ are those of the transaction. Does no I/O.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
@@ -67,7 +66,7 @@ def make_row(
     if at is not None and at.tzinfo is None:
         raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
     # From here on, however long the relay takes.
-    due = at.timestamp() if at is not None else None if delay is None else time.time() + delay
+    due = at.timestamp() if at is not None else None if delay is None else app.broker.clock.now() + delay
     bound = logs.current()
     outgoing = app.broker.outgoing(
         event,

@@ -1,4 +1,4 @@
-"""Metrics: plain counts, turned into Prometheus samples only when somebody asks.
+"""Metrics: plain counts, turned into Prometheus samples only when somebody asks (`exposition.py`).
 
 The worker and the publisher count here, on the event loop and in other threads; a count is a dictionary look-up and an
 addition under one lock, well under a microsecond. This module never measures anything itself, never reads a clock, and
@@ -10,22 +10,13 @@ from __future__ import annotations
 import os
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
+from importlib import import_module
 from threading import Lock
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.core import Metric as Family
-from prometheus_client.registry import Collector
-
-from streamtask.errors import ConfigurationError
 from streamtask.redact import mask_text
-
-#: The `Content-Type` of `Metrics.render()`.
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 #: What a settlement is counted as.
 SettledAs = Literal[
@@ -76,13 +67,13 @@ class Metric:
 _GROUP = ("stream", "group")
 _TYPE = ("stream", "group", "type")
 _EVENTS = "streamtask_events_total"
-_DURATION = "streamtask_handler_duration_seconds"
+DURATION = "streamtask_handler_duration_seconds"
 _IN_FLIGHT = "streamtask_in_flight"
 
 #: Every metric there is. The collector and the reference page are both made from it.
 TABLE: tuple[Metric, ...] = (
     Metric(_EVENTS, "counter", (*_TYPE, "outcome"), f"Settled deliveries by outcome: {', '.join(OUTCOMES)}."),
-    Metric(_DURATION, "histogram", ("group", "type"), "Seconds that one attempt of a handler took."),
+    Metric(DURATION, "histogram", ("group", "type"), "Seconds that one attempt of a handler took."),
     Metric(_IN_FLIGHT, "gauge", ("group",), "Handlers running in this process now."),
     Metric("streamtask_fetched_total", "counter", _GROUP, "New entries handed to this process."),
     Metric("streamtask_retries_total", "counter", _TYPE, "Events to run again: outcomes retry, retry_later, timeout."),
@@ -163,22 +154,20 @@ class _Series:
         self.durations = durations
 
 
-class Metrics(Collector):
+class Metrics:
     """The counts of one process.
 
-    `registry`: where to register; by default one of its own. Give `prometheus_client.REGISTRY` to have them among an
-    application's other metrics.
+    `registry`: a `prometheus_client.CollectorRegistry` to register with; by default one of its own. Give
+    `prometheus_client.REGISTRY` to have them among an application's other metrics.
     """
 
-    def __init__(self, *, registry: CollectorRegistry | None = None) -> None:
-        self.registry = CollectorRegistry() if registry is None else registry
+    def __init__(self, *, registry: Any = None) -> None:
+        self._registry: Any = None
         self._known: frozenset[str] = frozenset()
         self._watched: tuple[Callable[[], Mapping[str, int]], ...] = ()
         self._clear()
-        try:
-            self.registry.register(self)
-        except ValueError as error:
-            raise ConfigurationError(f"this registry has streamtask's metrics already: {error}") from error
+        if registry is not None:
+            self._registry = _exposition().registered(self, registry)
         # A forked child counts for itself, from zero; and another thread may have held the lock at the fork.
         clear = weakref.WeakMethod(self._clear)
         os.register_at_fork(after_in_child=lambda: _call(clear))
@@ -273,9 +262,20 @@ class Metrics(Collector):
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def registry(self) -> Any:
+        """The `prometheus_client.CollectorRegistry` that has these metrics.
+
+        Made when it is asked for: a program that only publishes, or a worker that nobody scrapes, need not import it.
+        """
+        if self._registry is None:
+            self._registry = _exposition().registered(self)
+        return self._registry
+
     def render(self) -> bytes:
-        """Everything in the registry, in Prometheus' text format (`CONTENT_TYPE`)."""
-        return generate_latest(self.registry)
+        """Everything in the registry, in Prometheus' text format (`exposition.CONTENT_TYPE`)."""
+        rendered: bytes = _exposition().rendered(self.registry)
+        return rendered
 
     def snapshot(self) -> dict[str, dict[Labels, float]]:
         """Every sample: metric name -> label values (in the order of `TABLE`) -> value.
@@ -289,8 +289,8 @@ class Metrics(Collector):
             stats = dict(self._gauges)
         samples[_EVENTS] = dict(events.items())
         samples |= _derived(events)
-        samples[f"{_DURATION}_count"] = {key: count for key, (count, _) in runs.items()}
-        samples[f"{_DURATION}_sum"] = {key: total for key, (_, total) in runs.items()}
+        samples[f"{DURATION}_count"] = {key: count for key, (count, _) in runs.items()}
+        samples[f"{DURATION}_sum"] = {key: total for key, (_, total) in runs.items()}
         return samples | _measured(stats) | {_IN_FLIGHT: self._in_flight()}
 
     def total(self, name: str, **labels: str) -> float:
@@ -300,21 +300,10 @@ class Metrics(Collector):
         samples = self.snapshot()[name]
         return sum(value for key, value in samples.items() if all(key[i] == label for i, label in wanted.items()))
 
-    def describe(self) -> Iterator[Family]:
-        """The families without samples, for the registry's check of names."""
-        return (_family(row) for row in TABLE)
-
-    def collect(self) -> Iterator[Family]:
-        """The families with their samples; the registry calls this at a scrape."""
-        samples = self.snapshot()
-        for row in TABLE:
-            family = _family(row)
-            if isinstance(family, HistogramMetricFamily):
-                self._fill(family)
-            else:
-                for labels, value in samples[row.name].items():
-                    family.add_metric(labels, value)
-            yield family
+    def durations(self) -> list[tuple[Labels, list[int], float]]:
+        """Of each (group, type): how many runs fell into each of `BUCKETS` and beyond, not cumulated, and their sum."""
+        with self._lock:
+            return [(key, durations.counts.copy(), durations.total) for key, durations in self._durations.items()]
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -354,14 +343,6 @@ class Metrics(Collector):
                 running[key] = running.get(key, 0) + count
         return running
 
-    def _fill(self, family: HistogramMetricFamily) -> None:
-        with self._lock:
-            copies = [(key, durations.counts.copy(), durations.total) for key, durations in self._durations.items()]
-        bounds = [*map(str, BUCKETS), "+Inf"]
-        for key, counts, total in copies:
-            if any(counts):
-                family.add_metric(key, list(zip(bounds, accumulate(counts), strict=True)), total)
-
 
 def _derived(events: Mapping[tuple[str, str, str, str], int]) -> dict[str, dict[Labels, float]]:
     """Counters that are sums of `streamtask_events_total`: they cost nothing until they are asked for."""
@@ -397,12 +378,9 @@ def _measured(stats: Mapping[Labels, Stats]) -> dict[str, dict[Labels, float]]:
     }
 
 
-def _family(row: Metric) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
-    if row.kind == "counter":
-        return CounterMetricFamily(row.name, row.meaning, labels=row.labels)
-    if row.kind == "gauge":
-        return GaugeMetricFamily(row.name, row.meaning, labels=row.labels)
-    return HistogramMetricFamily(row.name, row.meaning, labels=row.labels)
+def _exposition() -> Any:
+    # prometheus_client takes a tenth of a worker's start.
+    return import_module("streamtask.telemetry.exposition")
 
 
 def _label(text: str) -> str:

@@ -15,7 +15,7 @@ from streamtask.transport.port import Transport
 from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
-from streamtask.worker.gathering import values_from
+from streamtask.worker.group_values import values_from
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import children
@@ -38,7 +38,7 @@ async def executor_of(
     """An executor of the app's handlers, within its worker lifespans.
 
     Raises:
-        ConfigurationError, StreamtaskError: a worker lifespan failed.
+        ConfigurationError, StreamtaskError: a worker lifespan or a dependency failed.
     """
     metrics = Metrics()
     handlers = broker.handlers(*((sub.stream, sub.group) for sub in broker.subscriptions()))
@@ -47,6 +47,9 @@ async def executor_of(
         lifespans = Lifespans(app, app.worker_lifespans)
         await lifespans.enter()
         stack.push_async_callback(lifespans.leave)
+        provider = Provider(app, app.dependency_overrides, asyncio.to_thread)
+        await provider.prepare([handler.dependencies for handler in handlers if handler.dependencies is not None])
+        stack.push_async_callback(provider.close)
         isolation = Isolation(app, children=children(handlers), modules=modules)
         stack.push_async_callback(isolation.close)
         checkpoints = checkpoints or Checkpoints(transport, Outage("checkpoint", metrics))

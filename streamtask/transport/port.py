@@ -97,7 +97,8 @@ class Transport(Protocol):
         """Commit outcomes, each atomic and fenced by (owner, deliveries).
 
         A TransportError in the list: that one was not committed (where it `is_unknown`, perhaps it was) and stays
-        pending; settle it again. A raised TransportError: unknown for all of them.
+        pending; settle it again. A raised TransportError: unknown for all of them. `Together` has one verdict for all
+        of its members, LOST where none of them is held.
         """
 
     async def renew(self, held: Sequence[Delivery]) -> list[Delivery]:

@@ -37,6 +37,8 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     #: Stored once per key and stream within `dedup_window` seconds.
     dedup_key: str | None = None
     dedup_window: float = 600.0
+    #: Takes the place of what waits under this key in its stream, body and moment. With `delay` or `at`.
+    debounce_key: str | None = None
     #: An earlier publish of this event id may have succeeded: look for it before storing.
     again: bool = False
 
@@ -282,7 +284,19 @@ class Wait(msgspec.Struct, frozen=True):
     timeout: float
 
 
-Outcome = Done | Retry | Dead | Release | Skip | Wait
+class Together(msgspec.Struct, frozen=True, gc=False):
+    """Handled by one call with others: commit its effects with the acks and marks of all of them, or change nothing.
+
+    What is settled is the first of them; the others are of the same stream, group and owner.
+    """
+
+    emits: tuple[Outgoing, ...]
+    #: Of the first.
+    mark: Mark | None
+    others: tuple[tuple[Delivery, Mark | None], ...]
+
+
+Outcome = Done | Retry | Dead | Release | Skip | Wait | Together
 
 
 class Verdict(Enum):
@@ -293,6 +307,8 @@ class Verdict(Enum):
     LOST = "lost"
     #: A mark of this name stands already, or the step of a workflow is done: acked, effects dropped.
     DUPLICATE = "duplicate"
+    #: Of those that were to be settled together some are lost or duplicates, and some are not. Nothing was changed.
+    TORN = "torn"
 
 
 # ── when a handler may start ──────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ from streamtask.errors import ConfigurationError, StreamtaskError, TransportErro
 from streamtask.settings import WorkerSettings
 from streamtask.telemetry import logs
 from streamtask.worker.parent import BROKER_VARIABLE, SupervisorLink
-from streamtask.worker.probes import Probes
 
 try:
     import uvloop
@@ -28,8 +26,6 @@ else:
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two attempts to listen on a port that is taken.
-_AGAIN = 1.0
 #: Seconds between two attempts to connect at the start.
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
@@ -57,7 +53,8 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         if settings.burst:
             duties.append(asyncio.create_task(worker.burst_done()))
         if options["metrics_port"] is not None:
-            duties.append(asyncio.create_task(_serve_probes(worker, options["metrics_port"], supervisor)))
+            probes = importlib.import_module("streamtask.worker.probes")
+            duties.append(asyncio.create_task(probes.serve(worker, options["metrics_port"], supervisor)))
         ended, others = await asyncio.wait(duties, return_when=asyncio.FIRST_COMPLETED)
         await worker.stop()
         for duty in others:
@@ -100,36 +97,6 @@ def _stop_on_signals(worker: Any) -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked)
     return stop
-
-
-async def _serve_probes(worker: Any, first_port: int, supervisor: SupervisorLink | None) -> None:
-    """Serve /metrics, /live and /ready until cancelled: each process of a supervisor on a port of its own.
-
-    Raises:
-        ConfigurationError: the port is taken, and no predecessor can be about to leave it.
-    """
-    health = worker.health
-    port = first_port + supervisor.place if supervisor and first_port else first_port
-    while True:
-        probes = Probes(
-            live=lambda: health.live(time.monotonic()),
-            ready=lambda: health.ready(time.monotonic()),
-            metrics=worker.metrics.render,
-            port=port,
-        )
-        try:
-            probes.start()
-            break
-        except ConfigurationError as error:
-            if supervisor is None:
-                raise
-            # While processes are replaced, the one that leaves has the port until it has drained.
-            log.warning("probes.waiting", extra={"port": port, "error": str(error), "again_in": _AGAIN})
-            await asyncio.sleep(_AGAIN)
-    try:
-        await asyncio.Event().wait()
-    finally:
-        probes.stop()
 
 
 def main(argument: str) -> int:

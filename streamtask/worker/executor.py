@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from streamtask.broker import Broker, Run
-from streamtask.context import Application, Context, decode_state
+from streamtask.context import Application, BatchContext, Context, decode_state
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, LeaseLostError, WorkerLostError
 from streamtask.event import Event
 from streamtask.middleware import Middleware, consume
@@ -24,7 +24,7 @@ from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Mark, Outcome
 from streamtask.worker.blocking import as_coroutines_do
 from streamtask.worker.checkpoints import Checkpoints
-from streamtask.worker.gathering import Values
+from streamtask.worker.group_values import Values
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.leases import Leases
 from streamtask.worker.provider import Provider
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 #: Crashes after which a suspect is given up that no process can be started for.
 _POISON_LIMIT = 5
 
+T = TypeVar("T")
+AnyContext = Context | BatchContext | None
 #: Answers whether a de-duplication mark stands: group, (stream, mark).
 Seen = Callable[[str, tuple[str, str]], Awaitable[bool]]
 #: Answers whether a task is cancelled.
@@ -96,7 +98,7 @@ class Executor:
             mark = self._broker.mark(run, event)
             if (mark or run.handler.is_task) and (moot := await self._moot(run, mark)):
                 return moot
-            if (run.alone or run.handler.pool == "process") and (outcome := await self._apart(run)):
+            if (run.alone or run.handler.pool == "process") and (outcome := await self.apart(run, self._isolated(run))):
                 return outcome
             handler, context = run.handler, None
             if handler.wants_context or self._middleware:
@@ -139,12 +141,15 @@ class Executor:
             return None
         return await self._checkpoints.load(run.delivery)
 
-    async def _apart(self, run: Run) -> Outcome | None:
-        """The outcome of a run in a child process; None where it has to run here."""
+    async def _isolated(self, run: Run) -> Outcome:
+        return await self._isolation.handle(run, self._checkpoints, await self._state(run))
+
+    async def apart(self, run: Run, isolated: Awaitable[T]) -> T | None:
+        """What becomes of a run in a child process; None where it has to run here."""
         if run.alone:
             log.warning("event.isolated", extra={"entry_id": run.delivery.entry_id, "crashes": run.delivery.crashes})
         try:
-            return await self._isolation.handle(run, self._checkpoints, await self._state(run))
+            return await isolated
         except ConfigurationError as error:
             if run.handler.pool == "process":
                 raise
@@ -160,11 +165,11 @@ class Executor:
         """The call with the middleware around it, whose time is its own: it sees what a timeout raises."""
         middleware = (*self._middleware, *run.handler.middleware)
         if context is None or not middleware:
-            return self._within(run, event, context)
-        return consume(middleware, event, context, lambda event: self._within(run, event, context))
+            return self.within(run, event, context)
+        return consume(middleware, event, context, lambda event: self.within(run, event, context))
 
-    async def _within(self, run: Run, event: Event, context: Context | None) -> Any:
-        """What the handler returns within its time.
+    async def within(self, run: Run, event: Event | list[Event], context: AnyContext) -> Any:
+        """What a handler returns within its time; the first run of a batch stands for all.
 
         What cannot be ended (a thread, an async handler that blocks or ignores its cancellation) is waited for, with
         its lease held, and has timed out all the same: nothing may run beside it.
@@ -188,7 +193,7 @@ class Executor:
             raise HandlerTimeoutError(hard)
         return returned
 
-    async def _call(self, run: Run, event: Event, context: Context | None) -> Any:
+    async def _call(self, run: Run, event: Event | list[Event], context: AnyContext) -> Any:
         handler, soft = run.handler, run.handler.timeout.soft
         if handler.is_async:
             coroutine = self._awaited(run, event, context)
@@ -206,7 +211,7 @@ class Executor:
             hard=handler.timeout.hard,
         )
 
-    def _awaited(self, run: Run, event: Event, context: Context | None) -> Any:
+    def _awaited(self, run: Run, event: Event | list[Event], context: AnyContext) -> Any:
         handler = run.handler
         if handler.dependencies is None:
             return handler.call(event, context)

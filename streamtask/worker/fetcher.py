@@ -14,9 +14,9 @@ from streamtask.transport.port import Transport
 from streamtask.transport.values import Delivery, Subscription
 from streamtask.worker.arrivals import still_ours
 from streamtask.worker.flow import Flow
+from streamtask.worker.health import Health
 from streamtask.worker.leases import Leases
 from streamtask.worker.outage import Outage
-from streamtask.worker.probes import Health
 
 _WAIT = 2.0
 _FIRST_DELAY = 0.05

@@ -39,6 +39,11 @@ class Flow:
         return max(0, self.concurrency + self._prefetch() + self._aside() - self.held)
 
     @property
+    def free_slots(self) -> int:
+        """How many may begin at once."""
+        return max(0, self.concurrency + self._aside() - self.held)
+
+    @property
     def free_for_new(self) -> int:
         """How many of them may be new events."""
         return min(self.free, self._owed) if self._due_waits else self.free
@@ -61,6 +66,11 @@ class Flow:
         if self._due_waits:
             self._owed = max(0, self._owed + (n if due else -n))
             self.changed()
+
+    def shared(self, n: int) -> None:
+        """So many more deliveries share the slot of another, as those of a batch; below 0: fewer do."""
+        self.held -= n
+        self.changed()
 
     def left(self, seconds: float | None = None) -> None:
         """One delivery has its outcome; `seconds` its handler ran."""

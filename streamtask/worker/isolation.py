@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ from streamtask.context import Application, Notes
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError
 from streamtask.telemetry import logs
 from streamtask.transport.values import Dead, Delivery, Done, Outcome, Progress, Release, Retry, Skip, Wait
-from streamtask.worker.sandbox import Sandbox
+from streamtask.worker.sandbox import Aside, Sandbox
 
 _ENTRY: Final = "streamtask.worker.isolation_child:handle"
 #: What a child is for: the handlers of the process pool, or whatever is alone.
@@ -33,6 +33,7 @@ SUSPECTS: Final = max(2, min(4, os.cpu_count() or 1))
 #: Children for handlers that set no `concurrency`.
 CHILDREN: Final = os.cpu_count() or 1
 
+#: What a call leaves for several together, the worker makes of their outcomes.
 _OUTCOMES: Final = {kind.__name__: kind for kind in (Done, Retry, Dead, Release, Skip, Wait)}
 
 
@@ -87,33 +88,45 @@ def encode_note(note: Note) -> bytes:
     return msgspec.msgpack.encode(note)
 
 
-def encode_request(delivery: Delivery, *, alone: bool, state: bytes | None, payload: bytes | None = None) -> bytes:
-    """A delivery as bytes."""
-    return msgspec.msgpack.encode(
-        Request(
-            delivery.stream,
-            delivery.group,
-            delivery.entry_id,
-            delivery.owner,
-            list(delivery.fields),
-            delivery.deliveries,
-            delivery.failures,
-            delivery.uncharged,
-            alone,
-            state,
-            payload,
-        )
+def _request(delivery: Delivery, *, alone: bool, state: bytes | None = None, payload: bytes | None = None) -> Request:
+    return Request(
+        delivery.stream,
+        delivery.group,
+        delivery.entry_id,
+        delivery.owner,
+        list(delivery.fields),
+        delivery.deliveries,
+        delivery.failures,
+        delivery.uncharged,
+        alone,
+        state,
+        payload,
     )
 
 
-def decode_request(request: bytes) -> Request:
-    """The delivery that the worker sent."""
-    return msgspec.msgpack.decode(request, type=Request)
+def encode_request(delivery: Delivery, *, alone: bool, state: bytes | None, payload: bytes | None = None) -> bytes:
+    """A delivery as bytes."""
+    return msgspec.msgpack.encode(_request(delivery, alone=alone, state=state, payload=payload))
+
+
+def decode_request(request: bytes) -> Request | list[Request]:
+    """The delivery that the worker sent, or those of a batch."""
+    return msgspec.msgpack.decode(request, type=Request | list[Request])
 
 
 def encode_outcome(outcome: Outcome) -> bytes:
     """An outcome as bytes."""
     return msgspec.msgpack.encode((type(outcome).__name__, outcome))
+
+
+def encode_outcomes(outcomes: Sequence[Outcome]) -> bytes:
+    """The outcomes of a batch as bytes."""
+    return msgspec.msgpack.encode([encode_outcome(outcome) for outcome in outcomes])
+
+
+def decode_outcomes(reply: bytes) -> list[Outcome]:
+    """The outcomes that the child decided on, in the order of the batch."""
+    return [decode_outcome(each) for each in msgspec.msgpack.decode(reply, type=list[bytes])]
 
 
 def decode_outcome(reply: bytes) -> Outcome:
@@ -154,20 +167,28 @@ class Isolation:
             HandlerTimeoutError: it ran longer than its hard timeout, and was killed.
             ConfigurationError: no child can be started for this app.
         """
-        timeout = run.handler.timeout
-        # An async handler keeps its own soft timeout: a signal would hit the event loop.
-        soft = None if run.handler.is_async else timeout.soft
         has_values = run.flow is not None and run.flow.collect is not None
         payload = run.envelope.payload_bytes if has_values else None
         request = encode_request(run.delivery, alone=run.alone, state=state, payload=payload)
+        return decode_outcome(
+            await self._run(run, request, partial(_take_note, run.delivery, run.envelope.event_id, notes))
+        )
+
+    async def handle_batch(self, runs: Sequence[Run]) -> list[Outcome]:
+        """Have a child run a batch handler: the outcome of each. Raises as `handle`."""
+        request = msgspec.msgpack.encode([_request(run.delivery, alone=run.alone) for run in runs])
+        return decode_outcomes(await self._run(runs[0], request, None))
+
+    async def _run(self, run: Run, request: bytes, aside: Aside | None) -> bytes:
+        timeout = run.handler.timeout
+        # An async handler keeps its own soft timeout: a signal would hit the event loop.
+        soft = None if run.handler.is_async else timeout.soft
         sandbox = self._pool
         if run.alone or sandbox is None:
             if self._suspects is None:
                 self._suspects = await self._sandbox_of(SUSPECTS, SUSPECT)
             sandbox = self._suspects
-        aside = partial(_take_note, run.delivery, run.envelope.event_id, notes)
-        reply = await sandbox.run(request, soft=soft, hard=timeout.hard, certain=run.alone, aside=aside)
-        return decode_outcome(reply)
+        return await sandbox.run(request, soft=soft, hard=timeout.hard, certain=run.alone, aside=aside)
 
     async def _sandbox_of(self, size: int, runs: str) -> Sandbox:
         # In a thread: an embedded server may have to be started first.

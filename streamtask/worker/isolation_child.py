@@ -18,8 +18,9 @@ from typing import Any
 
 import msgspec
 
+from streamtask.batches import BatchCall
 from streamtask.broker import Run
-from streamtask.context import Context, Notes, decode_state
+from streamtask.context import BatchContext, Context, Notes, decode_state
 from streamtask.errors import ConfigurationError, LeaseLostError, TransportError
 from streamtask.event import Event
 from streamtask.lifespan import Lifespans
@@ -27,7 +28,16 @@ from streamtask.middleware import Middleware, around_consume, consume
 from streamtask.telemetry import logs
 from streamtask.transport.values import Delivery, Outcome, Progress, Release
 from streamtask.worker.blocking import MainThread
-from streamtask.worker.isolation import KEPT, SUSPECT, Note, decode_request, encode_note, encode_outcome
+from streamtask.worker.isolation import (
+    KEPT,
+    SUSPECT,
+    Note,
+    Request,
+    decode_request,
+    encode_note,
+    encode_outcome,
+    encode_outcomes,
+)
 from streamtask.worker.provider import Provider
 from streamtask.worker.sandbox_child import Parent, load_main
 from streamtask.worker.timeouts import SoftTimeout
@@ -90,8 +100,10 @@ class _Inside:
             self._runner.run(self._lifespans.leave())
 
     def handle(self, request: bytes) -> bytes:
-        """Handle one delivery; the outcome."""
+        """Handle one delivery, or a batch of them; the outcome, or that of each."""
         asked = decode_request(request)
+        if isinstance(asked, list):
+            return encode_outcomes(self._handle_batch(asked))
         plan = self._app.broker.plan(asked.delivery(), {})
         if not isinstance(plan, Run):
             return encode_outcome(plan)
@@ -99,18 +111,42 @@ class _Inside:
         if asked.payload is not None:
             envelope = msgspec.structs.replace(envelope, payload_json=msgspec.Raw(asked.payload))
         run = msgspec.structs.replace(plan, alone=asked.alone, envelope=envelope)
-        token = logs.bind(
-            event_id=run.envelope.event_id,
-            event_type=run.envelope.event_type,
-            trace_id=run.envelope.trace_id,
-            attempt=run.delivery.attempt,
-            stream=run.delivery.stream,
-            group=run.delivery.group,
-        )
+        token = _bind_logs(run)
         try:
             return encode_outcome(self._outcome(run, asked.state))
         finally:
             logs.unbind(token)
+
+    def _handle_batch(self, asked: list[Request]) -> list[Outcome]:
+        """Handle deliveries in one call."""
+        broker = self._app.broker
+        plans = [broker.plan(each.delivery(), {}) for each in asked]
+        runs = [plan for plan in plans if isinstance(plan, Run)]
+        call = BatchCall(broker, runs)
+        if call.members:
+            token = _bind_logs(call.runs[0])
+            try:
+                call.ended += zip(call.runs, self._outcomes(call), strict=True)
+            finally:
+                logs.unbind(token)
+        outcomes = {id(run): outcome for run, outcome in call.ended}
+        return [outcomes[id(plan)] if isinstance(plan, Run) else plan for plan in plans]
+
+    def _outcomes(self, call: BatchCall) -> list[Outcome]:
+        runs = call.runs
+        handler = runs[0].handler
+        context = BatchContext([run.envelope for run in runs], [run.delivery.attempt for run in runs], self._app)
+        try:
+            if handler.dependencies is not None or handler.is_async:
+                if not self._connect():
+                    return [Release(_PAUSE) for _ in runs]
+                coroutine = self._awaited(runs[0], call.events, context)
+                returned = self._main.run(coroutine, alarmed=not handler.is_async)
+            else:
+                returned = handler.call(call.events, context)
+            return call.succeed(context, returned)
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
+            return call.fail(context, error)
 
     def _outcome(self, run: Run, state: bytes | None) -> Outcome:
         broker = self._app.broker
@@ -133,7 +169,7 @@ class _Inside:
             outcome = broker.fail(run, error)
         return outcome
 
-    async def _awaited(self, run: Run, event: Event, context: Context) -> Any:
+    async def _awaited(self, run: Run, event: Event | list[Event], context: Context | BatchContext) -> Any:
         """What the handler returns; a plain one is called in the main thread, with no loop running in it."""
         handler, needs, here = run.handler, run.handler.dependencies, self._main.here
         if not handler.is_async:
@@ -180,6 +216,17 @@ class _Notes:
     def report(self, delivery: Delivery, event_id: str, progress: Progress) -> None:  # noqa: ARG002 - the worker knows
         """Say how far a handler is."""
         self._parent.tell(encode_note(Note(delivery.entry_id, delivery.deliveries, progress=progress)))
+
+
+def _bind_logs(run: Run) -> Any:
+    return logs.bind(
+        event_id=run.envelope.event_id,
+        event_type=run.envelope.event_type,
+        trace_id=run.envelope.trace_id,
+        attempt=run.delivery.attempt,
+        stream=run.delivery.stream,
+        group=run.delivery.group,
+    )
 
 
 def _module(place: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Per-handler limits: `concurrency=`, the child processes of `pool="process"`, suspects, which run apart; starts."""
+"""Per-handler limits: `concurrency=`, child processes of `pool="process"`, suspects (apart); starts; batches."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ def limit_of(run: Run) -> Limit | None:
 
 def limit_of_stream(broker: Broker, sub: Subscription) -> int | None:
     """How much of a stream can run at a time; None: one of its handlers at least has no limit of its own."""
-    limits = [_limit(handler) for handler in broker.handlers((sub.stream, sub.group))]
-    known = [limit for limit in limits if limit is not None]
-    return sum(known) if len(known) == len(limits) else None
+    handlers = broker.handlers((sub.stream, sub.group))
+    known = [limit * _at_once(handler) for handler in handlers if (limit := _limit(handler)) is not None]
+    return sum(known) if len(known) == len(handlers) else None
+
+
+def share_of_stream(broker: Broker, sub: Subscription) -> int:
+    """How many events of a stream one slot takes, whichever of its handlers they are for."""
+    return min((_at_once(handler) for handler in broker.handlers((sub.stream, sub.group))), default=1)
 
 
 def paces_of(handlers: Iterable[Handler]) -> dict[int, Pace]:
@@ -42,6 +47,10 @@ def intake_of_stream(broker: Broker, sub: Subscription, paces: Mapping[int, Pace
 def children(handlers: Iterable[Handler]) -> int:
     """How many child processes the process pool needs at most."""
     return sum(_limit(handler) or 0 for handler in handlers if handler.pool == "process")
+
+
+def _at_once(handler: Handler) -> int:
+    return handler.batch.size if handler.batch is not None else 1
 
 
 def _limit(handler: Handler) -> int | None:

@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from functools import partial
 from typing import Any
 
-from streamtask.context import Application, Context
+from streamtask.context import Application, BatchContext, Context
 from streamtask.dependencies import Call, Given, Needs, Overrides, Plan
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, StreamtaskError
 from streamtask.event import Event
@@ -62,8 +62,8 @@ class Provider:
     async def awaited(
         self,
         plan: Plan,
-        event: Event,
-        context: Context | None,
+        event: Event | list[Event],
+        context: Context | BatchContext | None,
         function: Callable[[dict[str, Any]], Awaitable[Any]],
         *,
         blocking: Blocking,
@@ -84,8 +84,8 @@ class Provider:
     async def blocked(
         self,
         plan: Plan,
-        event: Event,
-        context: Context | None,
+        event: Event | list[Event],
+        context: Context | BatchContext | None,
         function: Callable[[dict[str, Any]], Any],
         *,
         blocking: Blocking,
@@ -179,7 +179,7 @@ class _Values:
 
     __slots__ = ("_app", "_context", "_event", "made")
 
-    def __init__(self, app: Application, event: Event, context: Context | None) -> None:
+    def __init__(self, app: Application, event: Event | list[Event], context: Context | BatchContext | None) -> None:
         self._app = app
         self._event = event
         self._context = context

@@ -29,7 +29,8 @@ _UNSEEN = 6.0
 class Reclaimer:
     """Takes up parked entries that are due, and parks what dead owners hold.
 
-    `room` says how much of a subscription may be taken in, the slots of the worker apart.
+    `room` says how much of a subscription may be taken in, the slots of the worker apart, and `takes` how much of it
+    the free slots take.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Reclaimer:
         take: Callable[[list[Delivery]], None],
         expire: Callable[[list[Delivery]], None],
         room: Callable[[Subscription], int],
+        takes: Callable[[Subscription], int],
     ) -> None:
         self._transport = transport
         self._owner = owner
@@ -59,6 +61,7 @@ class Reclaimer:
         self._take = take
         self._expire = expire
         self._room = room
+        self._takes = takes
         #: Of these more is due than there was room for, the slots of the worker apart.
         self._short: list[Subscription] = []
         self._due_waits = False
@@ -120,7 +123,7 @@ class Reclaimer:
         """Take what is due in one stream; the seconds until it is worth looking again, -1: more waits for a slot."""
         own_room = self._room(sub)
         async with self._leases.arriving:
-            count = min(self._flow.free, own_room)
+            count = min(self._takes(sub), own_room)
             asked_at = time.monotonic()
             claimed = await self._transport.recovery.claim(sub, self._owner, count=count)
             if failpoints.armed and claimed.deliveries:

@@ -15,7 +15,7 @@ from streamtask import failpoints
 from streamtask.broker import Run
 from streamtask.errors import TransportError
 from streamtask.transport.port import Transport
-from streamtask.transport.values import Delivery, Outcome, Verdict
+from streamtask.transport.values import Delivery, Outcome, Release, Verdict
 from streamtask.worker.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ class Settlement(msgspec.Struct, eq=False, gc=False):
     run: Run | None = None
     #: Seconds that the handler ran; None where it did not.
     seconds: float | None = None
+    #: Of `Together`: what it is to each of them.
+    members: Sequence[Settlement] = ()
 
 
 #: Called with the outcomes that were committed or refused.
@@ -48,6 +50,8 @@ class Settler:
         self._on_settled = on_settled
         self._outage = outage
         self._waiting: list[Settlement] = []
+        #: Some of them may stand for several.
+        self._has_groups = False
         #: How many the server has refused singly. They wait for their next try; others pass them.
         self._refused = 0
         self._refused_delay = _FIRST_DELAY
@@ -62,6 +66,8 @@ class Settler:
         if not self._waiting:
             self._idle.clear()
             self._some.set()
+        if settlement.members:
+            self._has_groups = True
         self._waiting.append(settlement)
 
     async def run(self) -> None:
@@ -70,12 +76,23 @@ class Settler:
             await self._some.wait()
             # One turn of the loop: whatever else finishes in this tick shares the round trip.
             await asyncio.sleep(0)
-            batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+            size = self._fitting() if self._has_groups else _BATCH
+            batch, self._waiting = self._waiting[:size], self._waiting[size:]
             if not self._waiting:
                 self._some.clear()
             await self._commit(batch)
             if not self._waiting and not self._refused:
                 self._idle.set()
+
+    def _fitting(self) -> int:
+        """How many outcomes are no more work for the server than so many that stand for one delivery each."""
+        room = _BATCH
+        for place, each in enumerate(self._waiting):
+            room -= max(1, len(each.members))
+            if room < 0:
+                return max(1, place)
+        self._has_groups = False
+        return _BATCH
 
     async def drained(self) -> None:
         """Wait until every outcome is committed."""
@@ -96,7 +113,9 @@ class Settler:
                     self._unsure.add(settlement.delivery)
                 self._outage.failed(verdict)
             else:
-                settled.append((settlement, self._confirmed(settlement.delivery, verdict) if self._unsure else verdict))
+                if self._unsure:
+                    verdict = self._confirmed(settlement.delivery, verdict)  # noqa: PLW2901 - what it comes to
+                settled += self._each(settlement, verdict) if settlement.members else ((settlement, verdict),)
         if settled:
             self._on_settled(settled)
         if refused:
@@ -120,6 +139,19 @@ class Settler:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, _LONGEST_DELAY)
 
+    def _each(self, whole: Settlement, verdict: Verdict) -> list[tuple[Settlement, Verdict]]:
+        """What a verdict on several together says of each. Where it was torn, all go back, uncharged."""
+        if verdict is not Verdict.TORN:
+            return [(member, verdict) for member in whole.members]
+        delivery = whole.delivery
+        log.warning(
+            "batch.torn",
+            extra={"stream": delivery.stream, "group": delivery.group, "events": len(whole.members)},
+        )
+        for member in whole.members:
+            self.put(Settlement(member.delivery, Release(), member.run))
+        return []
+
     def _confirmed(self, delivery: Delivery, verdict: Verdict) -> Verdict:
         """The verdict; LOST after a try of which the result is unknown may be our own success."""
         if delivery not in self._unsure:
@@ -133,4 +165,5 @@ class Settler:
     def _try_again(self, refused: list[Settlement]) -> None:
         self._refused -= len(refused)
         self._waiting += refused
+        self._has_groups = True
         self._some.set()

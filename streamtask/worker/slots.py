@@ -2,7 +2,8 @@
 
 A delivery waits in arrival order for a free slot. One whose kind is at its limit (`concurrency=`, a pool of child
 processes) steps aside and lets the others pass; so does one that has to wait for its start (`rate_limit=`), which comes
-back by `resume`. What waits for long is taken out again by `overdue`, for workers with room.
+back by `resume`. What a batch handler takes at once is gathered while a slot is free, and has one slot. What waits for
+long is taken out again by `overdue`, for workers with room.
 
 One task serves the queue: it runs one handler after the other, each in a context (`contextvars`) of its own. A handler
 that comes to wait for something keeps that task until it ends, and a new one goes on with the queue. So a handler that
@@ -16,13 +17,16 @@ import contextvars
 import time
 import types
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Generator, Hashable
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from streamtask.batches import is_gathered
 from streamtask.broker import Run
+from streamtask.handler import Batch
 from streamtask.transport.values import Delivery, Outcome
+from streamtask.worker.gathering import Gathering
 
 #: What runs together under one limit, and the limit.
 Limit = tuple[Hashable, int]
@@ -46,6 +50,14 @@ class Running(msgspec.Struct, eq=False):
     revoked: bool = False
     #: Whether its long run was told already.
     told: bool = False
+    #: What it handles in the same call, and how many of it all share this slot still with another.
+    others: Sequence[Run] = ()
+    sharing: int = 0
+
+    @property
+    def runs(self) -> list[Run]:
+        """All that it handles."""
+        return [self.run, *self.others]
 
     def cancel(self) -> None:
         """Raise CancelledError in the handler, where it waits."""
@@ -73,8 +85,8 @@ class Slots:
 
     `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
     handler in a slot to its end, `limit` names the limit of a run, or None; `pace` says whether a run waits elsewhere
-    for its start; `changed` is called when there is more room, and `failed` with an error of any of these: what was
-    served then is stuck.
+    for its start; `changed` is called when there is more room, `shared` with how many more deliveries (below 0: fewer)
+    share the slot of another, and `failed` with an error of any of these: what was served then is stuck.
     """
 
     def __init__(
@@ -87,6 +99,7 @@ class Slots:
         limit: Callable[[Run], Limit | None],
         pace: Callable[[Run], bool],
         changed: Callable[[], None],
+        shared: Callable[[int], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self._plan = plan
@@ -95,6 +108,7 @@ class Slots:
         self._limit = limit
         self._pace = pace
         self._changed = changed
+        self._shared = shared
         self._failed = failed
         self._free = list(range(concurrency - 1, -1, -1))
         #: What came together, with the moment when it came.
@@ -108,6 +122,7 @@ class Slots:
         self._server: asyncio.Task[None] | None = None
         self._closed = False
         self._loop = asyncio.get_running_loop()
+        self._gathering = Gathering(self._serve)
 
     def put(self, deliveries: list[Delivery]) -> None:
         """Run these as soon as there are slots."""
@@ -119,19 +134,31 @@ class Slots:
         """What runs now."""
         return list(self._running.values())
 
-    def cancel(self, delivery: Delivery) -> None:
-        """Cancel the handler of a delivery, if it runs."""
+    def cancel(self, is_lost: Callable[[Delivery], bool]) -> None:
+        """Cancel the handlers of which nothing is ours any more. A batch goes on for what is left of it."""
         for running in self.running:
-            if running.run.delivery is delivery:
+            if is_lost(running.run.delivery) and all(is_lost(run.delivery) for run in running.others):
                 running.cancel()
 
     def steps_aside(self, stream: str, group: str) -> bool:
         """Whether a delivery of this stream waits for others of its kind: more of them would wait as well."""
-        return any(
+        return self._gathering.waits(stream, group) or any(
             run.delivery.stream == stream and run.delivery.group == group
             for waiting in self._aside.values()
             for _, run in waiting
         )
+
+    def space(self, stream: str, group: str) -> int:
+        """How many more deliveries of this stream need no slot of their own: batches of it grow."""
+        if not self._free:
+            return 0
+        return max(0, self._gathering.space(stream, group) - sum(len(batch) for _, batch in self._queue))
+
+    def ends_early(self, running: Running) -> None:
+        """One delivery of a batch has its outcome before the others, whose slot is as busy as before."""
+        if running.sharing:
+            running.sharing -= 1
+            self._shared(-1)
 
     def resume(self, run: Run) -> None:
         """The time has come for a run that waited for its start."""
@@ -172,12 +199,12 @@ class Slots:
         for paced in [each for each in self._paced.values() if each.since <= late]:
             self.dismiss(paced.run)
             found.append(paced.run.delivery)
-        return found
+        return found + self._scattered(self._gathering.overdue(seconds))
 
     def close(self) -> list[Delivery]:
         """Start nothing any more; what had not been started is taken out."""
         self._closed = True
-        return self.overdue(-1.0)
+        return self.overdue(-1.0) + self._scattered(self._gathering.close())
 
     async def idle(self, seconds: float) -> bool:
         """Wait until nothing runs, for so long at most; whether that came."""
@@ -189,9 +216,18 @@ class Slots:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _scattered(self, batches: Iterable[Sequence[Run]]) -> list[Delivery]:
+        """What was gathered, one by one again."""
+        found = []
+        for runs in batches:
+            self._shared(1 - len(runs))
+            found += [run.delivery for run in runs]
+        return found
+
     def _serve(self) -> None:
         """See to it that a task serves the queue, where there is something to do for it."""
-        if self._server is None and (self._queue or self._aside or self._resumed) and self._free and not self._closed:
+        some = self._queue or self._aside or self._resumed or self._gathering.ready
+        if self._server is None and some and self._free and not self._closed:
             self._server = self._loop.create_task(self._run_queue())
 
     async def _run_queue(self) -> None:
@@ -223,15 +259,8 @@ class Slots:
         """Occupy a slot with the next delivery that may run, if there is a slot."""
         if not self._free or self._closed:
             return None
-        if self._resumed:
-            paced = self._resumed.popleft()
-            self._changed()
-            return self._occupy(paced.run, paced.kind)
-        while (found := self._next_aside()) is not None:
-            self._changed()
-            if (running := self._begin(*found)) is not None:
-                return running
-        while self._queue:
+        running = self._next_ready()
+        while running is None and self._queue:
             arrived, batch = self._queue[0]
             delivery = batch.popleft()
             if not batch:
@@ -240,12 +269,27 @@ class Slots:
             if not isinstance(plan, Run):
                 self._settle(delivery, plan)
                 continue
+            if plan.handler.batch is not None and is_gathered(plan):
+                running = self._gather(plan, plan.handler.batch, arrived)
+                continue
             limited = self._limit(plan)
             if limited is not None and self._busy[limited[0]] >= limited[1]:
                 self._aside.setdefault(limited, deque()).append((arrived, plan))
-            elif (running := self._begin(plan, None if limited is None else limited[0])) is not None:
+            else:
+                running = self._begin(plan, None if limited is None else limited[0])
+        return running
+
+    def _next_ready(self) -> Running | None:
+        """Occupy a slot with what waits no more: for its start, for others of its kind, or for more of its batch."""
+        if self._resumed:
+            paced = self._resumed.popleft()
+            self._changed()
+            return self._occupy(paced.run, paced.kind)
+        while (found := self._next_aside()) is not None:
+            self._changed()
+            if (running := self._begin(*found)) is not None:
                 return running
-        return None
+        return self._next_batch() if self._gathering.ready else None
 
     def _next_aside(self) -> tuple[Run, Hashable] | None:
         """The next run that stepped aside and whose kind is below its limit by now."""
@@ -257,6 +301,28 @@ class Slots:
                 return run, limit[0]
         return None
 
+    def _gather(self, run: Run, batch: Batch, arrived: float) -> Running | None:
+        """Have a run wait for others; occupy a slot if they are enough."""
+        # Also one that is the first: there is room for others beside it.
+        self._shared(int(self._gathering.add(run, batch, arrived)))
+        return self._next_batch() if self._gathering.ready else None
+
+    def _next_batch(self) -> Running | None:
+        """Occupy a slot with what was gathered, if some of it is ready and may run."""
+        runs = self._gathering.next(self._has_room)
+        if runs is None:
+            return None
+        limited = self._limit(runs[0])
+        kind = None if limited is None else limited[0]
+        if kind is not None:
+            self._busy[kind] += 1
+        self._changed()
+        return self._occupy(runs[0], kind, runs[1:])
+
+    def _has_room(self, run: Run) -> bool:
+        limited = self._limit(run)
+        return limited is None or self._busy[limited[0]] < limited[1]
+
     def _begin(self, run: Run, kind: Hashable | None) -> Running | None:
         """Occupy a slot; None: the run waits for its start first."""
         if kind is not None:
@@ -267,8 +333,8 @@ class Slots:
             return None
         return self._occupy(run, kind)
 
-    def _occupy(self, run: Run, kind: Hashable | None) -> Running:
-        running = Running(self._free.pop(), run, time.monotonic(), kind)
+    def _occupy(self, run: Run, kind: Hashable | None, others: Sequence[Run] = ()) -> Running:
+        running = Running(self._free.pop(), run, time.monotonic(), kind, others=others, sharing=len(others))
         self._running[running.number] = running
         return running
 
@@ -302,6 +368,8 @@ class Slots:
     def _ended(self, running: Running) -> None:
         del self._running[running.number]
         self._free.append(running.number)
+        if running.sharing:
+            self._shared(-running.sharing)
         self._leaves(running.kind)
         self._serve()
 

@@ -44,8 +44,13 @@ class StartedTable:
         return cls(fd)
 
     @classmethod
-    def attach(cls, fd: int) -> Self:
-        """The table behind a descriptor that was handed down by the process that created it."""
+    def attach(cls, fd: int, *, slots: int = 1) -> Self:
+        """The table behind a descriptor that was handed down by the process that created it.
+
+        It grows where it has fewer than so many slots: only who handles batches knows how much it starts at a time.
+        """
+        if os.fstat(fd).st_size < slots * SLOT_BYTES:
+            os.ftruncate(fd, slots * SLOT_BYTES)
         return cls(fd)
 
     def mark(self, slot: int, subscription_index: int, entry_id: str) -> None:
@@ -83,6 +88,8 @@ def started_entries(table: bytes) -> list[tuple[int, str]]:
     """(subscription index, entry id) of every marked slot in a copy of a table."""
     found = []
     for offset in range(0, len(table) - SLOT_BYTES + 1, SLOT_BYTES):
+        if not table[offset]:
+            continue
         marker, index, length, padded = _LAYOUT.unpack_from(table, offset)
         if marker == _MARKED and 0 < length <= _ID_LIMIT:
             found.append((index, padded[:length].decode("utf-8", "replace")))

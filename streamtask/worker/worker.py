@@ -9,7 +9,8 @@ import socket
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -37,22 +38,23 @@ from streamtask.transport.values import (
     TypeVersion,
     Verdict,
 )
+from streamtask.worker.batching import BatchExecutor, together
 from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
 from streamtask.worker.flow import Flow
-from streamtask.worker.gathering import values_from
+from streamtask.worker.group_values import values_from
+from streamtask.worker.health import Health
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
-from streamtask.worker.limits import children, intake_of_stream, limit_of, limit_of_stream, paces_of
+from streamtask.worker.limits import children, intake_of_stream, limit_of, limit_of_stream, paces_of, share_of_stream
 from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
 from streamtask.worker.pacer import Pacer
 from streamtask.worker.parent import SupervisorLink
-from streamtask.worker.probes import Health
 from streamtask.worker.provider import Provider
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
@@ -67,6 +69,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a delivery may wait here for a slot before it goes back; it is looked at twice in that time.
 _UNSTARTED = 0.6
+#: Events for batches that are read at once: fewer than several slots may take, so that they are handled meanwhile.
+_MOST_AT_ONCE = 500
 #: More than any worker takes in.
 _NO_LIMIT = 1 << 30
 #: Seconds after which a handler without a timeout is told about.
@@ -106,7 +110,6 @@ class Worker:
         self.health = Health(time.monotonic())
         self.metrics = metrics or Metrics()
         self._supervisor = supervisor
-        self._started = StartedTable.attach(supervisor.started_fd) if supervisor else None
         self._app = app
         self._broker = broker
         self._open = open_transport
@@ -134,6 +137,9 @@ class Worker:
                 if broker.handler(stream, group, rule.task.name) is not None:
                     self._rules[stream].append(rule)
         self._prepared = False
+        most = max(handler.batch.size if handler.batch else 1 for handler in handlers)
+        started = settings.concurrency * most
+        self._started = StartedTable.attach(supervisor.started_fd, slots=started) if supervisor else None
         self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
         #: How fast limited handlers go, what that means for their streams, and who asks for their starts.
         self._paces = paces_of(handlers)
@@ -145,6 +151,7 @@ class Worker:
         }
         self._pacers: dict[str, Pacer] = {}
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
+        self._shares = {(sub.stream, sub.group): share_of_stream(broker, sub) for sub in self._subscriptions}
         self._has_tasks = any(handler.is_task for handler in handlers)
         self._has_limits = any(limit is not None for limit in self._stream_limits.values()) or bool(self._intakes)
         #: What is here of each stream; only counted where some stream has a limit.
@@ -163,6 +170,7 @@ class Worker:
             limit=limit_of,
             pace=self._pace,
             changed=self._flow.changed,
+            shared=self._flow.shared,
             failed=partial(self._fail, "slots"),
         )
         self._reporter = Reporter(self.metrics)
@@ -250,6 +258,14 @@ class Worker:
             middleware=self._middleware,
             threads=self._settings.concurrency,
         )
+        self._batches = BatchExecutor(
+            self._app,
+            self._broker,
+            self._leases,
+            self._marks.stands,
+            isolation=self._isolation,
+            executor=self._executor,
+        )
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
         self._duty("progress", self._checkpoints.run())
@@ -316,6 +332,7 @@ class Worker:
             take=partial(self._take, due=True),
             expire=self._expire,
             room=partial(self._own_room, due=True),
+            takes=lambda sub: self._events_for(sub, self._flow.free),
         )
         self._duty("reclaimer", self._reclaimer.run())
         self._duty("look-round", self._look_round())
@@ -330,7 +347,7 @@ class Worker:
             self._duty(f"ticker-{stream}", ticker.run())
 
     def _readings(self) -> list[list[Subscription]]:
-        """What is read together: streams of a group that one read can bring; those with limits of their own apart."""
+        """What is read together: streams of a group that one read can bring; those with a room of their own apart."""
         readings = []
         for group in dict.fromkeys(sub.group for sub in self._subscriptions):
             subs = [sub for sub in self._subscriptions if sub.group == group]
@@ -344,7 +361,7 @@ class Worker:
 
     def _has_own_room(self, sub: Subscription) -> bool:
         place = sub.stream, sub.group
-        return self._stream_limits[place] is not None or place in self._intakes
+        return self._stream_limits[place] is not None or self._shares[place] > 1 or place in self._intakes
 
     def _duty(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine, name=f"streamtask-{name}")
@@ -422,16 +439,16 @@ class Worker:
         await asyncio.wait((hurry, idle), return_when=asyncio.FIRST_COMPLETED)
         await _cancel([hurry, idle])
         for running in self._slots.running:
-            delivery = running.run.delivery
-            log.warning(
-                "handler.interrupted",
-                extra={
-                    "handler": running.run.handler.name,
-                    "event_id": running.run.envelope.event_id,
-                    "stream": delivery.stream,
-                    "entry_id": delivery.entry_id,
-                },
-            )
+            for run in running.runs:
+                log.warning(
+                    "handler.interrupted",
+                    extra={
+                        "handler": run.handler.name,
+                        "event_id": run.envelope.event_id,
+                        "stream": run.delivery.stream,
+                        "entry_id": run.delivery.entry_id,
+                    },
+                )
             running.cancel()
         await self._slots.idle(_LAST_WORDS / 2)
 
@@ -460,6 +477,8 @@ class Worker:
     def _room(self, subs: Sequence[Subscription]) -> tuple[list[str], int]:
         """Which of these streams may be read now, and how much may be taken; they are of one group."""
         room = self._flow.free_for_new
+        if len(subs) == 1:
+            room = self._events_for(subs[0], room)
         if not room:
             return [], 0
         own = {sub.stream: self._own_room(sub, due=False) for sub in subs}
@@ -467,6 +486,15 @@ class Worker:
         if len(streams) == 1:
             room = min(room, own[streams[0]])
         return streams, room if streams else 0
+
+    def _events_for(self, sub: Subscription, slots: int) -> int:
+        """How many events of a stream so many slots take. Batches fill those that are free; ahead of them waits one."""
+        place = sub.stream, sub.group
+        share = self._shares[place]
+        if share == 1:
+            return slots
+        most = min(slots, max(1, self._flow.free_slots)) * share + self._slots.space(*place)
+        return min(most, max(share, _MOST_AT_ONCE))
 
     def _own_room(self, sub: Subscription, *, due: bool) -> int:
         """How much of a stream may be taken in, the worker's slots apart: no more than can run, and soon."""
@@ -525,7 +553,10 @@ class Worker:
     # ── handling and settling ─────────────────────────────────────────────────────────────────────────────────
 
     def _handler(self, running: Running) -> Coroutine[Any, Any, None]:
-        return (self._handle if running.run.handler.rate_limit is None else self._handle_limited)(running)
+        handler = running.run.handler
+        if handler.batch is not None:
+            return self._handle_batch(running)
+        return (self._handle if handler.rate_limit is None else self._handle_limited)(running)
 
     async def _handle(self, running: Running) -> None:
         """One handler in one slot, from its start to the outcome on its way."""
@@ -566,6 +597,71 @@ class Worker:
             self._outcome(run.delivery, self._broker.cancel(run), run, seconds)
         else:
             self._outcome(run.delivery, Release(), run)
+
+    # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _handle_batch(self, running: Running) -> None:
+        """The same for a batch."""
+        left = self._still_held(running)
+
+        def settle(run: Run, outcome: Outcome) -> None:
+            del left[run.delivery]
+            self._slots.ends_early(running)
+            self._outcome(run.delivery, outcome, run)
+
+        if not left:
+            return
+        with self._noted(running, list(left)):
+            try:
+                ended = await self._batches.execute(list(left.values()), settle)
+            except LeaseLostError:
+                for run in left.values():
+                    self._lost(run)
+            except asyncio.CancelledError as error:
+                for run in left.values():
+                    self._outcome(run.delivery, Release() if running.cancelled else self._broker.fail(run, error), run)
+                if running.cancelled:
+                    raise
+            else:
+                if failpoints.armed:
+                    failpoints.reached("after_effect")
+                self._batch_outcome(ended, time.monotonic() - running.since)
+
+    def _still_held(self, running: Running) -> dict[Delivery, Run]:
+        """What of a batch was not lost while it waited for a slot."""
+        held = {}
+        for run in running.runs:
+            if self._leases.is_lost(run.delivery):
+                self._slots.ends_early(running)
+                self._lost(run)
+            else:
+                held[run.delivery] = run
+        return held
+
+    @contextmanager
+    def _noted(self, running: Running, deliveries: Sequence[Delivery]) -> Iterator[None]:
+        """These are started, for whoever has to tell after our death."""
+        if self._started is None:
+            yield
+            return
+        rows = [running.number + place * self._settings.concurrency for place in range(len(deliveries))]
+        for row, delivery in zip(rows, deliveries, strict=True):
+            self._started.mark(row, self._places[delivery.stream, delivery.group], delivery.entry_id)
+        try:
+            yield
+        finally:
+            for row in rows:
+                self._started.clear(row)
+
+    def _batch_outcome(self, ended: Sequence[tuple[Run, Outcome]], seconds: float) -> None:
+        settlements = []
+        for place, (run, outcome) in enumerate(ended):
+            # The handler has run once for all of them.
+            took = None if place else seconds
+            self._left(run.delivery, took)
+            settlements.append(Settlement(run.delivery, self._signed(outcome), run, took))
+        for settlement in together(settlements):
+            self._settler.put(settlement)
 
     # ── starts of limited handlers ────────────────────────────────────────────────────────────────────────────
 
@@ -620,6 +716,9 @@ class Worker:
 
     # ── what becomes of it ────────────────────────────────────────────────────────────────────────────────────
 
+    def _signed(self, outcome: Outcome) -> Outcome:
+        return msgspec.structs.replace(outcome, worker=self.owner) if isinstance(outcome, Dead) else outcome
+
     def _lost(self, run: Run) -> None:
         self._left(run.delivery)
         self._settled([(Settlement(run.delivery, Done(), run), Verdict.LOST)])
@@ -627,10 +726,8 @@ class Worker:
     def _outcome(
         self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
     ) -> None:
-        if isinstance(outcome, Dead):
-            outcome = msgspec.structs.replace(outcome, worker=self.owner)
         self._left(delivery, seconds)
-        self._settler.put(Settlement(delivery, outcome, run, seconds))
+        self._settler.put(Settlement(delivery, self._signed(outcome), run, seconds))
 
     def _left(self, delivery: Delivery, seconds: float | None = None) -> None:
         if self._has_limits:
@@ -642,9 +739,9 @@ class Worker:
         self._reporter.settled(settled)
 
     def _lose(self, lost: list[Delivery]) -> None:
-        for delivery in lost:
-            if self._leases.lose(delivery):
-                self._slots.cancel(delivery)
+        held = [delivery for delivery in lost if self._leases.lose(delivery)]
+        if held:
+            self._slots.cancel(self._leases.is_lost)
 
     # ── what the duties tell and ask ──────────────────────────────────────────────────────────────────────────
 

@@ -41,6 +41,7 @@ _LASTING = [
     keys.cron(_ANY),
     keys.outbox(_ANY),
     keys.delayed_bodies(_ANY),
+    keys.debounced(_ANY),
     keys.STREAMS,
     keys.WORKERS,
 ]

@@ -36,7 +36,7 @@ async def dated(when: datetime, amount: Decimal, blob: bytes) -> None:
     note("dated", f"{when.isoformat()} {amount} {blob.decode()}")
 """
 HEADED = "from datetime import datetime\nfrom decimal import Decimal\n" + SOURCE
-CALLS, KILLS = (5000, 20) if LONG else (300, 2)
+CALLS, KILLS = (5000, 20) if LONG else (200, 2)
 
 
 #: A RabbitMQ server, where there is one.

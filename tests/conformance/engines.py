@@ -314,6 +314,7 @@ def order(
     at: datetime | None = None,
     dedup_key: str | None = None,
     dedup_window: float = 600.0,
+    debounce_key: str | None = None,
     again: bool = False,
 ) -> Outgoing:
     """An OrderPlaced with a text to know it by."""
@@ -327,6 +328,7 @@ def order(
         at=at,
         dedup_key=dedup_key,
         dedup_window=dedup_window,
+        debounce_key=debounce_key,
         again=again,
     )
 

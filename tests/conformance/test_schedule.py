@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from tests.conformance.engines import Engine, order
+from streamtask.transport.redis import keys
+from tests.conformance.engines import Engine, RedisEngine, order
 
 
 async def test_a_delayed_event_is_answered_with_its_event_id_and_not_stored_yet(engine: Engine) -> None:
@@ -156,6 +157,120 @@ async def test_a_dedup_key_counts_for_delayed_events_too(engine: Engine) -> None
 
     assert first == second == "e-1"
     assert len(await consumer.schedule.scheduled("orders", limit=10)) == 1
+
+
+# ── debounce ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_is_published_under_a_debounce_key_takes_the_place_of_what_waits_under_it(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("1", event_id="e-1", delay=0.05, debounce_key="k"))
+
+    assert await consumer.publish(order("2", event_id="e-2", delay=60, debounce_key="k")) == ["e-2"]
+
+    [waiting] = await consumer.schedule.scheduled("orders", limit=10)
+    assert waiting["event_id"] == "e-2"
+    assert 50_000 < int(str(waiting["due_in_ms"])) <= 60_000
+    await engine.let_pass(0.1)
+    await consumer.schedule.promote(["orders"])
+    assert await consumer.fetch() == []
+
+
+async def test_a_debounce_key_is_one_of_its_stream_and_binds_no_other_key_and_no_event_without(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(
+        order("1", delay=0.01, debounce_key="k"),
+        order("2", delay=0.02, debounce_key="K"),
+        order("3", delay=0.03),
+        order("4", stream="bills", delay=0.01, debounce_key="k"),
+    )
+    await engine.let_pass(0.1)
+
+    await consumer.schedule.promote(["orders", "bills"])
+
+    assert await consumer.texts() == ["1", "2", "3"]
+    assert await consumer.texts("bills") == ["4"]
+
+
+async def test_what_is_due_leaves_its_debounce_key_to_the_next(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("1", delay=0.01, debounce_key="k"))
+    await engine.let_pass(0.05)
+    await consumer.schedule.promote(["orders"])
+    await consumer.publish(order("2", delay=0.01, debounce_key="k"), order("3", delay=0.02, debounce_key="k"))
+    await engine.let_pass(0.05)
+
+    await consumer.schedule.promote(["orders"])
+
+    assert await consumer.texts() == ["1", "3"]
+
+
+async def test_publishing_again_under_a_debounce_key_finds_what_is_stored(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    item = order("1", event_id="e-1", delay=60, debounce_key="k")
+    await consumer.publish(item)
+
+    assert await consumer.publish(msgspec.structs.replace(item, again=True)) == ["e-1"]
+    assert len(await consumer.schedule.scheduled("orders", limit=10)) == 1
+
+
+async def test_many_publishers_under_one_debounce_key_leave_the_last(engine: Engine) -> None:
+    consumers = [await engine.consumer(f"c{n}") for n in range(5)]
+
+    async def publish(number: int) -> None:
+        await consumers[number % 5].publish(order(f"{number}", event_id=f"e-{number}", delay=60, debounce_key="k"))
+
+    await asyncio.gather(*map(publish, range(49)))
+    await publish(49)
+
+    [waiting] = await consumers[0].schedule.scheduled("orders", limit=100)
+    assert waiting["event_id"] == "e-49"
+
+
+async def test_what_is_cancelled_leaves_its_debounce_key_to_the_next(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    await consumer.publish(order("1", event_id="e-1", delay=60, debounce_key="k"))
+    await consumer.schedule.cancel("orders", "e-1")
+    await consumer.publish(order("2", event_id="e-2", delay=60, debounce_key="k"))
+    await consumer.transport.cancellations.cancel("orders", "e-2", None, ttl=60)
+    await consumer.publish(order("3", event_id="e-3", delay=60, debounce_key="k"))
+
+    await consumer.publish(order("4", event_id="e-4", delay=60, debounce_key="k"))
+
+    assert [waiting["event_id"] for waiting in await consumer.schedule.scheduled("orders", limit=10)] == ["e-4"]
+    if isinstance(engine, RedisEngine):
+        assert engine.client.hlen(keys.debounced("orders")) == 2
+
+
+async def test_of_debounced_events_nothing_is_left_beside_the_stream(redis_engine: RedisEngine) -> None:
+    consumer = await redis_engine.consumer()
+    for n in range(10):
+        await consumer.publish(order(f"{n}", delay=0.01, debounce_key=f"k{n % 3}"))
+    assert redis_engine.client.hlen(keys.debounced("orders")) == 6
+    await asyncio.sleep(0.05)
+
+    await consumer.schedule.promote(["orders"])
+
+    assert sorted(await consumer.texts()) == ["7", "8", "9"]
+    for left in (keys.debounced("orders"), keys.delayed("orders"), keys.delayed_bodies("orders")):
+        assert redis_engine.client.exists(left) == 0
+
+
+async def test_where_the_key_of_the_debounce_is_somebody_elses_nothing_is_stored_and_others_are_promoted(
+    redis_engine: RedisEngine,
+) -> None:
+    consumer = await redis_engine.consumer()
+    redis_engine.client.set(keys.debounced("orders"), "foreign")
+
+    [refused] = await consumer.transport.publish([order("1", delay=0, debounce_key="k")])
+    await consumer.publish(order("2", delay=0))
+    await consumer.schedule.promote(["orders"])
+
+    assert isinstance(refused, Exception)
+    assert await consumer.texts() == ["2"]
+
+
+# ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_what_is_cancelled_does_not_come(engine: Engine) -> None:

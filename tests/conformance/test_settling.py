@@ -6,7 +6,19 @@ import msgspec
 import pytest
 
 from streamtask.errors import TransportError
-from streamtask.transport.values import Dead, Delivery, Done, Mark, Outcome, Release, Retry, Skip, Verdict, Wait
+from streamtask.transport.values import (
+    Dead,
+    Delivery,
+    Done,
+    Mark,
+    Outcome,
+    Release,
+    Retry,
+    Skip,
+    Together,
+    Verdict,
+    Wait,
+)
 from tests.conformance.engines import Engine, RedisEngine, counts, order, text_of
 
 EVERY_OUTCOME = [
@@ -19,6 +31,7 @@ EVERY_OUTCOME = [
     Skip(),
     Skip(event_type="Unknown"),
     Wait("OrderPlaced", "v2", timeout=60),
+    Together(emits=(order("emitted", stream="bills"),), mark=Mark("m", window=60), others=()),
 ]
 
 by_kind = pytest.mark.parametrize("outcome", EVERY_OUTCOME, ids=lambda outcome: type(outcome).__name__)
@@ -246,6 +259,115 @@ async def test_a_mark_whose_window_is_over_binds_nobody(engine: Engine) -> None:
     await engine.let_pass(0.1)
 
     assert await consumer.settle(second, Done(mark=Mark("m", window=60))) is Verdict.SETTLED
+
+
+# ── together ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def together(*members: Delivery, marks: bool = True) -> tuple[Delivery, Together]:
+    """What a call for all these leaves: one event, and a mark for each."""
+    first, *others = [(each, Mark(text_of(each), window=60) if marks else None) for each in members]
+    return first[0], Together(emits=(order("of all", stream="bills"),), mark=first[1], others=tuple(others))
+
+
+async def test_what_was_handled_together_is_settled_with_its_effects_and_marks(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    deliveries = await consumer.publish_and_fetch(*(order(name) for name in "abc"))
+
+    assert await consumer.settle(*together(*deliveries)) is Verdict.SETTLED
+
+    assert await consumer.texts("bills") == ["of all"]
+    assert await consumer.pending() == 0
+    marks = [("orders", name) for name in "abc"]
+    assert await consumer.transport.marked("shipping", marks) == [True, True, True]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+async def test_with_one_of_them_lost_nothing_of_what_was_handled_together_is_committed(
+    engine: Engine, lost: int
+) -> None:
+    consumer = await engine.consumer()
+    deliveries = await consumer.publish_and_fetch(*(order(name) for name in "abc"))
+    await consumer.settle(deliveries[lost], Release())
+
+    assert await consumer.settle(*together(*deliveries)) is Verdict.TORN
+
+    assert await consumer.texts("bills") == []
+    assert await consumer.pending() == 3
+    assert await consumer.transport.marked("shipping", [("orders", name) for name in "abc"]) == [False] * 3
+    others = [delivery for index, delivery in enumerate(deliveries) if index != lost]
+    assert [await consumer.settle(delivery, Done()) for delivery in others] == [Verdict.SETTLED] * 2
+
+
+async def test_with_all_of_them_lost_what_was_handled_together_is_lost(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    deliveries = await consumer.publish_and_fetch(order("a"), order("b"))
+    await consumer.settle(*together(*deliveries))
+
+    assert await consumer.settle(*together(*deliveries)) is Verdict.LOST
+    assert await consumer.texts("bills") == ["of all"]
+
+
+async def test_with_a_duplicate_among_them_nothing_of_what_was_handled_together_is_committed(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    first, *deliveries = await consumer.publish_and_fetch(order("b"), order("a"), order("b"))
+    await consumer.settle(first, Done(mark=Mark("b", window=60)))
+
+    assert await consumer.settle(*together(*deliveries)) is Verdict.TORN
+
+    assert await consumer.texts("bills") == []
+    assert await consumer.pending() == 2
+    replayed = Together(emits=(), mark=None, others=((deliveries[1], Mark("b", window=60, replace=True)),))
+    assert await consumer.settle(deliveries[0], replayed) is Verdict.SETTLED
+
+
+async def test_what_was_handled_together_is_one_outcome_among_others(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    deliveries = await consumer.publish_and_fetch(*(order(f"{n}") for n in range(7)))
+    await consumer.settle(deliveries[5], Release())
+
+    verdicts = await consumer.transport.settle([
+        (deliveries[0], Done()),
+        together(*deliveries[1:3]),
+        (deliveries[3], Retry(0)),
+        together(*deliveries[4:6]),
+        (deliveries[2], Done()),
+        (deliveries[6], Done(emits=(order("own", stream="bills"),))),
+    ])  # fmt: skip
+
+    assert verdicts == [
+        Verdict.SETTLED, Verdict.SETTLED, Verdict.SETTLED, Verdict.TORN, Verdict.LOST, Verdict.SETTLED,
+    ]  # fmt: skip
+    assert await consumer.texts("bills") == ["of all", "own"]
+
+
+async def test_what_was_handled_together_and_failed_before_leaves_no_history(redis_engine: RedisEngine) -> None:
+    consumer = await redis_engine.consumer()
+    first, second = await consumer.publish_and_fetch(order("a"), order("b"))
+    await consumer.settle(second, Retry(0, error="once"))
+    again = await consumer.claim_one()
+
+    assert await consumer.settle(*together(first, again)) is Verdict.SETTLED
+    assert redis_engine.client.hgetall("{stream:orders}:history:shipping") == {}
+
+
+async def test_a_mark_that_cannot_be_set_undoes_what_was_handled_together(redis_engine: RedisEngine) -> None:
+    consumer = await redis_engine.consumer()
+    deliveries = await consumer.publish_and_fetch(*(order(name) for name in "abc"))
+    client = redis_engine.client
+    prefix = "{stream:orders}:done:shipping:"
+    client.execute_command(
+        "ACL", "SETUSER", "default", "resetkeys", "~stream:*", "~{stream:*}:[^d]*", f"~{prefix}a", f"~{prefix}c"
+    )
+    try:
+        [verdict] = await consumer.transport.settle([together(*deliveries)])
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "~*")
+
+    assert isinstance(verdict, TransportError)
+    assert await consumer.texts("bills") == []
+    assert await consumer.pending() == 3
+    assert await consumer.transport.marked("shipping", [("orders", name) for name in "abc"]) == [False] * 3
 
 
 # ── retries, hand-backs and the three counts ──────────────────────────────────────────────────────────────────────

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("django")
 
 PROJECT = """
-import asyncio, sys
+import asyncio, json, sys
 
 import django
 from django.conf import settings
@@ -37,12 +38,15 @@ settings.configure(
 sys.modules["project"] = sys.modules["__main__"]
 django.setup()
 
+from django.apps import apps
 from django.core.management import call_command
 from django.db import connections, transaction
 from streamtask.sql.django import outbox, publish_on_commit
 
 for alias in connections:
     call_command("migrate", database=alias, verbosity=0)
+# What is in the models and in no migration: nothing.
+call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
 def in_transaction(n, *, using=None, rolled_back=False):
@@ -63,25 +67,6 @@ async def has(n):
             await asyncio.sleep(0.01)
 
 
-def run(main):
-    asyncio.run(main())
-    connections.close_all()
-"""
-
-
-def run(folder: Path, source: str) -> str:
-    """What a program prints that begins as `PROJECT`."""
-    (folder / "main.py").write_text(PROJECT + source)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "main.py"], cwd=folder, capture_output=True, text=True, timeout=50, check=False,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.strip()
-
-
-def test_what_is_committed_is_published_at_once_and_what_is_rolled_back_is_not(tmp_path: Path) -> None:
-    source = """
 async def main():
     # It does not look again by itself.
     async with app, outbox().relay(every=60):
@@ -91,34 +76,46 @@ async def main():
         await has(2)
         await asyncio.to_thread(publish_on_commit, Placed(n=3))  # without a transaction
         await has(3)
-        print(await published())
-
-run(main)
-"""
-    assert run(tmp_path, source) == "[2, 3]"
-
-
-def test_a_relay_looks_at_the_database_that_is_named(tmp_path: Path) -> None:
-    source = """
-async def main():
-    await asyncio.to_thread(in_transaction, 1, using="other")
-    await asyncio.to_thread(in_transaction, 2)
+        told = {"committed": await published()}
+    await asyncio.to_thread(in_transaction, 4, using="other")
+    await asyncio.to_thread(in_transaction, 5)
     async with app:
-        relay = outbox().at("other").make_relay()
-        await relay.run(burst=True)
-        print(await published())
+        await outbox().at("other").make_relay().run(burst=True)
+        told["with the other database"] = await published()
+    return told
 
-run(main)
-"""
-    assert run(tmp_path, source) == "[1]"
-
-
-def test_a_project_without_the_setting_is_told_what_is_missing(tmp_path: Path) -> None:
-    source = """
-del settings.STREAMTASK_APP
+told = asyncio.run(main())
+connections.close_all()
+del settings.STREAMTASK_APP, apps.get_app_config("streamtask_outbox").outbox
 try:
     publish_on_commit(Placed(n=1))
 except Exception as error:
-    print(type(error).__name__, error)
+    told["without the setting"] = f"{type(error).__name__}: {error}"
+print(json.dumps(told))
 """
-    assert run(tmp_path, source).startswith("ConfigurationError the setting STREAMTASK_APP is missing")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the project's program has found."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "main.py").write_text(PROJECT)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "main.py"], cwd=folder, capture_output=True, text=True, timeout=50, check=False,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_what_is_committed_is_published_at_once_and_what_is_rolled_back_is_not(told: dict[str, Any]) -> None:
+    assert told["committed"] == [2, 3]
+
+
+def test_a_relay_looks_at_the_database_that_is_named(told: dict[str, Any]) -> None:
+    assert told["with the other database"] == [2, 3, 4]
+
+
+def test_a_project_without_the_setting_is_told_what_is_missing(told: dict[str, Any]) -> None:
+    assert told["without the setting"].startswith("ConfigurationError: the setting STREAMTASK_APP is missing")

@@ -93,7 +93,8 @@ async def test_publishing_and_working_and_operating_need_no_more_than_the_lines_
     kinds = ["plain", "emits", "emits later", "fails once", "dies", "delayed", "deduplicated", "again"]
     async with App("door", broker=users.url("publisher")) as door:
         await door.publish_many([Job(n=n, kind=kind) for n, kind in enumerate(kinds[:5])])
-        await door.publish(Job(n=5, kind="delayed"), delay=0.05)
+        for _ in range(2):
+            await door.publish(Job(n=5, kind="delayed"), delay=0.05, debounce_key="five")
         for _ in range(2):
             await door.publish(Job(n=6, kind="deduplicated"), dedup_key="six")
         event_id = await door.publish(Job(n=7, kind="again"))
@@ -333,6 +334,8 @@ def test_what_is_none_of_a_users_business_is_refused_by_the_server(users: Users,
         ("evalsha", {"dedup_key": "k"}),
         ("zadd", {"delay": 5.0}),
         ("hset", {"delay": 5.0}),
+        ("hget", {"delay": 5.0, "debounce_key": "k"}),
+        ("zrem", {"delay": 5.0, "debounce_key": "k"}),
         ("set", {"dedup_key": "k"}),
         ("hexists", {"event_id": "8d7cf34e-9b6f-4bb3-a87c-0b0f0f9c64a9"}),
     ],

@@ -7,9 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,8 +17,8 @@ from streamtask.sql.rows import Row
 from tests.chaos.workers import until
 
 sa = pytest.importorskip("sqlalchemy")
-pytest.importorskip("asyncpg")
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine  # noqa: E402
+pytest.importorskip("psycopg")
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine  # noqa: E402
 
 from streamtask.sql.alchemy import SqlOutbox  # noqa: E402
 
@@ -57,27 +56,24 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-async def engine(postgres: Path) -> Any:
-    made = create_async_engine("postgresql+asyncpg://shop@/postgres", connect_args={"host": str(postgres)})
-    yield made
-    await made.dispose()
-
-
-@pytest.fixture
-async def outbox(engine: AsyncEngine) -> SqlOutbox:
-    """An outbox with twenty rows of two transactions."""
-    outbox = SqlOutbox(App("shop", broker="memory://"), engine)
+@pytest.fixture(params=["async", "sync"])
+async def outbox(request: pytest.FixtureRequest, postgres: Path) -> AsyncIterator[SqlOutbox]:
+    """An outbox with twenty rows of two transactions, and an engine of either kind."""
+    url = f"postgresql+psycopg://shop@/postgres?host={postgres}"
+    engine = sa.create_engine(url)
+    async_engine = create_async_engine(url)
+    outbox = SqlOutbox(App("shop", broker="memory://"), engine if request.param == "sync" else async_engine)
     metadata = sa.MetaData()
     outbox.table(metadata)
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.drop_all)
-        await connection.run_sync(metadata.create_all)
+    metadata.drop_all(engine)
+    metadata.create_all(engine)
     for start in (0, 10):
-        async with AsyncSession(engine) as session, session.begin():
+        async with AsyncSession(async_engine) as session, session.begin():
             for n in range(start, start + 10):
                 outbox.publish(session, Placed(n=n))
-    return outbox
+    yield outbox
+    engine.dispose()
+    await async_engine.dispose()
 
 
 async def numbers(app: App) -> list[int]:
@@ -104,6 +100,8 @@ async def test_what_another_relay_has_in_hand_and_what_comes_after_it_is_not_giv
     let_go.set()
     assert await holding == 5
     assert await second.hand_over(take, limit=50, without=()) == 15
+    await first.close()
+    await second.close()
 
 
 async def test_two_relays_publish_all_once_and_in_order(outbox: SqlOutbox) -> None:

@@ -43,6 +43,24 @@ def test_starting_a_worker_loads_nothing_heavy_in_the_process_that_becomes_the_s
     assert heavy & set(loaded) == set()
 
 
+def test_a_worker_that_nobody_scrapes_loads_neither_prometheus_nor_a_web_server_nor_cron() -> None:
+    code = """
+import sys
+from streamtask import App, Event
+class Order(Event, stream="orders"): pass
+app = App("a", broker="memory://")
+@app.on(Order)
+async def handle(order: Order) -> None: ...
+import asyncio
+async def main():
+    async with app.worker(): pass
+asyncio.run(main())
+print(*sys.modules)
+"""
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"prometheus_client", "http.server", "cronsim", "kombu", "sqlalchemy"} & set(loaded) == set()
+
+
 @pytest.mark.parametrize(
     ("url", "engine"),
     [("memory://", "memory"), ("embedded://x", "embedded"), ("redis://localhost", "redis")],

@@ -27,11 +27,15 @@ class MemorySchedule:
             now = self._clock()
             moments = []
             for stream in streams:
-                delayed = self._store.find(stream).delayed
+                state = self._store.find(stream)
+                delayed = state.delayed
                 for event_id, waiting in sorted(delayed.items(), key=lambda pair: (pair[1].due, pair[0])):
                     if waiting.due <= now:
                         self._store.append(waiting.item, now)
                         del delayed[event_id]
+                        key = waiting.item.debounce_key
+                        if key is not None:
+                            del state.debounced[key]
                     else:
                         moments.append(waiting.due)
                         break

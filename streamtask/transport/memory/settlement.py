@@ -11,7 +11,19 @@ from datetime import UTC, datetime
 from streamtask.transport.memory.log import Entry, EntryId, Group, id_text, parse_id
 from streamtask.transport.memory.store import WAITING, Counts, MemoryStore, Skipped, StreamState
 from streamtask.transport.memory.workflows import go_on, is_over
-from streamtask.transport.values import Dead, DeadLetter, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
+from streamtask.transport.values import (
+    Dead,
+    DeadLetter,
+    Delivery,
+    Done,
+    Outcome,
+    Release,
+    Retry,
+    Skip,
+    Together,
+    Verdict,
+    Wait,
+)
 
 #: Fields that a copy for one group carries beside the original's.
 _COPY_FIELDS = frozenset({b"only", b"replay"})
@@ -27,6 +39,8 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
     """Commit one outcome, or change nothing at all."""
     state = store.find(delivery.stream)
     group = state.log.groups.get(delivery.group)
+    if isinstance(outcome, Together):
+        return _together(store, state, delivery, outcome, now)
     if group is None or not holds(group, delivery):
         return Verdict.LOST
     entry_id = parse_id(delivery.entry_id)
@@ -49,10 +63,7 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
                 ledger.skipped.setdefault(event_type, Skipped(entry_id)).count += 1
             state.ack(delivery.group, entry_id)
         case Dead():
-            if not is_over(state, outcome.step, now):
-                _store(store, delivery.stream, outcome, now)
-            _bury(state, delivery, outcome, now)
-            state.ack(delivery.group, entry_id)
+            _die(store, state, delivery, outcome, now)
     return Verdict.SETTLED
 
 
@@ -69,10 +80,29 @@ def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: D
     return verdict
 
 
-def _store(store: MemoryStore, stream: str, outcome: Done | Dead, now: float) -> None:
+def _together(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: Together, now: float) -> Verdict:
+    group, marks = state.log.groups.get(delivery.group), state.ledger(delivery.group).marks
+    members = [(delivery, outcome.mark), *outcome.others]
+    held = sum(holds(group, member) for member, _ in members)
+    if not held:
+        return Verdict.LOST
+    duplicates = any(mark and not mark.replace and marks.get(mark.name, now) for _, mark in members)
+    if held < len(members) or duplicates:
+        return Verdict.TORN
+    _store(store, delivery.stream, outcome, now)
+    for member, mark in members:
+        if mark is not None:
+            marks.put(mark.name, value=True, until=now + mark.window, now=now)
+        state.ack(delivery.group, parse_id(member.entry_id))
+    return Verdict.SETTLED
+
+
+def _store(store: MemoryStore, stream: str, outcome: Done | Dead | Together, now: float) -> None:
     """Store what an outcome leaves. The ack comes after it: an emit that cannot be stored leaves the entry pending."""
     for emit in outcome.emits:
         store.publish(emit, now)
+    if isinstance(outcome, Together):
+        return
     if outcome.result is not None:
         store.keep(stream, outcome.result, now)
     if outcome.step is not None:
@@ -87,6 +117,13 @@ def _count(counts: Counts, outcome: Retry | Release) -> None:
         counts.failures += 1
     else:
         counts.uncharged += 1
+
+
+def _die(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: Dead, now: float) -> None:
+    if not is_over(state, outcome.step, now):
+        _store(store, delivery.stream, outcome, now)
+    _bury(state, delivery, outcome, now)
+    state.ack(delivery.group, parse_id(delivery.entry_id))
 
 
 def _bury(state: StreamState, delivery: Delivery, outcome: Dead, now: float) -> None:

@@ -132,6 +132,8 @@ class StreamState:
     ledgers: dict[str, Ledger] = field(default_factory=dict)
     #: Event id -> the event.
     delayed: dict[str, Delayed] = field(default_factory=dict)
+    #: Debounce key -> event id of what waits under it.
+    debounced: dict[str, str] = field(default_factory=dict)
     rules: dict[str, RuleState] = field(default_factory=dict)
     #: Publish de-duplication: key -> event id.
     published: Expiring[str] = field(default_factory=Expiring)
@@ -159,6 +161,13 @@ class StreamState:
     def known(self, group: str) -> Ledger:
         """What stands beside a group, to be read: an empty one, not kept, where there is none."""
         return self.ledgers.get(group) or Ledger()
+
+    def unschedule(self, event_id: str) -> bool:
+        """An event waits no more, and leaves its debounce key; whether it did wait."""
+        waiting = self.delayed.pop(event_id, None)
+        if waiting is not None and waiting.item.debounce_key is not None:
+            self.debounced.pop(waiting.item.debounce_key, None)
+        return waiting is not None
 
     def ack(self, group: str, entry_id: EntryId) -> None:
         """The group is done with the entry."""
@@ -239,6 +248,11 @@ class MemoryStore:
             due = item.at.timestamp() if item.at else now + (item.delay or 0.0)
             state.delayed.setdefault(item.event_id, Delayed(due, item))
             result = item.event_id
+            if item.debounce_key is not None:
+                earlier = state.debounced.get(item.debounce_key)
+                state.debounced[item.debounce_key] = item.event_id
+                if earlier is not None and earlier != item.event_id:
+                    state.delayed.pop(earlier, None)
         if item.dedup_key is not None:
             state.published.put(item.dedup_key, item.event_id, now + item.dedup_window, now)
             return item.event_id

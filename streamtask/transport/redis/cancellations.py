@@ -24,6 +24,7 @@ class RedisCancellations:
             keys.results(stream),
             keys.delayed(stream),
             keys.delayed_bodies(stream),
+            keys.debounced(stream),
         ]
         told: tuple[Argument, Argument] = (0, "") if result is None else (max(1, round(result.ttl * 1000)), result.body)
         reply = await self._wire.run(self._cancel, names, [event_id, max(1, round(ttl * 1000)), *told])

@@ -15,6 +15,7 @@ from streamtask.transport.values import (
     Dead,
     Delivery,
     Done,
+    Mark,
     Member,
     Outcome,
     Outgoing,
@@ -23,6 +24,7 @@ from streamtask.transport.values import (
     Retry,
     Skip,
     Step,
+    Together,
     Wait,
 )
 
@@ -142,15 +144,15 @@ class Targets:
 
 def emits_of(result: Outcome) -> tuple[Outgoing, ...]:
     """What an outcome has to be stored elsewhere."""
-    return result.emits if isinstance(result, Done | Dead) else ()
+    return result.emits if isinstance(result, Done | Dead | Together) else ()
 
 
 def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[Argument]:
     """One outcome for the settle script."""
     head = (delivery.entry_id, delivery.deliveries)
     match result:
-        case Done():
-            return _done(delivery, result, targets)
+        case Done() | Together():
+            return _handled(delivery, result, targets)
         case Retry():
             return ("retry", *head, round(result.delay * 1000), int(result.failed), result.error)
         case Release():
@@ -165,6 +167,16 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
             return ("skip", *head, result.event_type, noted, result.version, round(result.timeout * 1000))
         case Wait():
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
+
+
+def _handled(delivery: Delivery, result: Done | Together, targets: Targets) -> Sequence[Argument]:
+    if isinstance(result, Done):
+        return _done(delivery, result, targets)
+    words: list[Argument] = ["together", delivery.entry_id, delivery.deliveries, *_mark(result.mark)]
+    words.append(len(result.others))
+    for other, mark in result.others:
+        words += (other.entry_id, other.deliveries, *_mark(mark))
+    return [*words, *_emits(result.emits, targets)]
 
 
 def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument]:
@@ -186,7 +198,7 @@ def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument
             words += _result(result)
     elif result is not None:
         words = ["result", delivery.entry_id, delivery.deliveries, *_result(result)]
-    words += ("", 0, 0) if mark is None else (mark.name, max(1, round(mark.window * 1000)), int(mark.replace))
+    words += _mark(mark)
     words += _emits(emits, targets)
     return words
 
@@ -196,6 +208,10 @@ def _emits(emits: Sequence[Outgoing], targets: Targets) -> list[Argument]:
     for emit in emits:
         words += targets.words(emit)
     return words
+
+
+def _mark(mark: Mark | None) -> tuple[Argument, ...]:
+    return ("", 0, 0) if mark is None else (mark.name, max(1, round(mark.window * 1000)), int(mark.replace))
 
 
 def _result(result: Result) -> tuple[Argument, ...]:

@@ -39,7 +39,11 @@ class RedisSchedule:
     async def promote(self, streams: Sequence[str]) -> float | None:
         """See `Schedule.promote`."""
         calls = [
-            (self._promote, [keys.stream(name), keys.delayed(name), keys.delayed_bodies(name)], [_PROMOTED])
+            (
+                self._promote,
+                [keys.stream(name), keys.delayed(name), keys.delayed_bodies(name), keys.debounced(name)],
+                [_PROMOTED],
+            )
             for name in streams
         ]
         waits = [reply / 1000 for reply in await self._all(calls) if reply >= 0]

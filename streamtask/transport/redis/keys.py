@@ -22,6 +22,7 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:floors                 HASH    group -> id before everything it has not finished; "~sweep:" -> cursor
     T:seen                   HASH    group -> last registration, ms
     T:delayed, T:delayed:body  ZSET event id -> due, ms; HASH event id -> packed fields
+    T:debounce               HASH    "k:KEY" -> event id, "e:ID" -> key: what of T:delayed was published under a key
     T:cron                   HASH    rule -> last slot, ms; "RULE<tab>text" its timetable, "RULE<tab>begun" since when,
                                      ms, "RULE<tab>seen" when a worker had it, ms
     T:outbox                 STREAM  emits for streams of another slot: `target`, `event_id`, `delay`, then the entry
@@ -184,6 +185,11 @@ def delayed(name: str) -> str:
 def delayed_bodies(name: str) -> str:
     """Events that are not due yet."""
     return f"{tag(name)}:delayed:body"
+
+
+def debounced(name: str) -> str:
+    """Which delayed event stands for a key."""
+    return f"{tag(name)}:debounce"
 
 
 def cron(name: str) -> str:

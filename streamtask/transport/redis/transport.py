@@ -69,7 +69,12 @@ _BLOCK_MARGIN = 2.0
 _COUNTED = 10_000
 #: What the register script answers where the group had been there before.
 _VANISHED = 2
-_VERDICTS = {b"ok": Verdict.SETTLED, b"lost": Verdict.LOST, b"duplicate": Verdict.DUPLICATE}
+_VERDICTS = {
+    b"ok": Verdict.SETTLED,
+    b"lost": Verdict.LOST,
+    b"duplicate": Verdict.DUPLICATE,
+    b"torn": Verdict.TORN,
+}
 
 
 class RedisTransport:
@@ -187,7 +192,10 @@ class RedisTransport:
             keys.delayed(item.stream),
             keys.delayed_bodies(item.stream),
         ]
-        return names, [item.event_id, commands.due(item.delay, item.at), window, int(item.again), *commands.entry(item)]
+        if item.debounce_key is not None:
+            names.append(keys.debounced(item.stream))
+        due, key = commands.due(item.delay, item.at), item.debounce_key or ""
+        return names, [item.event_id, due, window, int(item.again), key, *commands.entry(item)]
 
     # ── fetch ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Annotated, Any
 
 import pytest
 
-from streamtask import App, ConfigurationError, Context, Event, HandlerTimeoutError
+from streamtask import (
+    App,
+    ConfigurationError,
+    ConsumeNext,
+    Context,
+    Depends,
+    Event,
+    HandlerTimeoutError,
+    Middleware,
+)
 from streamtask.testing import eager, in_memory, make_context
 from streamtask.transport.values import Progress
 
@@ -18,6 +28,10 @@ class Chunk(Event, stream="t-chunks"):
 
 class Text(Event, stream="t-texts"):
     words: str
+
+
+def voice() -> str:
+    return "real"
 
 
 app = App("t-eager", broker="redis://nowhere.invalid:1")
@@ -76,6 +90,26 @@ async def test_a_plain_function_runs_in_a_thread_as_in_a_worker() -> None:
 
     assert handled.returned is None
     assert handled.checkpoints[0].startswith("streamtask-handler")
+
+
+async def test_middleware_and_dependencies_are_around_it() -> None:
+    class Loud(Middleware):
+        async def consume(self, event: Event, ctx: Context, call_next: ConsumeNext) -> Any:
+            return [await call_next(event), Text(words="loud")]
+
+    own = App("t-around", broker="memory://", middleware=[Loud()])
+
+    @own.on(Chunk)
+    async def say(chunk: Chunk, words: Annotated[str, Depends(voice)]) -> Text:
+        return Text(words=words)
+
+    own.dependency_overrides[voice] = lambda: "fake"
+
+    assert (await eager(say, Chunk(n=1), app=own)).emitted == [Text(words="fake"), Text(words="loud")]
+    with in_memory(own) as memory:
+        await memory.publish(Chunk(n=1))
+        await memory.drain()
+        assert memory.published_of(Text) == [Text(words="fake"), Text(words="loud")]
 
 
 async def test_the_time_limit_of_the_handler_holds() -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from streamtask.errors import ConfigurationError
-from streamtask.telemetry.metrics import CONTENT_TYPE, Metrics
-from streamtask.worker.probes import MAX_CONNECTIONS, Health, Probes
+from streamtask.telemetry.exposition import CONTENT_TYPE
+from streamtask.telemetry.metrics import Metrics
+from streamtask.worker.health import Health
+from streamtask.worker.probes import MAX_CONNECTIONS, Probes
 
 
 @pytest.fixture

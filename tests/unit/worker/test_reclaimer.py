@@ -27,6 +27,7 @@ def reclaimer_of(consumer: Consumer, flow: Flow, take: Any) -> Reclaimer:
         take=take,
         expire=lambda deliveries: None,
         room=lambda subscription: 100,
+        takes=lambda subscription: flow.free,
     )
 
 

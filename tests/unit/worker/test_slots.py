@@ -31,12 +31,15 @@ class Bench:
         self.settled: list[str] = []
         self.slots = Slots(
             concurrency,
-            plan=options.get("plan", lambda each: Run(each, SimpleNamespace(), SimpleNamespace(), SimpleNamespace())),
+            plan=options.get(
+                "plan", lambda each: Run(each, SimpleNamespace(batch=None), SimpleNamespace(), SimpleNamespace())
+            ),
             settle=lambda each, _: self.settled.append(each.entry_id),
             handle=self._handle,
             limit=options.get("limit", lambda _: None),
             pace=lambda _: False,
             changed=lambda: None,
+            shared=lambda _: None,
             failed=self.errors.append,
         )
 
@@ -125,7 +128,7 @@ async def test_cancelling_a_delivery_reaches_only_its_own_handler():
     bench.put("a", "b", "c")
     await turns()
     [victim] = [running for running in bench.slots.running if running.run.delivery.entry_id == "b"]
-    bench.slots.cancel(victim.run.delivery)
+    bench.slots.cancel(lambda each: each is victim.run.delivery)
     assert await bench.slots.idle(5)
     assert ended == {"a": "done", "b": "cancelled", "c": "done"}
     bench.put("d")

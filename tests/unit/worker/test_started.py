@@ -101,3 +101,15 @@ def test_reading_garbage_never_fails(raw: bytes) -> None:
     for index, entry_id in started_entries(raw):
         assert 0 <= index <= 65_535
         assert entry_id
+
+
+def test_who_starts_more_at_a_time_makes_the_table_larger(table: StartedTable) -> None:
+    table.mark(1, 7, "5-1")
+    larger = StartedTable.attach(os.dup(table.fd), slots=100)
+    try:
+        assert larger.slots == 100
+        larger.mark(99, 7, "5-2")
+        assert larger.read() == [(7, "5-1"), (7, "5-2")]
+        assert started_entries(os.pread(table.fd, 100 * SLOT_BYTES, 0)) == [(7, "5-1"), (7, "5-2")]
+    finally:
+        larger.close()

@@ -1,11 +1,14 @@
 -- publish: append one event, or schedule it; at most once for its dedup key or, when tried again, for its event id.
--- KEYS[1] stream  [2] dedup mark  [3] delayed index  [4] delayed bodies
--- ARGV event id, due: '' now, 'in:MS' or 'at:MS', dedup window ms (0: none), again (0 or 1), then the entry's words
+-- KEYS[1] stream  [2] dedup mark  [3] delayed index  [4] delayed bodies  [5] which of them stand for a debounce key; only
+--     with such a key
+-- ARGV event id, due: '' now, 'in:MS' or 'at:MS', dedup window ms (0: none), again (0 or 1), debounce key, then the entry's
+--     words
 -- -> entry id; the event id where it is scheduled or has a dedup mark: that of the event which stands under the mark
 -- Atomic so that of two publishers with one key only one stores. `again` looks through the last ten minutes: the id
--- of an event stands in its bytes, so nothing needs to be kept for the common case.
-local stream, mark, delayed, bodies = unpack(KEYS)
-local event_id, due, window, again = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+-- of an event stands in its bytes, so nothing needs to be kept for the common case. An event with a debounce key takes the
+-- place of the one that waits under it: both or neither would be two runs, or none.
+local stream, mark, delayed, bodies, debounced = unpack(KEYS)
+local event_id, due, window, again, key = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1', ARGV[5]
 
 -- A payload may mention the id of another event: what holds the id is looked at closely.
 local function is_of_event(entry)
@@ -50,13 +53,26 @@ if again then
 end
 local stored
 if due == '' then
-    stored = redis.call('XADD', stream, '*', unpack(ARGV, 5))
+    stored = redis.call('XADD', stream, '*', unpack(ARGV, 6))
 else
     local way, ms = string.match(due, '^(%a+):(-?%d+)$')
     local moment = tonumber(ms) + (way == 'in' and now_ms() or 0)
+    local earlier
+    if debounced then
+        -- What may be refused comes first: a note that says nothing by itself, and a removal of nothing.
+        earlier = redis.call('HGET', debounced, 'k:' .. key)
+        redis.call('HSET', debounced, 'e:' .. event_id, key)
+        redis.call('ZREM', delayed, '')
+    end
     -- The body last: it is what `stored_already` goes by, and without its place in the index it would be due never.
     redis.call('ZADD', delayed, moment, event_id)
-    redis.call('HSET', bodies, event_id, cmsgpack.pack({ unpack(ARGV, 5) }))
+    redis.call('HSET', bodies, event_id, cmsgpack.pack({ unpack(ARGV, 6) }))
+    if debounced then redis.call('HSET', debounced, 'k:' .. key, event_id) end
+    if earlier and earlier ~= event_id then
+        redis.call('ZREM', delayed, earlier)
+        redis.call('HDEL', bodies, earlier)
+        redis.call('HDEL', debounced, 'e:' .. earlier)
+    end
     stored = event_id
 end
 if window == 0 then return stored end

@@ -18,7 +18,10 @@
 --              then event id, ttl ms, result; 1 if there is a step (else 0), and then as step down to its group
 --     skip     type ('' for an entry of another group), to be noted (0 or 1), version, timeout ms
 --     wait     type, version, timeout ms
--- -> for each: 'ok', 'lost', 'duplicate', or 'failed: ' and why (nothing was changed, the entry stays pending)
+--     together  mark, window ms, replace, number of others, for each: id, delivery count, mark, window ms, replace; then
+--              the emits as above
+-- -> for each: 'ok', 'lost', 'duplicate', 'torn' (nothing was changed: of those together one is lost or a duplicate),
+--     or 'failed: ' and why (nothing was changed, the entry stays pending)
 --
 -- Redis does not roll a script back. So, first an ack of nothing, which fails where the acks at the end would (no
 -- permission), and a write that a full server does not refuse and after which it lets the others pass; then for each
@@ -66,6 +69,8 @@ local function step()
     return s
 end
 
+local ids = {}
+
 local function parse()
     local o = { verb = word(), id = word(), count = tonumber(word()) }
     if o.verb == 'step' then
@@ -95,16 +100,25 @@ local function parse()
         o.type, o.noted, o.version, o.timeout = word(), word(), word(), tonumber(word())
     elseif o.verb == 'wait' then
         o.type, o.version, o.timeout = word(), word(), tonumber(word())
+    elseif o.verb == 'together' then
+        o.mark, o.window, o.replace = word(), word(), word()
+        o.members = { o }
+        for i = 1, tonumber(word()) do
+            local other = { id = word(), count = tonumber(word()), mark = word(), window = word(), replace = word() }
+            o.members[i + 1] = other
+            ids[#ids + 1] = other.id
+        end
+        o.emits = emits(tonumber(word()))
     else
         error('unknown verb ' .. tostring(o.verb))
     end
     return o
 end
 
-local outcomes, ids = {}, {}
+local outcomes = {}
 for i = 1, tonumber(ARGV[6]) do
     outcomes[i] = parse()
-    ids[i] = outcomes[i].id
+    ids[#ids + 1] = outcomes[i].id
 end
 local counts = held(stream, group, owner, ids)
 
@@ -310,6 +324,42 @@ function verbs.effects(o)
     return verbs.emit(o, mark)
 end
 
+-- Nil where all members are held and none is a duplicate; else what to answer.
+local function torn(members)
+    local here, duplicate = 0, false
+    for _, each in ipairs(members) do
+        if counts[each.id] == each.count then here = here + 1 end
+        local checked_mark = each.mark ~= '' and each.replace == '0'
+        duplicate = duplicate or checked_mark and redis.call('EXISTS', mark_prefix .. each.mark) == 1
+    end
+    if here == 0 then return 'lost' end
+    if here < #members or duplicate then return 'torn' end
+end
+
+function verbs.together(o)
+    local answer = torn(o.members)
+    if answer then return answer end
+    local undos, refused = append(o.emits)
+    if refused then return failed(refused) end
+    for _, each in ipairs(o.members) do
+        if each.mark ~= '' then
+            local mark = mark_prefix .. each.mark
+            refused = select(2, try('SET', mark, each.id, 'PX', each.window))
+            if refused then
+                take_back(undos)
+                return failed(refused)
+            end
+            -- One that was set anew stood before, and stands on.
+            if each.replace == '0' then undos[#undos + 1] = { 'DEL', mark } end
+        end
+    end
+    for _, each in ipairs(o.members) do
+        ack(each)
+        counts[each.id] = nil
+    end
+    return 'ok'
+end
+
 function verbs.retry(o)
     local verdict = park(o.id, o.delay, o.failed == '1' and ':f' or ':u')
     if verdict == 'ok' and o.error ~= '' then redis.pcall('HSET', history, o.id .. ':e', o.error) end
@@ -359,7 +409,7 @@ end
 
 local verdicts = {}
 for i, o in ipairs(outcomes) do
-    if counts[o.id] == o.count then
+    if o.members or counts[o.id] == o.count then
         local went, verdict = pcall(verbs[o.verb], o)
         verdicts[i] = went and verdict or failed(type(verdict) == 'table' and verdict or { err = verdict })
         -- An id named twice in one batch is ours only once.
