@@ -18,6 +18,7 @@ _HOMES = {
     "BlobRefusedError": "streamtask.errors",
     "BlobStores": "streamtask.blobs",
     "BlobTooLargeError": "streamtask.errors",
+    "Concurrency": "streamtask.gating",
     "ConfigurationError": "streamtask.errors",
     "ConsumeNext": "streamtask.middleware",
     "Context": "streamtask.context",

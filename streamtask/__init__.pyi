@@ -25,6 +25,7 @@ from streamtask.errors import (
     TransportError,
 )
 from streamtask.event import Event
+from streamtask.gating import Concurrency
 from streamtask.handler import Batch, DeadEvent, Timeout
 from streamtask.inspector import Inspector
 from streamtask.middleware import ConsumeNext, Middleware, PublishNext
@@ -50,6 +51,7 @@ __all__ = [
     "BlobRefusedError",
     "BlobStores",
     "BlobTooLargeError",
+    "Concurrency",
     "ConfigurationError",
     "ConsumeNext",
     "Context",

@@ -309,16 +309,18 @@ class App(Router):
         await self._store_all(items)
         return [item.event_id for item in items]
 
-    async def _store_all(self, items: list[Outgoing]) -> None:
-        """Publish in batches, in order. A PublishError says which are not known to be stored."""
+    async def _store_all(self, items: list[Outgoing]) -> list[str]:
+        """Publish in batches, in order; what `_store` gives. A PublishError says which are not known to be stored."""
+        stored: list[str] = []
         for start in range(0, len(items), _BATCH):
             try:
-                await self._store(items[start : start + _BATCH])
+                stored += await self._store(items[start : start + _BATCH])
             except PublishError as error:
                 unsure = {start + place: event_id for place, event_id in error.unsure.items()}
                 unsent = range(start + _BATCH, len(items))
                 error.unsure = unsure | {place: items[place].event_id for place in unsent}
                 raise
+        return stored
 
     def _outgoing(
         self,

@@ -40,6 +40,7 @@ from streamtask.transport.values import (
     Dead,
     Delivery,
     Done,
+    Gate,
     Mark,
     Member,
     Outcome,
@@ -151,7 +152,13 @@ class Broker:
     def subscriptions(self, groups: Collection[str] = (), streams: Collection[str] = ()) -> list[Subscription]:
         """What a worker reads, all or only the groups and streams named."""
         return [
-            Subscription(stream=stream, group=group, start=reading.start, handles=self._handles(reading))
+            Subscription(
+                stream=stream,
+                group=group,
+                start=reading.start,
+                handles=self._handles(reading),
+                gates=self._gates(reading),
+            )
             for (stream, group), reading in self._readings.items()
             if (not groups or group in groups) and (not streams or stream in streams)
         ]
@@ -163,6 +170,11 @@ class Broker:
             for type_, (handler, described) in reading.handlers.items()
             for version in describe(described.cls).versions
         )
+
+    @staticmethod
+    def _gates(reading: _Reading) -> tuple[Gate, ...]:
+        found = {id(handler): handler.gate for handler, _ in reading.handlers.values() if handler.gate is not None}
+        return tuple(sorted(found.values(), key=lambda gate: (not gate.ordered, gate.limit, gate.name)))
 
     def handler(self, stream: str, group: str, type_: str) -> Handler | None:
         """The handler of a type in a group."""

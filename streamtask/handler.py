@@ -16,10 +16,12 @@ from streamtask.context import BatchContext, Context
 from streamtask.dependencies import Given, Plan, plan
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, describe
+from streamtask.gating import Concurrency, gate_of
 from streamtask.middleware import Middleware, around_consume
 from streamtask.outcomes import Keeping
 from streamtask.rates import RateLimit
 from streamtask.retry import Retry
+from streamtask.transport.values import Gate
 
 Pool = Literal["async", "thread", "process"]
 Dedupe = bool | str | Callable[[Any], str | None]
@@ -86,9 +88,12 @@ class Handler:
     start: str | datetime
     retry: Retry
     timeout: Timeout
+    #: At most so many at once in one worker.
     concurrency: int | None
     dedupe: Dedupe | None
     dedupe_window: float
+    #: What its events go through, across all workers.
+    gate: Gate | None
     #: How many it takes at once; None: one event, and not in a list.
     batch: Batch | None
     #: How often it may start, in all workers together; None: as often as there are events.
@@ -167,9 +172,10 @@ def make_handler(
     start: str | datetime = "earliest",
     retry: Retry | None = None,
     timeout: float | Timeout | None = None,
-    concurrency: int | None = None,
+    concurrency: int | Concurrency | None = None,
     dedupe: Dedupe | None = None,
     dedupe_window: float = DEDUPE_WINDOW,
+    ordered_by: str | None = None,
     batch: Batch | None = None,
     rate_limit: str | RateLimit | None = None,
     pool: Pool | None = None,
@@ -209,8 +215,9 @@ def make_handler(
     if (chosen == "async" and not is_async) or (chosen == "thread" and is_async):
         kind = "async" if is_async else "plain"
         raise ConfigurationError(f"{name}: pool={chosen!r} does not go with a function that is {kind}")
-    if concurrency is not None and concurrency < 1:
-        raise ConfigurationError(f"{name}: concurrency is at least 1, got {concurrency}")
+    in_worker = concurrency.per_worker if isinstance(concurrency, Concurrency) else concurrency
+    if in_worker is not None and in_worker < 1:
+        raise ConfigurationError(f"{name}: concurrency is at least 1, got {in_worker}")
     if isinstance(start, str) and start not in ("earliest", "latest"):
         raise ConfigurationError(f"{name}: start is 'earliest', 'latest' or a datetime, not {start!r}")
     if on_dead is not None and (not callable(on_dead) or inspect.iscoroutinefunction(on_dead)):
@@ -233,9 +240,10 @@ def make_handler(
         start=start,
         retry=retry or Retry(),
         timeout=limits,
-        concurrency=concurrency,
+        concurrency=in_worker,
         dedupe=dedupe,
         dedupe_window=dedupe_window,
+        gate=gate_of(name, taken, ordered_by=ordered_by, concurrency=concurrency, arguments=fields),
         batch=batch,
         rate_limit=rate,
         read=read,

@@ -34,8 +34,9 @@ from streamtask.transport.values import (
 _Row = TypeVar("_Row")
 _Protocol = TypeVar("_Protocol")
 
-#: Who owns entries that only other workers of a group handle.
+#: Who owns entries that only other workers of a group handle, and those that queue behind others of their key.
 WAITING_OWNER = "~waiting"
+_QUEUED_OWNER = "~queued"
 #: The largest envelope that is decoded without an app to say otherwise, in bytes: far above what an app would allow.
 _LIMIT = 64 << 20
 #: Entries that one round trip brings, with their bodies and without.
@@ -540,10 +541,10 @@ def _shares(counts: Sequence[int], limit: int) -> list[int]:
 def _state(entry: PendingEntry) -> str:
     """`running`, `retrying` or `abandoned`.
 
-    An entry that waits for a worker that handles its type is `retrying`, too: it is nobody's and comes again by
-    itself. It has no due time, because what it waits for is a worker.
+    An entry that waits for a worker that handles its type, or for others of its key, is `retrying`, too: it is nobody's
+    and comes again by itself. It has no due time, because what it waits for is a worker, or another entry.
     """
-    if entry.due_in_ms is not None or entry.consumer == WAITING_OWNER:
+    if entry.due_in_ms is not None or entry.consumer in (WAITING_OWNER, _QUEUED_OWNER):
         return "retrying"
     return "running" if entry.alive else "abandoned"
 

@@ -81,20 +81,21 @@ async def through(
 class Together:
     """Publishes many events, each through middleware, and at once what has come through.
 
-    `outgoing`: an event and its options as the transport takes them. `store`: publishes some, in order.
+    `outgoing`: an event and its options as the transport takes them. `store`: publishes some, in order; what the
+    transport says of each, which is the event's id where it has a `dedup_key`.
     """
 
     def __init__(
         self,
         middleware: Sequence[Middleware],
         outgoing: Callable[..., Outgoing],
-        store: Callable[[list[Outgoing]], Awaitable[None]],
+        store: Callable[[list[Outgoing]], Awaitable[list[str]]],
     ) -> None:
         self._middleware = middleware
         self._outgoing = outgoing
         self._store = store
         #: What has come through: the place of its event, and who waits for it to be stored.
-        self._waiting: list[tuple[int, Outgoing, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, Outgoing, asyncio.Future[str]]] = []
         self._changed = asyncio.Event()
 
     async def publish(self, events: Sequence[Event]) -> list[str]:
@@ -128,11 +129,10 @@ class Together:
 
     async def _innermost(self, place: int, event: Event, options: PublishOptions) -> str:
         item = self._outgoing(event, **options)
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        stored: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append((place, item, stored))
         self._changed.set()
-        await stored
-        return item.event_id
+        return await stored
 
     async def _until_all_wait(self, tasks: Sequence[asyncio.Task[str]]) -> None:
         """Wait until each event has come through, or will not."""
@@ -146,17 +146,19 @@ class Together:
     async def _send(self) -> None:
         sent, self._waiting = sorted(self._waiting, key=lambda waiting: waiting[0]), []
         unsure: dict[int, PublishError] = {}
+        told: dict[int, str] = {}
         try:
-            await self._store([item for _, item, _ in sent])
+            told = dict(enumerate(await self._store([item for _, item, _ in sent])))
         except PublishError as error:
             unsure = {place: type(error)(str(error), event_id=event_id) for place, event_id in error.unsure.items()}
-        for place, (_, _, stored) in enumerate(sent):
+        for place, (_, item, stored) in enumerate(sent):
             if stored.done():
                 continue
             if place in unsure:
                 stored.set_exception(unsure[place])
             else:
-                stored.set_result(None)
+                known = told.get(place, item.event_id)
+                stored.set_result(item.event_id if item.dedup_key is None else known)
 
 
 def _ids(tasks: Sequence[asyncio.Task[str]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, TypeVar, Unpack, get_args, overload
 from streamtask.context import Context
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event
+from streamtask.gating import Concurrency
 from streamtask.handler import DEDUPE_WINDOW, Batch, Dedupe, Handler, OnDead, Pool, Timeout, make_handler
 from streamtask.lifespan import Lifespan, make_lifespan
 from streamtask.middleware import Middleware, checked
@@ -47,9 +48,10 @@ class Router:
         start: str | datetime = "earliest",
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
-        concurrency: int | None = None,
+        concurrency: int | Concurrency | None = None,
         dedupe: Dedupe | None = None,
         dedupe_window: float = DEDUPE_WINDOW,
+        ordered_by: str | None = None,
         batch: Batch | None = None,
         rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
@@ -58,12 +60,13 @@ class Router:
         """Make a function the handler of events; returns the function itself.
 
         `group`: consumer group, by default the app's name. `start`: where a new group begins. `retry`: attempts and
-        backoff. `timeout`: seconds for one attempt. `concurrency`: at most this many at once in one worker. `dedupe`:
-        effects commit once for each value within `dedupe_window` seconds. `batch`: a `Batch`; the function takes a list
-        of events, and fails some of them with `BatchError`. `rate_limit`: how often it may start, in all workers
-        together: "100/s", or a `RateLimit`. `pool`: "async", "thread" or "process". `on_dead`: called with the event
-        and a `DeadEvent` when it is given up; what it returns is published in the same atomic step that writes the dead
-        letter.
+        backoff. `timeout`: seconds for one attempt. `concurrency`: at most this many at once in one worker; a
+        `Concurrency`: across all workers. `dedupe`: effects commit once for each value within `dedupe_window` seconds.
+        `ordered_by`: a field; events with one value of it run one at a time, in their order, across all workers.
+        `batch`: a `Batch`; the function takes a list of events, and fails some of them with `BatchError`.
+        `rate_limit`: how often it may start, in all workers together: "100/s", or a `RateLimit`. `pool`: "async",
+        "thread" or "process". `on_dead`: called with the event and a `DeadEvent` when it is given up; what it returns
+        is published in the same atomic step that writes the dead letter.
         """
 
         def register(function: FunctionT) -> FunctionT:
@@ -78,6 +81,7 @@ class Router:
                     concurrency=concurrency,
                     dedupe=dedupe,
                     dedupe_window=dedupe_window,
+                    ordered_by=ordered_by,
                     batch=batch,
                     rate_limit=rate_limit,
                     pool=pool,
@@ -107,7 +111,8 @@ class Router:
         group: str | None = None,
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
-        concurrency: int | None = None,
+        concurrency: int | Concurrency | None = None,
+        ordered_by: str | None = None,
         rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         result_ttl: float | None = RESULT_TTL,
@@ -121,7 +126,8 @@ class Router:
         group: str | None = None,
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
-        concurrency: int | None = None,
+        concurrency: int | Concurrency | None = None,
+        ordered_by: str | None = None,
         rate_limit: str | RateLimit | None = None,
         pool: Pool | None = None,
         result_ttl: float | None = RESULT_TTL,
@@ -130,13 +136,15 @@ class Router:
 
         `name`: of the task on the wire, by default module and name of the function. `stream`: by default the app's name
         with "-tasks" behind it. `result_ttl`: seconds that what it returns is kept; None: it is not. The others are
-        those of `on`. A task that wants its `Context` takes it first.
+        those of `on`; what `ordered_by` or a `Concurrency` names is a parameter. A task that wants its `Context` takes
+        it first.
         """
         handler = {
             "group": group,
             "retry": retry,
             "timeout": timeout,
             "concurrency": concurrency,
+            "ordered_by": ordered_by,
             "rate_limit": rate_limit,
             "pool": pool,
         }

@@ -20,6 +20,7 @@ from streamtask.context import Context
 from streamtask.dependencies import depends
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event
+from streamtask.gating import Concurrency
 from streamtask.handler import Pool, Timeout
 from streamtask.rates import RateLimit
 from streamtask.retry import Retry
@@ -43,7 +44,7 @@ class RuleOptions(TypedDict, total=False):
     group: str | None
     retry: Retry | None
     timeout: float | Timeout | None
-    concurrency: int | None
+    concurrency: int | Concurrency | None
     rate_limit: str | RateLimit | None
     pool: Pool | None
     result_ttl: float | None

@@ -175,8 +175,9 @@ class Task(Generic[P, R, Q, C]):
 
     @property
     def parameters(self) -> list[str]:
-        """The names of what it is called with."""
-        return list(self._signature.parameters)
+        """The names of what it is called with, each for one value."""
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return [each.name for each in self._parameters if each.kind not in several]
 
     def argument(self, event: Event, name: str) -> Any:
         """What a call has for a parameter."""

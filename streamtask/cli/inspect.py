@@ -34,7 +34,7 @@ def pending(  # noqa: PLR0917 - click passes them by name
 
     Of each: is it running, does it wait for its next attempt (retrying), or was it left by a dead worker and will be
     taken over within seconds (abandoned)? Due is when a retrying one comes again; one without waits for a worker that
-    handles its type.
+    handles its type, or behind others of its key (ordered_by, concurrency).
     """
     found = ask(reference, broker, lambda inspector: inspector.pending(stream, group, limit=limit))
     output.print_rows(output.rows(found.rows), as_json=as_json, empty="Nothing is pending.")

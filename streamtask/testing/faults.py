@@ -96,10 +96,7 @@ async def check(
     unknown = set(scenarios) - set(ALL)
     if unknown:
         raise ConfigurationError(f"scenarios are {', '.join(ALL)}; got {', '.join(sorted(unknown))}")
-    handlers = [each for each in app.handlers if type(event) in each.events and handler in (None, each.function)]
-    if not handlers:
-        which = "no handler" if handler is None else f"no handler {getattr(handler, '__qualname__', handler)!r}"
-        raise ConfigurationError(f"the app {app.name!r} has {which} of {type(event).__name__}")
+    handlers = _handlers_of(app, event, handler)
     outside = partial(_Check, effects=effects, observe=observe, reset=reset, patience=patience)
     checks = [outside(app, event, each) for each in handlers]
     for each in checks:
@@ -377,6 +374,14 @@ def _failed(point: Point) -> str:
 
 def _paused(point: Point) -> str:
     return f"was paused {_at(point)}, while another worker handled the event"
+
+
+def _handlers_of(app: App, event: Event, function: Callable[..., Any] | None) -> list[Handler]:
+    found = [each for each in app.handlers if type(event) in each.events and function in (None, each.function)]
+    if not found:
+        which = "no handler" if function is None else f"no handler {getattr(function, '__qualname__', function)!r}"
+        raise ConfigurationError(f"the app {app.name!r} has {which} of {type(event).__name__}")
+    return found
 
 
 def _short_name(handler: Handler) -> str:

@@ -6,6 +6,7 @@ Nothing runs by itself: `drain` handles what is ready, in this task and in order
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from streamtask.steps import collected, flow_of
 from streamtask.testing.clock import FrozenClock
 from streamtask.testing.drainer import Drainer
 from streamtask.testing.eager import Handled, handle
+from streamtask.testing.rules import Rules
 from streamtask.testing.store import MemoryConnector
 from streamtask.transport.memory.store import fields_of
 from streamtask.transport.values import DeadLetter, Delivery
@@ -54,8 +56,9 @@ class InMemoryApp:
         self.app = app
         #: Its time: `clock.advance(60)`.
         self.clock = clock
-        #: What all of it is kept in.
-        self.memory = connector
+        #: What all of it is kept in: for drainers.
+        self.connector = connector
+        self._rules = Rules(app, connector)
         self._concurrency = concurrency
         self._patience = patience
         #: The blocking twin, for tests that are no coroutines.
@@ -91,10 +94,14 @@ class InMemoryApp:
         """
         until, known = self.clock.now() + seconds, {letter.id for letter in self.dead}
         async with self.drainer() as drainer:
-            await drainer.run()
-            while (due := await drainer.next_due()) is not None and self.clock.now() + due <= until:
-                self.clock.advance(max(due, _TICK))
+            while True:
+                tick = await self._rules.tick()
                 await drainer.run()
+                moments = [moment for moment in (tick, await drainer.next_due()) if moment is not None]
+                step = _ticks(min(moments, default=math.inf))
+                if self.clock.now() + step > until + _TICK / 2:
+                    break
+                self.clock.advance(step)
         self.clock.advance(max(0.0, until - self.clock.now()))
         letters = [letter for letter in self.dead if letter.id not in known]
         if letters and not expect_dead:
@@ -132,7 +139,7 @@ class InMemoryApp:
     @property
     def scheduled(self) -> list[tuple[datetime, Event]]:
         """Delayed events that are not due yet, and when they will be; soonest first."""
-        store = self.memory.store
+        store = self.connector.store
         with store.lock:
             waiting = [delayed for state in store.streams.values() for delayed in state.delayed.values()]
         waiting.sort(key=lambda delayed: delayed.due)
@@ -146,10 +153,10 @@ class InMemoryApp:
     @property
     def dead(self) -> list[DeadLetter]:
         """Every dead letter that there is."""
-        return self.memory.store.letters
+        return self.connector.store.letters
 
     def _events(self) -> Iterator[tuple[Envelope, Event]]:
-        for delivery in list(self.memory.store.arrived):
+        for delivery in list(self.connector.store.arrived):
             # A replay is no second publication.
             stored = self._stored(delivery) if delivery.only is None else None
             if stored is not None:
@@ -181,7 +188,7 @@ class InMemoryApp:
     @asynccontextmanager
     async def drainer(self, make: Callable[..., Drainer] = Drainer) -> AsyncIterator[Drainer]:
         """What handles events, for no longer than a test has patience."""
-        drainer = make(self.app, self.memory, concurrency=self._concurrency)
+        drainer = make(self.app, self.connector, concurrency=self._concurrency)
         try:
             async with asyncio.timeout(self._patience) as timer, drainer:
                 yield drainer
@@ -277,6 +284,11 @@ def in_memory(
                 memory.sync.close()
     finally:
         app.broker.clock = told_by
+
+
+def _ticks(seconds: float) -> float:
+    """Seconds in whole ticks, one at least: a moment is reached, also where it was computed a little short."""
+    return max(1, math.ceil(round(seconds / _TICK, 3))) * _TICK if math.isfinite(seconds) else seconds
 
 
 def _told(letter: DeadLetter) -> str:

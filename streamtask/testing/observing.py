@@ -61,7 +61,7 @@ class Seen:
 
 async def look(memory: InMemoryApp, event_id: str, *, effects: Recorder | None, observe: Observe | None) -> Seen:
     """What there is now."""
-    store, now = memory.memory.store, memory.clock.now()
+    store, now = memory.connector.store, memory.clock.now()
     emitted: dict[str, list[str]] = {}
     with store.lock:
         states = list(store.streams.values())

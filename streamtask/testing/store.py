@@ -41,11 +41,11 @@ class MemoryConnector(Connector):
         super().__init__(MaskedUrl("memory://"))
         self.store = RecordingStore()
         self._clock = clock
-        self._schedule = MemorySchedule(self.store, clock.now)
+        self.schedule = MemorySchedule(self.store, clock.now)
 
     async def promote(self) -> float | None:
         """Append the delayed events that are due; seconds until the next one is."""
-        return await self._schedule.promote(sorted(self.store.streams))
+        return await self.schedule.promote(sorted(self.store.streams))
 
     def open(self) -> MemoryTransport:
         """A transport to the memory."""

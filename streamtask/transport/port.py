@@ -50,6 +50,7 @@ class Transport(Protocol):
 
     capabilities: Capabilities
     recovery: Recovery
+    gates: Gates
     checkpoints: Checkpoints
     results: Results
     cancellations: Cancellations
@@ -161,6 +162,27 @@ class Recovery(Protocol):
 
     async def mend(self, stream: str, group: str) -> int:
         """Rebuild the indexes of parked and waiting entries from the pending list; returns how many were missing."""
+
+
+class Gates(Protocol):
+    """Entries of one key one after the other, or so many at a time, across all workers (`Subscription.gates`).
+
+    `recovery.claim` lets through what comes again; whatever acks an entry opens its gate to the next one, which is then
+    due.
+    """
+
+    async def fetch(self, subscription: Subscription, owner: str, *, count: int, wait: float) -> list[Delivery]:
+        """New entries that are let through, as `Transport.fetch`; those that are not are queued, owned by nobody.
+
+        Reading and queueing are one step. Nothing is read while some thousand entries queue, nor, where all that is
+        handled goes through one gate, while that one is shut.
+        """
+
+    async def news(self, *, within: float) -> set[tuple[str, str]]:
+        """(stream, group) in which `settle` of this transport has let entries through; waits for the first.
+
+        `within`: seconds at most. They are for `recovery.claim`, of this worker or another.
+        """
 
 
 class Checkpoints(Protocol):

@@ -43,6 +43,25 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     again: bool = False
 
 
+class Gate(msgspec.Struct, frozen=True, kw_only=True):
+    """What lets entries of one key through, so many at a time across all workers; the others queue behind it.
+
+    The key is read from the envelope as it stands in the entry. Envelopes that an engine cannot read (encoded ones)
+    have one key together, and so have those in which there is none.
+    """
+
+    #: Stands for a handler: the same in every worker of the group.
+    name: str
+    #: Types of the events that go through it.
+    types: tuple[str, ...]
+    #: Where the key stands in the payload, name by name; empty: all have the same key.
+    path: tuple[str, ...] = ()
+    limit: int = 1
+    #: One at a time, in the order of the stream: its place is kept through retries, hand-backs and crashes. In one that
+    #: is not ordered, what is parked for later gives its place up, and comes to the gate again when it is due.
+    ordered: bool = False
+
+
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """A group's reading of one stream by one worker."""
 
@@ -52,6 +71,15 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     start: str | datetime = "earliest"
     #: The types and versions that this worker handles; they join the group's durable set.
     handles: frozenset[TypeVersion] = frozenset()
+    #: What its entries go through, the strictest first: it takes what cannot be told apart.
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def limit(self) -> int | None:
+        """How much of the stream can be handled at a time, where one gate has the same key for all that is handled."""
+        if len(self.gates) != 1 or self.gates[0].path:
+            return None
+        return self.gates[0].limit if {type_ for type_, _ in self.handles} <= set(self.gates[0].types) else None
 
 
 # ── what comes out ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -75,7 +103,7 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     failures: int = 0
     #: Deliveries that were nobody's fault: hand-backs, parks.
     uncharged: int = 0
-    #: Something of it may be kept beside the stream in this delivery (`Checkpoints`): the engine's note to itself.
+    #: Something of it may be kept beside the stream (`Checkpoints`, `Gates`): the engine's note to itself.
     kept: bool = False
 
     @property

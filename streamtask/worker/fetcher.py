@@ -24,7 +24,10 @@ _LONGEST_DELAY = 2.0
 
 
 class Fetcher:
-    """Reads streams of one group. `room` says which of them may be read now, and how much may be taken."""
+    """Reads streams of one group, or one whose entries go through gates.
+
+    `room` says which of them may be read now, and how much may be taken.
+    """
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class Fetcher:
             streams, room = self._room(self._subscriptions)
         count = max(1, room // len(streams))
         asked_at = time.monotonic()
-        fetched = await self._transport.fetch(self._group, self._owner, streams, count=count, wait=_WAIT)
+        fetched = await self._fetch(streams, count)
         deliveries = await still_ours(self._transport, fetched, asked_at=asked_at, lease=self._lease)
         self._health.read_ok(self._group, time.monotonic())
         self.empty = not deliveries
@@ -90,6 +93,12 @@ class Fetcher:
             for stream, n in Counter(delivery.stream for delivery in deliveries).items():
                 self._metrics.fetched(stream, self._group, n)
             self._take(deliveries)
+
+    async def _fetch(self, streams: Sequence[str], count: int) -> list[Delivery]:
+        sub = self._subscriptions[0]
+        if sub.gates:
+            return await self._transport.gates.fetch(sub, self._owner, count=count, wait=_WAIT)
+        return await self._transport.fetch(self._group, self._owner, streams, count=count, wait=_WAIT)
 
     async def _recover(self) -> None:
         """After trouble: groups that vanished are made again, and what was handed to us unseen is given back."""

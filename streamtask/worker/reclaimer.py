@@ -52,6 +52,7 @@ class Reclaimer:
         self._transport = transport
         self._owner = owner
         self._subscriptions = subscriptions
+        self._gated = {(sub.stream, sub.group): sub for sub in subscriptions if sub.gates}
         self._flow = flow
         self._leases = leases
         self._keeper = keeper
@@ -81,18 +82,9 @@ class Reclaimer:
                     await self._look_for_the_unseen()
                 self._outage.over()
             except TransportError as error:
-                self._trouble_at = time.monotonic()
-                self._outage.failed(error)
-                # What is due is not known any more and holds no new event up: it is the fetcher that finds a group
-                # gone, and has it made again.
-                self._tell(due_waits=False)
-                self._short = []
+                self._failed(error)
                 wait = 1.0
-            if self._short:
-                await self._flow.wait(self._room_for_the_short, within=wait)
-            else:
-                # Not by the flow, which has news with every event.
-                await asyncio.sleep(wait)
+            await self._pause(wait)
             if self._due_waits:
                 await self._flow.wait(lambda: self._flow.free, within=_POLL)
 
@@ -102,6 +94,35 @@ class Reclaimer:
 
     def _room_for_the_short(self) -> int:
         return self._flow.free and max((self._room(sub) for sub in self._short), default=0)
+
+    def _failed(self, error: TransportError) -> None:
+        self._trouble_at = time.monotonic()
+        self._outage.failed(error)
+        # What is due is not known any more and holds no new event up: it is the fetcher that finds a group gone, and
+        # has it made again.
+        self._tell(due_waits=False)
+        self._short = []
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until it is worth looking again, and take up meanwhile what gates let through."""
+        if self._short:
+            await self._flow.wait(self._room_for_the_short, within=seconds)
+            return
+        if not self._gated:
+            # Not by the flow, which has news with every event.
+            await asyncio.sleep(seconds)
+            return
+        until = time.monotonic() + seconds
+        try:
+            while (left := until - time.monotonic()) > 0:
+                opened = await self._transport.gates.news(within=left)
+                for place in opened & self._gated.keys():
+                    if await self._claim_from(self._gated[place]) < 0:
+                        # More than there is room for: it is told to the flow by the next look.
+                        return
+        except TransportError as error:
+            self._failed(error)
+            await asyncio.sleep(until - time.monotonic())
 
     async def _claim(self) -> float:
         """Take what is due and has room; the seconds until it is worth looking again.

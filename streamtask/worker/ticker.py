@@ -62,6 +62,10 @@ class Ticker:
         await asyncio.Event().wait()
 
     async def _look(self, schedule: Schedule) -> float:
+        """Publish what is due now; seconds until the next look."""
+        return min(_LONGEST, await self.look(schedule))
+
+    async def look(self, schedule: Schedule) -> float:
         """Publish what is due now; seconds until something may be."""
         loop = asyncio.get_running_loop()
         standings = await schedule.stand([each.named for each in self._rules], new=self._is_new)
@@ -75,7 +79,7 @@ class Ticker:
             if not all(taken):
                 return _TAKEN
         waits = [each.next_ms - standing.now_ms for each, standing in zip(self._rules, standings, strict=True)]
-        return min(_LONGEST, max(0.0, min(waits) / 1000 - (loop.time() - looked_at)))
+        return max(0.0, min(waits) / 1000 - (loop.time() - looked_at))
 
     def _slot(self, watched: _Watched, step: _Step) -> Slot:
         rule, item = watched.named.rule, None

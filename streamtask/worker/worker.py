@@ -347,11 +347,11 @@ class Worker:
             self._duty(f"ticker-{stream}", ticker.run())
 
     def _readings(self) -> list[list[Subscription]]:
-        """What is read together: streams of a group that one read can bring; those with a room of their own apart."""
+        """What is read together: streams of a group that one read can bring; those with own room or gates apart."""
         readings = []
         for group in dict.fromkeys(sub.group for sub in self._subscriptions):
             subs = [sub for sub in self._subscriptions if sub.group == group]
-            limited = [sub for sub in subs if self._has_own_room(sub)]
+            limited = [sub for sub in subs if sub.gates or self._has_own_room(sub)]
             free = [sub for sub in subs if sub not in limited]
             readings += [[sub] for sub in limited]
             by_name = {sub.stream: sub for sub in free}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _LASTING = [
     keys.waits(_ANY, _ANY),
     keys.wait(_ANY, _ANY, _ANY, _ANY),
     keys.history(_ANY, _ANY),
+    keys.gates(_ANY, _ANY),
+    keys.queued(_ANY, _ANY),
     keys.types(_ANY, _ANY),
     keys.skipped(_ANY, _ANY),
     keys.dead(_ANY),
@@ -129,9 +131,19 @@ def _indexes(client: redis.Redis) -> Iterator[str]:
             for entry in client.zrange(keys.retry(stream, name), 0, -1):
                 if owned.get(entry) != keys.PARKED:
                     yield f"entry {entry} of {stream}/{name} is due, and owned by {owned.get(entry)}"
+            yield from _at_gates(client, stream, name, owned)
             for word in client.hkeys(keys.history(stream, name)):
                 if word.rpartition(":")[0] not in owned:
                     yield f"history of entry {word} of {stream}/{name}, which is not pending"
+
+
+def _at_gates(client: redis.Redis, stream: str, group: str, owned: Mapping[str, str]) -> Iterator[str]:
+    """Entries that keep a gate shut, or queue behind one, and are not what they should be."""
+    for index, queues in ((keys.gates(stream, group), False), (keys.queued(stream, group), True)):
+        for place in client.zrange(index, 0, -1):
+            owner = owned.get("-".join(str(int(part)) for part in place.rpartition(" ")[2].split("-")))
+            if owner is None or (owner == keys.QUEUED) != queues:
+                yield f"{place} stands in {index}, and is owned by {owner}"
 
 
 def _retired(worker: WorkerProcess) -> Iterator[str]:

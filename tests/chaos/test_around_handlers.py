@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamtask import Event
 from tests.chaos.conftest import StartWorker
 from tests.chaos.workers import Job, Ledger, dead_letters, emitted, nothing_pending, publish, until
 from tests.servers import RedisServer
@@ -43,6 +44,8 @@ def model(owner: App):
 
 async def connection(ctx: Context):
     note("connect", ctx.envelope.payload["n"])
+    if ctx.envelope.payload["kind"] == "slow":
+        await asyncio.sleep(1.5)
     try:
         yield asyncio.get_running_loop()
     finally:
@@ -98,6 +101,15 @@ PROCESS = """
 def handle(job: Job, ctx: Context, db: Session, model: Model) -> Made:
     ctx.sync.publish(Made(n=job.n, by="sync"))
     return work(job, model)
+
+
+class Bare(Event, stream="jobs"):
+    n: int
+
+
+@app.on(Bare, pool="process", concurrency=1)
+def handle_bare(bare: Bare) -> None:
+    note("run bare", bare.n, loop=running_loop())
 """
 
 ASYNC_PROCESS = """
@@ -105,6 +117,12 @@ ASYNC_PROCESS = """
 async def handle(job: Job, db: Session, model: Model) -> Made:
     return work(job, model)
 """
+
+
+class Bare(Event, stream="jobs"):
+    """Has a handler with nothing but the app's middleware around it."""
+
+    n: int
 
 
 async def test_in_every_pool_a_handler_has_its_middleware_and_its_dependencies_around_it(
@@ -116,6 +134,11 @@ async def test_in_every_pool_a_handler_has_its_middleware_and_its_dependencies_a
         await publish(redis_server.url, [Job(n=2 * n, kind=pool), Job(n=2 * n + 1, kind="fails")])
         await until(lambda n=n: ledger.count("run")[str(2 * n + 1)] == 1, 20)
         await nothing_pending(redis_server.url)
+        if pool == "process":
+            # Only now: while the other runs, it would have a second child started, which loads, too.
+            await publish(redis_server.url, [Bare(n=99)])
+            await until(lambda: ledger.count("after")["99"] == 1, 20)
+            await nothing_pending(redis_server.url)
         assert await worker.terminate() == 0
 
         runs = [line for line in ledger.lines("run") if int(line.key) // 2 == n]
@@ -132,6 +155,8 @@ async def test_in_every_pool_a_handler_has_its_middleware_and_its_dependencies_a
             assert len({line.more["thread"] for line in steps if "thread" in line.more}) == 1
         assert len({line.pid for line in [*steps, *runs]}) == 1
 
+    bare = [(line.what, line.more.get("loop", False)) for line in ledger.lines() if line.key == "99"]
+    assert bare == [("before", False), ("run bare", False), ("after", False)]
     made = sorted((each["n"], each["by"]) for each in await emitted(redis_server.url, "made"))
     pools_made = {(2 * n, pool) for n, pool in enumerate(pools)}
     swallowed = {(2 * n + 1, "swallowed on purpose") for n in range(4)}
@@ -158,16 +183,18 @@ async def test_a_soft_timeout_rings_in_a_child_in_the_handler_and_in_nothing_aro
     redis_server: RedisServer, ledger: Ledger, start_worker: StartWorker
 ) -> None:
     await start_worker(redis_server.url, APP + SLOW)
-    await publish(redis_server.url, [Job(n=n) for n in range(2)])
+    await publish(redis_server.url, [Job(n=0), Job(n=1, kind="slow")])
 
     await until(lambda: len(ledger.lines("saw")) == 2, 20)
     await nothing_pending(redis_server.url)
-    for n in ("0", "1"):
-        steps = [(line.what, line.more.get("error", "")) for line in ledger.lines() if line.key == n]
-        assert steps == [
-            ("before", ""), ("connect", ""), ("+session", ""), ("soft", ""), ("rollback", "SoftTimeoutError"),
-            ("-session", ""), ("disconnect", ""), ("saw", "SoftTimeoutError"),
-        ]  # fmt: skip
+    slow_handler, slow_dependency = (
+        [(line.what, line.more.get("error", "")) for line in ledger.lines() if line.key == n] for n in ("0", "1")
+    )
+    assert slow_handler == [
+        ("before", ""), ("connect", ""), ("+session", ""), ("soft", ""), ("rollback", "SoftTimeoutError"),
+        ("-session", ""), ("disconnect", ""), ("saw", "SoftTimeoutError"),
+    ]  # fmt: skip
+    assert slow_dependency == [("before", ""), ("connect", ""), ("disconnect", ""), ("saw", "SoftTimeoutError")]
     assert [letter.reason for letter in await dead_letters(redis_server.url, "jobs")] == ["max_attempts"] * 2
 
 
@@ -194,6 +221,8 @@ async def test_a_suspect_has_all_around_it_in_the_process_that_it_is_alone_in(
     await nothing_pending(redis_server.url)
     [*_, last] = ledger.lines("run")
     assert last.more["own"]
+    there = [line.what for line in ledger.lines() if line.pid == last.pid]
+    assert there[:2] == ["load", "before"]
     assert last.pid not in await worker.child_pids()
     assert await emitted(redis_server.url, "made") == [{"n": 1, "by": "alone"}]
 

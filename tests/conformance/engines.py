@@ -24,7 +24,7 @@ from streamtask.transport.redis import keys
 from streamtask.transport.redis.cluster_transport import ClusterTransport
 from streamtask.transport.redis.hashslots import slot_of
 from streamtask.transport.redis.transport import RedisTransport
-from streamtask.transport.values import Claimed, Delivery, Outcome, Outgoing, Subscription, TypeVersion, Verdict
+from streamtask.transport.values import Claimed, Delivery, Gate, Outcome, Outgoing, Subscription, TypeVersion, Verdict
 from tests.servers import RedisCluster, RedisServer
 
 #: Seconds after which a condition that does not come true fails the test.
@@ -55,9 +55,10 @@ class Engine(ABC):
         stream: str = "orders",
         handles: Collection[TypeVersion] = (ORDER_PLACED,),
         start: str | datetime = "earliest",
+        gates: tuple[Gate, ...] = (),
     ) -> Consumer:
         """An owner with a connection of its own, registered."""
-        subscription = Subscription(stream=stream, group=group, start=start, handles=frozenset(handles))
+        subscription = Subscription(stream=stream, group=group, start=start, handles=frozenset(handles), gates=gates)
         made = Consumer(await self.transport(), owner, subscription)
         await made.transport.register(subscription)
         return made
@@ -96,7 +97,11 @@ class Engine(ABC):
 
     @abstractmethod
     def lose_indexes(self, stream: str, group: str) -> None:
-        """The indexes of parked and waiting entries vanish."""
+        """The indexes of parked, waiting and queued entries vanish."""
+
+    @abstractmethod
+    def ack(self, stream: str, group: str, entry_id: str) -> None:
+        """A foreign program acks an entry."""
 
 
 class MemoryEngine(Engine):
@@ -134,6 +139,10 @@ class MemoryEngine(Engine):
         ledger = self._store.streams[stream].ledgers[group]
         ledger.parked.clear()
         ledger.waiting.clear()
+        ledger.queued.clear()
+
+    def ack(self, stream: str, group: str, entry_id: str) -> None:
+        del self._store.streams[stream].log.groups[group].pending[parse_id(entry_id)]
 
 
 class RedisEngine(Engine):
@@ -173,9 +182,12 @@ class RedisEngine(Engine):
         self.client.xgroup_destroy(keys.stream(stream), group)
 
     def lose_indexes(self, stream: str, group: str) -> None:
-        self.client.delete(keys.waits(stream, group), keys.retry(stream, group))
+        self.client.delete(keys.waits(stream, group), keys.retry(stream, group), keys.queued(stream, group))
         for index in self.client.keys(glob.escape(keys.wait(stream, group, "", "")[:-1]) + "*"):
             self.client.delete(index)
+
+    def ack(self, stream: str, group: str, entry_id: str) -> None:
+        self.client.xack(keys.stream(stream), group, entry_id)
 
 
 class ClusterEngine(RedisEngine):
@@ -225,6 +237,10 @@ class Consumer:
     async def fetch(self, count: int = 100, *, wait: float = 0.0) -> list[Delivery]:
         """New entries."""
         return await self.transport.fetch(self.group, self.owner, [self.stream], count=count, wait=wait)
+
+    async def fetch_gated(self, count: int = 100, *, wait: float = 0.0) -> list[Delivery]:
+        """New entries that their gates let through."""
+        return await self.transport.gates.fetch(self.subscription, self.owner, count=count, wait=wait)
 
     async def fetch_one(self) -> Delivery:
         """The one new entry there is."""
@@ -316,10 +332,16 @@ def order(
     dedup_window: float = 600.0,
     debounce_key: str | None = None,
     again: bool = False,
+    **payload: object,
 ) -> Outgoing:
     """An OrderPlaced with a text to know it by."""
     event_id = event_id or str(uuid.uuid4())
-    envelope = {"event_id": event_id, "event_type": "OrderPlaced", "schema_version": "v1", "payload": {"text": text}}
+    envelope = {
+        "event_id": event_id,
+        "event_type": "OrderPlaced",
+        "schema_version": "v1",
+        "payload": {"text": text, **payload},
+    }
     return Outgoing(
         stream=stream,
         body=json.dumps(envelope, separators=(",", ":")).encode(),

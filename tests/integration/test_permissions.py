@@ -16,7 +16,19 @@ from typing import Any
 import pytest
 import redis
 
-from streamtask import App, Context, Event, PublishError, Reject, Retry, TaskFailedError, chain, chord, group
+from streamtask import (
+    App,
+    Concurrency,
+    Context,
+    Event,
+    PublishError,
+    Reject,
+    Retry,
+    TaskFailedError,
+    chain,
+    chord,
+    group,
+)
 from streamtask.errors import TransportError
 from streamtask.settings import Retention
 from streamtask.transport.connect import open_transport
@@ -214,6 +226,31 @@ async def test_workflows_need_no_more_than_the_lines_give(users: Users) -> None:
         assert await later.cancel() is True
         said = await ask(users.url("operator"), "inspect", "workflow", joined.id, "--json")
     assert [row["state"] for row in said.document] == ["done"] * 4
+    assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
+
+
+async def test_order_and_limits_across_workers_need_no_more_than_the_lines_of_a_worker_give(users: Users) -> None:
+    app = App("shop", broker=users.url("worker"))
+    ran: list[tuple[str, int]] = []
+
+    @app.on(Job, ordered_by="kind", retry=Retry(2, backoff=lambda _: 0.01))
+    async def ordered(job: Job, ctx: Context) -> None:
+        ran.append(("ordered", job.n))
+        if ctx.attempt == 1:
+            raise ValueError("fails")
+
+    @app.on(Made, concurrency=Concurrency(1))
+    async def alone(made: Made) -> None:
+        ran.append(("alone", made.n))
+
+    async with app:
+        await app.publish_many([Job(n=n, kind="k") for n in range(3)])
+        await app.publish_many([Made(n=n) for n in range(3)])
+        async with app.worker():
+            await until(lambda: len(ran) == 9, 20)
+            for sub in app.broker.subscriptions():
+                await app.transport.recovery.mend(sub.stream, sub.group)
+    assert [n for what, n in ran if what == "ordered"] == [0, 0, 1, 1, 2, 2]
     assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
 
 

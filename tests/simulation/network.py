@@ -23,9 +23,11 @@ from tests.simulation.oracle import Oracle
 
 #: Seconds after which a command without a reply has failed, as with the real client; a blocking one waits longer.
 _TIMEOUT = 5.0
-_BLOCKING = ("fetch", "read")
+_BLOCKING = ("fetch", "read", "news")
 #: Questions: a replica answers them.
-_READS = frozenset({"connect", "marked", "interest", "stats", "read", "lost_owners", "streams", "count", "page"})
+_READS = frozenset(
+    {"connect", "marked", "interest", "stats", "read", "lost_owners", "streams", "count", "page", "news"}
+)
 _BETWEEN_SNAPSHOTS = 0.5
 
 
@@ -218,7 +220,8 @@ class Verbs:
         run = getattr(self._part, verb)
 
         async def ask(*args: Any, **options: Any) -> Any:
-            return await self._transport.ask(verb, lambda: run(*args, **options), options.get("wait", 0.0))
+            wait = options.get("wait", options.get("within", 0.0))
+            return await self._transport.ask(verb, lambda: run(*args, **options), wait)
 
         setattr(self, verb, ask)
         return ask
@@ -231,6 +234,8 @@ class FaultyTransport(Verbs):
         super().__init__(self, memory)
         self.capabilities = memory.capabilities
         self.recovery = Verbs(self, memory.recovery)
+        self.gates = Verbs(self, memory.gates)
+        self.cancellations = Verbs(self, memory.cancellations)
         self.checkpoints = Verbs(self, memory.checkpoints)
         self.workflows = Verbs(self, memory.workflows)
         self.results = Verbs(self, memory.results)

@@ -32,7 +32,7 @@ KINDS = {
     "poison": 1,
 }
 #: What workers read.
-PLACES = [("jobs", "work"), ("jobs", "audit"), ("made", "work")]
+PLACES = [("jobs", "work"), ("jobs", "audit"), ("jobs", "order"), ("made", "work")]
 
 
 class Job(Event, stream="jobs"):
@@ -47,6 +47,7 @@ class Keyed(Event, stream="jobs", key="key"):
 
     n: int
     key: int
+    kind: str = "keyed"
 
 
 class Made(Event, stream="made"):
@@ -91,9 +92,16 @@ def kinds(chance: Random, events: int) -> list[str]:
     return [kind if kind != "poison" or n == poison else "quick" for n, kind in enumerate(drawn)]
 
 
-def runs_of(kind: str) -> int:
-    """How often an event of a kind runs where nothing goes wrong."""
-    return {"raising": ATTEMPTS, "hopeless": ATTEMPTS, "later": 2}.get(kind, 1)
+def runs_of(n: int, kind: str, place: str) -> int:
+    """How often an event of a kind runs in a place where nothing goes wrong."""
+    if place == "jobs/order":
+        return 2 if fails_in_order(n) else 1
+    return {"raising": ATTEMPTS, "hopeless": ATTEMPTS, "later": 2}.get(kind, 1) if place == "jobs/work" else 1
+
+
+def fails_in_order(n: int) -> bool:
+    """Whether an event fails once where events of one kind run one after the other."""
+    return n % 9 == 4
 
 
 def event_of(n: int, kind: str) -> Event:
@@ -136,7 +144,7 @@ class Conduct:
                 raise TroubleError
             case "hopeless":
                 raise TroubleError
-            case "later" if self._oracle.begun[job.n, "jobs/work"] < runs_of("later"):
+            case "later" if self._oracle.begun[job.n, "jobs/work"] < runs_of(job.n, "later", "jobs/work"):
                 raise RetryLater(delay=BACKOFF)
             case "emitting":
                 await asyncio.sleep(0.01 * (job.n % 3))
@@ -177,6 +185,13 @@ def make_app(server: Server, conduct: Conduct) -> SimulatedApp:
     async def audit(event: Any) -> None:
         with conduct.noted("jobs/audit", event.n):
             pass
+
+    @app.on(Job, Keyed, group="order", dedupe=False, retry=retry, ordered_by="kind")
+    async def in_order(event: Any, ctx: Context) -> None:
+        with conduct.noted("jobs/order", event.n):
+            await asyncio.sleep(0.01 * (event.n % 3))
+            if fails_in_order(event.n) and ctx.attempt == 1:
+                raise TroubleError
 
     return app
 

@@ -30,6 +30,7 @@ def broken(oracle: Oracle, store: MemoryStore, options: Options, *, finished: bo
         *_charged(oracle),
         *(fault for place in program.PLACES for fault in _handled(oracle, store, *place, finished=finished)),
         *_ran_again(oracle, options),
+        *_out_of_order(oracle, store),
     ]
 
 
@@ -118,9 +119,22 @@ def _ran_again(oracle: Oracle, options: Options) -> Iterator[str]:
     if _RUNS_AGAIN & set(options.faults.names) or any(sent.kind == "poison" for sent in oracle.sent.values()):
         return
     for (n, place), runs in oracle.begun.items():
-        most = program.runs_of(oracle.sent[n].kind) if place == "jobs/work" else 1
+        most = program.runs_of(n, oracle.sent[n].kind, place)
         if runs > most:
             yield f"ran again: {n} ({oracle.sent[n].kind}) ran {runs} times in {place}, and nobody had died"
+
+
+def _out_of_order(oracle: Oracle, store: MemoryStore) -> Iterator[str]:
+    """Of one kind, nothing becomes of an event before the one ahead of it is done or dead."""
+    ahead: dict[str, tuple[int, float]] = {}
+    for entry in _entries(store.find("jobs")):
+        n = _number(_envelope(entry))
+        kind = oracle.sent[n].kind
+        taken = oracle.taken.get(Place("jobs", "order", id_text(entry.id)), ())
+        before, done = ahead.get(kind, (n, 0.0))
+        if any(each.moment < done for each in taken):
+            yield f"out of order: {n} ({kind}) began before {before} was done"
+        ahead[kind] = n, next((each.moment for each in taken if each.is_final), float("inf"))
 
 
 def _entries(state: StreamState) -> list[Entry]:

@@ -27,7 +27,7 @@ class Subject(Protocol):
         """The group vanishes."""
 
     def lose_indexes(self, stream: str, group: str) -> None:
-        """The indexes of parked and waiting entries vanish."""
+        """The indexes of parked, waiting and queued entries vanish."""
 
     def pending(self, stream: str, group: str) -> dict[str, tuple[str, int]]:
         """Owner and delivery count of each pending entry, as the server has them."""

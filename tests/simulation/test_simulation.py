@@ -14,7 +14,7 @@ from tests.simulation.options import RANGES, Faults, Options, expand
 from tests.simulation.world import simulate
 
 #: Seeds that are run each time; the long form runs more.
-_SEEDS = 10_000 if LONG else 150
+_SEEDS = 10_000 if LONG else 120
 _SEEDS_OF_ONE_FAULT = 500 if LONG else 6
 
 

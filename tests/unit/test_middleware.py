@@ -143,18 +143,23 @@ async def test_what_is_no_middleware_is_refused() -> None:
 async def test_a_handler_that_has_nothing_around_it_is_called_without_a_step_more() -> None:
     depths: dict[str, int] = {}
 
-    def make(name: str, *middleware: Middleware) -> App:
-        app = App(name, broker="memory://", middleware=middleware)
+    def make(name: str, of_app: list[Middleware], of_router: list[Middleware]) -> App:
+        app, router = App(name, broker="memory://", middleware=of_app), Router(middleware=of_router)
 
-        @app.on(Placed)
+        @router.on(Placed)
         async def ship(order: Placed) -> None:
             depths[name] = len(inspect.stack())
 
+        app.include(router)
         return app
 
-    for app in (make("bare"), make("publishing", PublishOnly()), make("consuming", Named("x", []))):
+    notes: list[str] = []
+    publishing, both = [PublishOnly()], [Named("x", notes)]
+    apps = [make("bare", [], []), make("publishing", publishing, publishing)]
+    for app in [*apps, make("app", both, []), make("router", [], both)]:
         assert await handled(app) == []
-    assert depths["bare"] == depths["publishing"] < depths["consuming"]
+    assert depths["bare"] == depths["publishing"] < depths["app"] == depths["router"]
+    assert notes.count("consume x") == 2
 
 
 class PublishOnly(Middleware):
@@ -388,6 +393,21 @@ async def test_what_is_not_known_to_be_stored_is_told_by_its_place_and_can_be_re
         assert [(each.payload["n"], each.event_id) for each in await stored(app)] == list(
             zip((3, 4, 5), ids, strict=True)
         )
+
+
+async def test_a_repeat_is_told_the_id_of_the_event_that_was_published() -> None:
+    class Once(Middleware):
+        async def publish(self, event: Event, options: PublishOptions, call_next: PublishNext) -> str:
+            assert isinstance(event, Placed)
+            return await call_next(event, {**options, "dedup_key": str(event.n)})
+
+    app = App("shop", broker="memory://", middleware=[Once()])
+    async with app:
+        first = await app.publish(Placed(n=1))
+        assert await app.publish(Placed(n=1)) == first
+        [again, other] = await app.publish_many([Placed(n=1), Placed(n=2)])
+        assert (again, other == first) == (first, False)
+        assert [each.event_id for each in await stored(app)] == [first, other]
 
 
 async def test_an_event_that_is_refused_is_refused_through_middleware_as_without() -> None:

@@ -101,7 +101,7 @@ def _state(consumer: str, due_in_ms: int | None, *, is_alive: bool) -> EntryStat
     if due_in_ms is not None:
         return "later" if due_in_ms else "due"
     if consumer.startswith("~"):
-        # It waits for a worker that knows its type.
+        # It waits for a worker that knows its type, or behind others of its key.
         return "later"
     return "running" if is_alive else "lost"
 

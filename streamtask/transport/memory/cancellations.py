@@ -23,10 +23,7 @@ class MemoryCancellations:
             if state.results.get(event_id, now) is not None:
                 return False
             state.cancelled.put(event_id, value=True, until=now + ttl, now=now)
-            waiting = state.delayed.pop(event_id, None)
-            if waiting is not None and waiting.item.debounce_key is not None:
-                del state.debounced[waiting.item.debounce_key]
-            if waiting is not None and result is not None:
+            if state.unschedule(event_id) and result is not None:
                 self._store.keep(stream, result, now)
             return True
 

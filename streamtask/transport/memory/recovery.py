@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from streamtask.transport.memory.gates import come_to
 from streamtask.transport.memory.log import EntryId, id_text
 from streamtask.transport.memory.settlement import delivery_of, take
-from streamtask.transport.memory.store import PARKED, RESERVED, WAITING, MemoryStore, StreamState
+from streamtask.transport.memory.store import PARKED, QUEUED, RESERVED, WAITING, MemoryStore, StreamState
 from streamtask.transport.values import Claimed, Delivery, Subscription
 
 #: Waiting entries past their deadline that one claim takes at most.
@@ -93,10 +94,27 @@ class MemoryRecovery:
             state = self._store.stream(stream)
             ledger = state.ledger(group)
             indexed = ledger.parked.keys() | {entry_id for index in ledger.waiting.values() for entry_id in index}
+            indexed |= {entry_id for queue in ledger.queued.values() for entry_id in queue}
             missing = [id_ for id_, held in pending.items() if held.owner in RESERVED and id_ not in indexed]
             for entry_id in missing:
-                state.park(group, entry_id, now, now)
-            return len(missing)
+                at = ledger.at.get(entry_id)
+                if pending[entry_id].owner == QUEUED and at is not None:
+                    ledger.queued.setdefault(at.gate, set()).add(entry_id)
+                else:
+                    state.park(group, entry_id, now, now)
+            return len(missing) + _mend_gates(state, group, now)
+
+
+def _mend_gates(state: StreamState, group: str, now: float) -> int:
+    """Take those out of the gates that are gone, and let through who queued behind them; returns how many."""
+    ledger, pending = state.ledger(group), state.log.groups[group].pending
+    mended = 0
+    for gate, inside in list(ledger.through.items()):
+        gone = inside - pending.keys()
+        mended += len(gone)
+        inside.difference_update(gone)
+        mended += state.admit(group, gate, now)
+    return mended + sum(state.admit(group, gate, now) for gate in list(ledger.queued))
 
 
 class _Claim:
@@ -126,6 +144,15 @@ class _Claim:
                 del self._ledger.waiting[kind]
         return Claimed(deliveries=self._taken, gone=self._gone, expired=self._expired, next_due=self._next_due())
 
+    def _may_pass(self, entry_id: EntryId) -> bool:
+        """Whether its gate lets an entry through, or it has none; else it is queued."""
+        if not self._subscription.gates:
+            return True
+        entry = self._state.log.get(entry_id)
+        if entry is not None and entry_id not in self._ledger.at:
+            come_to(self._ledger, self._subscription, entry)
+        return self._state.enter(self._subscription.group, entry_id, self._now)
+
     def _next_due(self) -> float | None:
         if self._ledger.waiting.keys() & self._subscription.handles:
             return 0.0
@@ -139,6 +166,8 @@ class _Claim:
             pending = self._state.log.groups[subscription.group].pending.get(entry_id)
             # The index may be behind the pending list, which is the truth.
             if pending is None or pending.owner != reserved:
+                continue
+            if into is self._taken and not self._may_pass(entry_id):
                 continue
             entry = take(self._state, subscription.group, entry_id, self._owner, self._now)
             if entry is None:

@@ -32,10 +32,7 @@ class MemorySchedule:
                 for event_id, waiting in sorted(delayed.items(), key=lambda pair: (pair[1].due, pair[0])):
                     if waiting.due <= now:
                         self._store.append(waiting.item, now)
-                        del delayed[event_id]
-                        key = waiting.item.debounce_key
-                        if key is not None:
-                            del state.debounced[key]
+                        state.unschedule(event_id)
                     else:
                         moments.append(waiting.due)
                         break
@@ -59,7 +56,7 @@ class MemorySchedule:
     async def cancel(self, stream: str, event_id: str) -> bool:
         """See `Schedule.cancel`."""
         with self._store.lock:
-            return self._store.find(stream).delayed.pop(event_id, None) is not None
+            return self._store.find(stream).unschedule(event_id)
 
     async def reschedule(
         self, stream: str, event_id: str, *, delay: float | None = None, at: datetime | None = None

@@ -49,19 +49,19 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
         case Done():
             return _done(store, state, delivery, outcome, now)
         case Retry() | Release():
-            _count(ledger.counts_of(entry_id), outcome)
-            state.park(delivery.group, entry_id, now + outcome.delay, now)
+            _park(state, delivery, outcome, now)
         case Wait():
             ledger.counts_of(entry_id).uncharged += 1
             group.give(entry_id, WAITING, now)
             ledger.waiting.setdefault((outcome.type, outcome.version), {})[entry_id] = now + outcome.timeout
+            state.leave(delivery.group, entry_id, now, for_good=False)
         case Skip(event_type=event_type) if any(type_ == event_type for type_, _ in ledger.interest):
             wait = Wait(event_type, outcome.version, outcome.timeout)
             return settle(store, delivery, wait, now)
         case Skip(event_type=event_type):
             if event_type and delivery.only is None:
                 ledger.skipped.setdefault(event_type, Skipped(entry_id)).count += 1
-            state.ack(delivery.group, entry_id)
+            state.ack(delivery.group, entry_id, now)
         case Dead():
             _die(store, state, delivery, outcome, now)
     return Verdict.SETTLED
@@ -76,7 +76,7 @@ def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: D
         _store(store, delivery.stream, outcome, now)
         if mark is not None:
             marks.put(mark.name, value=True, until=now + mark.window, now=now)
-    state.ack(delivery.group, parse_id(delivery.entry_id))
+    state.ack(delivery.group, parse_id(delivery.entry_id), now)
     return verdict
 
 
@@ -93,7 +93,7 @@ def _together(store: MemoryStore, state: StreamState, delivery: Delivery, outcom
     for member, mark in members:
         if mark is not None:
             marks.put(mark.name, value=True, until=now + mark.window, now=now)
-        state.ack(delivery.group, parse_id(member.entry_id))
+        state.ack(delivery.group, parse_id(member.entry_id), now)
     return Verdict.SETTLED
 
 
@@ -107,6 +107,14 @@ def _store(store: MemoryStore, stream: str, outcome: Done | Dead | Together, now
         store.keep(stream, outcome.result, now)
     if outcome.step is not None:
         go_on(store, stream, outcome.step, now)
+
+
+def _park(state: StreamState, delivery: Delivery, outcome: Retry | Release, now: float) -> None:
+    entry_id = parse_id(delivery.entry_id)
+    _count(state.ledger(delivery.group).counts_of(entry_id), outcome)
+    state.park(delivery.group, entry_id, now + outcome.delay, now)
+    if outcome.delay > 0:
+        state.leave(delivery.group, entry_id, now, for_good=False)
 
 
 def _count(counts: Counts, outcome: Retry | Release) -> None:
@@ -123,7 +131,7 @@ def _die(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: De
     if not is_over(state, outcome.step, now):
         _store(store, delivery.stream, outcome, now)
     _bury(state, delivery, outcome, now)
-    state.ack(delivery.group, parse_id(delivery.entry_id))
+    state.ack(delivery.group, parse_id(delivery.entry_id), now)
 
 
 def _bury(state: StreamState, delivery: Delivery, outcome: Dead, now: float) -> None:
@@ -179,5 +187,5 @@ def take(state: StreamState, group: str, entry_id: EntryId, owner: str, now: flo
     state.log.groups[group].claim(entry_id, owner, now)
     entry = state.log.get(entry_id)
     if entry is None:
-        state.ack(group, entry_id)
+        state.ack(group, entry_id, now)
     return entry

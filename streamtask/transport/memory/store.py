@@ -23,7 +23,9 @@ from streamtask.transport.values import DeadLetter, Outgoing, Progress, Result, 
 PARKED = "~parked"
 #: Owns entries of types that only other workers handle.
 WAITING = "~waiting"
-RESERVED = frozenset({PARKED, WAITING})
+#: Owns entries that queue behind a gate.
+QUEUED = "~queued"
+RESERVED = frozenset({PARKED, WAITING, QUEUED})
 #: Results that are told to those who come late.
 NEWS = 10_000
 #: Seconds that the last word on how far an event is is kept.
@@ -83,6 +85,16 @@ class Skipped:
     count: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class At:
+    """The gate that an entry has come to."""
+
+    #: Name of the gate, and the entry's key.
+    gate: tuple[str, str]
+    limit: int
+    is_ordered: bool
+
+
 @dataclass(slots=True)
 class Ledger:
     """What is kept beside a group; it outlives the group itself, so that a vanished one can be made again."""
@@ -97,6 +109,10 @@ class Ledger:
     parked: dict[EntryId, float] = field(default_factory=dict)
     #: Index of what `~waiting` owns: type and version -> id -> deadline.
     waiting: dict[TypeVersion, dict[EntryId, float]] = field(default_factory=dict)
+    #: Entries that have come to a gate; who is through each gate, and who queues behind it.
+    at: dict[EntryId, At] = field(default_factory=dict)
+    through: dict[tuple[str, str], set[EntryId]] = field(default_factory=dict)
+    queued: dict[tuple[str, str], set[EntryId]] = field(default_factory=dict)
     #: De-duplication marks.
     marks: Expiring[bool] = field(default_factory=Expiring)
 
@@ -144,6 +160,9 @@ class StreamState:
     results: Expiring[bytes] = field(default_factory=Expiring)
     news: deque[str] = field(default_factory=deque)
     old_news: int = 0
+    #: How often a place at a gate was given up, and how many entries were let through from a queue.
+    left: int = 0
+    let_in: int = 0
     #: How far events are, and which word of it that was.
     progress: Expiring[tuple[int, Progress]] = field(default_factory=Expiring)
     cancelled: Expiring[bool] = field(default_factory=Expiring)
@@ -169,15 +188,61 @@ class StreamState:
             self.debounced.pop(waiting.item.debounce_key, None)
         return waiting is not None
 
-    def ack(self, group: str, entry_id: EntryId) -> None:
-        """The group is done with the entry."""
+    def ack(self, group: str, entry_id: EntryId, now: float) -> None:
+        """The group is done with the entry: its gate lets the next one through."""
         self.log.groups[group].pending.pop(entry_id, None)
+        self.leave(group, entry_id, now, for_good=True)
         self.ledger(group).counts.pop(entry_id, None)
+        self.ledger(group).at.pop(entry_id, None)
 
     def park(self, group: str, entry_id: EntryId, due: float, now: float) -> None:
         """Nobody's until it is due."""
         self.log.groups[group].give(entry_id, PARKED, now)
         self.ledger(group).parked[entry_id] = due
+
+    # ── gates ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def enter(self, group: str, entry_id: EntryId, now: float) -> bool:
+        """Let an entry through the gate it has come to, or queue it; whether it is through."""
+        ledger = self.ledger(group)
+        at = ledger.at.get(entry_id)
+        if at is None or entry_id in ledger.through.get(at.gate, ()):
+            return True
+        if not ledger.queued.get(at.gate) and len(ledger.through.get(at.gate, ())) < at.limit:
+            ledger.through.setdefault(at.gate, set()).add(entry_id)
+            return True
+        self.log.groups[group].give(entry_id, QUEUED, now)
+        ledger.queued.setdefault(at.gate, set()).add(entry_id)
+        return False
+
+    def leave(self, group: str, entry_id: EntryId, now: float, *, for_good: bool) -> None:
+        """Give up an entry's place at its gate. Not for good: an ordered one keeps it."""
+        ledger = self.ledger(group)
+        at = ledger.at.get(entry_id)
+        if at is not None and (for_good or not at.is_ordered):
+            ledger.through.get(at.gate, set()).discard(entry_id)
+            self.left += 1
+            self.admit(group, at.gate, now)
+
+    def admit(self, group: str, gate: tuple[str, str], now: float) -> int:
+        """Let through who queues, as far as there is room: parked, due now. Returns how many."""
+        ledger = self.ledger(group)
+        pending = self.log.groups[group].pending
+        admitted = 0
+        for entry_id in sorted(ledger.queued.get(gate, ())):
+            held, at = pending.get(entry_id), ledger.at.get(entry_id)
+            if held is not None and held.owner == QUEUED:
+                if at is not None and len(ledger.through.get(gate, ())) >= at.limit:
+                    break
+                ledger.through.setdefault(gate, set()).add(entry_id)
+                self.park(group, entry_id, now, now)
+                admitted += 1
+                self.let_in += 1
+            ledger.queued[gate].discard(entry_id)
+        for index in (ledger.through, ledger.queued):
+            if not index.get(gate):
+                index.pop(gate, None)
+        return admitted
 
 
 class MemoryStore:

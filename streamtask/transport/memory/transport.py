@@ -14,6 +14,7 @@ from streamtask.errors import TransportError
 from streamtask.transport.memory.cancellations import MemoryCancellations
 from streamtask.transport.memory.checkpoints import MemoryCheckpoints
 from streamtask.transport.memory.dead_letters import MemoryDeadLetters
+from streamtask.transport.memory.gates import MemoryGates
 from streamtask.transport.memory.inspection import MemoryInspection
 from streamtask.transport.memory.log import ZERO, EntryId, Group, id_at, id_before, id_text, parse_id
 from streamtask.transport.memory.rates import MemoryRates
@@ -29,6 +30,7 @@ from streamtask.transport.port import (
     Cancellations,
     Checkpoints,
     DeadLetters,
+    Gates,
     Inspection,
     Outbox,
     Rates,
@@ -60,6 +62,8 @@ class MemoryTransport:
         self._clock = clock = clock or SystemClock().now
         self.capabilities = Capabilities(engine="memory", durable=False)
         self.recovery: Recovery = MemoryRecovery(store, clock)
+        self._gates = MemoryGates(store, clock, self._until_found)
+        self.gates: Gates = self._gates
         self.checkpoints: Checkpoints = MemoryCheckpoints(store, clock)
         self.results: Results = MemoryResults(store, clock)
         self.cancellations: Cancellations = MemoryCancellations(store, clock)
@@ -92,6 +96,9 @@ class MemoryTransport:
                 ledger.counts.clear()
                 ledger.parked.clear()
                 ledger.waiting.clear()
+                ledger.at.clear()
+                ledger.through.clear()
+                ledger.queued.clear()
             ledger.seen_at = self._clock()
             joined = subscription.handles - ledger.interest
             ledger.interest |= joined
@@ -128,7 +135,18 @@ class MemoryTransport:
         """See `Transport.settle`."""
         await asyncio.sleep(0)
         with self._store.lock:
-            return [settle(self._store, delivery, outcome, self._clock()) for delivery, outcome in settlements]
+            return [self._settle(delivery, outcome) for delivery, outcome in settlements]
+
+    def _settle(self, delivery: Delivery, outcome: Outcome) -> Verdict:
+        state = self._store.find(delivery.stream)
+        left, let_in = state.left, state.let_in
+        verdict = settle(self._store, delivery, outcome, self._clock())
+        if state.left > left:
+            # Who reads through a gate that was shut may look again.
+            self._store.wake(delivery.stream)
+        if state.let_in > let_in:
+            self._gates.let_in(delivery.stream, delivery.group)
+        return verdict
 
     async def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
         """See `Transport.renew`."""

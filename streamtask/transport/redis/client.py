@@ -78,10 +78,12 @@ class ServerError(TransportError):
 class Script:
     """A Lua script from `scripts/`, with the shared head before it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, gated: bool = False) -> None:
+        """`gated`: it may meet gates, and `gates.lua` stands before it, too."""
         folder = files(__package__) / "scripts"
         self.name = name
-        self.text = (folder / "head.lua").read_text() + (folder / f"{name}.lua").read_text()
+        parts = ["head", "gates", name] if gated else ["head", name]
+        self.text = "".join((folder / f"{part}.lua").read_text() for part in parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
     def command(self, keys: Sequence[str], args: Sequence[Argument]) -> list[Argument]:

@@ -15,6 +15,7 @@ from streamtask.transport.values import (
     Dead,
     Delivery,
     Done,
+    Gate,
     Mark,
     Member,
     Outcome,
@@ -81,6 +82,15 @@ def entry(item: Outgoing) -> list[Argument]:
     if item.content_encoding is not None:
         # Compressed bytes do not show their event id, and publishing again looks for it.
         words += ["content_encoding", item.content_encoding, "event_id", item.event_id]
+    return words
+
+
+def gates(declared: Sequence[Gate]) -> list[Argument]:
+    """Gates for the scripts that read through them."""
+    words: list[Argument] = []
+    for gate in declared:
+        words += [gate.name, "o" if gate.ordered else "c", gate.limit]
+        words += [len(gate.path), *gate.path, len(gate.types), *gate.types]
     return words
 
 

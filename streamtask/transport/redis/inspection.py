@@ -153,6 +153,7 @@ class RedisInspection:
             [
                 ["XGROUP", "DESTROY", keys.stream(stream), group],
                 ["DEL", keys.retry(stream, group), keys.history(stream, group), keys.waits(stream, group),
+                 keys.gates(stream, group), keys.queued(stream, group),
                  keys.types(stream, group), keys.skipped(stream, group),
                  *(keys.wait(stream, group, *pair) for pair in waits)],
                 ["HDEL", keys.floors(stream), group],
@@ -205,7 +206,7 @@ class RedisInspection:
             ]
         )
         now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
-        states = {keys.PARKED: "retrying", keys.WAITING: "waiting"}
+        states = {keys.PARKED: "retrying", keys.WAITING: "waiting", keys.QUEUED: "waiting"}
         return {
             "state": states.get(name, "running" if beats else "abandoned"),
             "consumer": name,

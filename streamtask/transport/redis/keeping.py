@@ -77,7 +77,7 @@ class RedisSchedule:
 
     async def cancel(self, stream: str, event_id: str) -> bool:
         """See `Schedule.cancel`."""
-        names = [keys.delayed(stream), keys.delayed_bodies(stream)]
+        names = [keys.delayed(stream), keys.delayed_bodies(stream), keys.debounced(stream)]
         return bool(await self._publisher.run(self._unschedule, names, [event_id]))
 
     async def reschedule(

@@ -7,7 +7,9 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
     T:waits:G                SET     "TYPE<tab>VERSION" that some entry waits for
     T:wait:G:TYPE:VERSION    ZSET    waiting entry id -> deadline, ms  (index of what `~waiting` owns)
     T:history:G              HASH    "ID:f" failures, "ID:u" uncharged deliveries, "ID:e" last error,
-                                     "ID:s" checkpointed state, "ID:p" progress
+                                     "ID:s" checkpointed state, "ID:p" progress, "ID:k" the gate it has come to
+    T:gates:G                ZSET    "GATE ID", each 0                 (through a gate, which hashes its name and key)
+    T:queued:G               ZSET    "GATE ID", each 0                 (index of what `~queued` owns)
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)
     T:result:ID              STRING  what became of an event           (expires)
     T:results                STREAM  `id` of each event whose result has come  (the last some ten thousand; expires)
@@ -44,7 +46,9 @@ from __future__ import annotations
 PARKED = "~parked"
 #: Owns entries of types that only other workers handle.
 WAITING = "~waiting"
-RESERVED = frozenset({PARKED, WAITING})
+#: Owns entries that queue behind a gate.
+QUEUED = "~queued"
+RESERVED = frozenset({PARKED, WAITING, QUEUED})
 
 #: Of one slot, with the beats: whoever can beat there can see who else does, also while other nodes are away.
 STREAMS = "{streamtask}:streams"
@@ -96,6 +100,16 @@ def wait(name: str, group: str, type_: str, version: str) -> str:
 def history(name: str, group: str) -> str:
     """Failures and uncharged deliveries of entries that have any, and what their handlers have come to."""
     return f"{tag(name)}:history:{group}"
+
+
+def gates(name: str, group: str) -> str:
+    """Who is through a gate of the group's."""
+    return f"{tag(name)}:gates:{group}"
+
+
+def queued(name: str, group: str) -> str:
+    """Index of entries that queue behind a gate."""
+    return f"{tag(name)}:queued:{group}"
 
 
 def result(name: str, event_id: str) -> str:
@@ -174,6 +188,8 @@ def registration(name: str, group: str) -> list[str]:
         history(name, group),
         retry(name, group),
         waits(name, group),
+        gates(name, group),
+        queued(name, group),
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from streamtask.transport.redis import keys
+from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.client import Argument, Caller, Script
 from streamtask.transport.values import Claimed, Delivery, Subscription
@@ -20,10 +20,11 @@ class RedisRecovery:
     def __init__(self, wire: Caller) -> None:
         self._wire = wire
         self._beat = Script("beat")
-        self._claim = Script("claim")
+        self._claim = Script("claim", gated=True)
         self._hand_back = Script("hand_back")
         self._delete_consumer = Script("delete_consumer")
         self._mend = Script("mend")
+        self._mend_gates = Script("mend_gates", gated=True)
         self._run_id = ""
         self._run_id_of = -1
 
@@ -56,8 +57,9 @@ class RedisRecovery:
             keys.waits(stream, group),
         ]
         handled = [keys.pair(*pair) for pair in subscription.handles]
+        args: list[Argument] = [group, owner, count, keys.wait_prefix(stream, group), len(handled), *handled]
         taken, expired, gone, due = await self._wire.run(
-            self._claim, names, [group, owner, count, keys.wait_prefix(stream, group), *handled]
+            self._claim, names, [*args, *commands.gates(subscription.gates)]
         )
         return Claimed(
             deliveries=[_delivery(stream, group, owner, found) for found in taken],
@@ -111,18 +113,26 @@ class RedisRecovery:
         """See `Recovery.mend`."""
         names = [keys.stream(stream), keys.retry(stream, group), keys.waits(stream, group)]
         total = 0
-        for owner in sorted(keys.RESERVED):
+        for owner in (keys.PARKED, keys.WAITING):
             first = "-"
             while first:
                 args = [group, keys.wait_prefix(stream, group), owner, first]
                 mended, last = await self._wire.run(self._mend, names, args)
                 total += mended
                 first = f"({last.decode()}" if last else ""
+        names = [keys.stream(stream), keys.retry(stream, group), keys.history(stream, group)]
+        # What is through first: where it is gone, there is room for who queues.
+        for what in ("through", "queued", "pending"):
+            first = "-"
+            while first:
+                mended, on = await self._wire.run(self._mend_gates, names, [group, what, first])
+                total += mended
+                first = on.decode()
         return total
 
 
 def _delivery(stream: str, group: str, owner: str, found: Sequence[Any]) -> Delivery:
-    entry_id, fields, deliveries, failures, uncharged = found
+    entry_id, fields, deliveries, failures, uncharged, gated = found
     return Delivery(
         stream,
         group,
@@ -132,4 +142,5 @@ def _delivery(stream: str, group: str, owner: str, found: Sequence[Any]) -> Deli
         deliveries=deliveries,
         failures=failures,
         uncharged=uncharged,
+        kept=bool(gated),
     )

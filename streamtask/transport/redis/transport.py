@@ -23,6 +23,7 @@ from streamtask.transport.port import (
     Cancellations,
     Checkpoints,
     DeadLetters,
+    Gates,
     Inspection,
     Outbox,
     Rates,
@@ -39,6 +40,7 @@ from streamtask.transport.redis.cancellations import RedisCancellations
 from streamtask.transport.redis.capabilities import probe
 from streamtask.transport.redis.checkpoints import RedisCheckpoints
 from streamtask.transport.redis.client import Argument, Caller, Script, ServerError, Wire
+from streamtask.transport.redis.gates import RedisGates
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
 from streamtask.transport.redis.permissions import lacking
@@ -95,6 +97,7 @@ class RedisTransport:
         self._known: set[str] = set()
         self._ack = Script("ack")
         self._settle = Script("settle")
+        self._settle_gated = Script("settle", gated=True)
         self._renew = Script("renew")
         self._register = Script("register")
         self._publish = Script("publish")
@@ -102,6 +105,8 @@ class RedisTransport:
         self.capabilities = Capabilities(engine="redis")
         self._copies = copies
         self.recovery: Recovery = RedisRecovery(self._wire)
+        self._gates = RedisGates(self._wire, self._blocking)
+        self.gates: Gates = self._gates
         self.checkpoints: Checkpoints = RedisCheckpoints(self._wire)
         self.results: Results = RedisResults(self._wire, self._blocking)
         self.cancellations: Cancellations = RedisCancellations(self._wire)
@@ -271,7 +276,7 @@ class RedisTransport:
         replies = await self._wire.run_many(calls)
         if not all(plain):
             await self._name_streams({emit.stream for _, result in settlements for emit in commands.emits_of(result)})
-        for indexes, simple, reply in zip(places.values(), plain, replies, strict=True):
+        for (place, indexes), simple, call, reply in zip(places.items(), plain, calls, replies, strict=True):
             if isinstance(reply, ServerError):
                 # The group is gone, and with it all that was held.
                 verdict = Verdict.LOST if reply.code == "NOGROUP" or "NOGROUP" in str(reply) else reply
@@ -281,9 +286,16 @@ class RedisTransport:
                 for lost in reply:
                     verdicts[indexes[lost]] = Verdict.LOST
             else:
-                for index, word in zip(indexes, reply, strict=True):
+                words = self._told(place[0], place[1], reply) if call[0] is self._settle_gated else reply
+                for index, word in zip(indexes, words, strict=True):
                     verdicts[index] = _VERDICTS.get(word) or self._refusal(word)
         return verdicts
+
+    def _told(self, stream: str, group: str, reply: Sequence[Any]) -> Sequence[bytes]:
+        """The verdicts in a reply whose last word is for the gates."""
+        *words, let_in = reply
+        self._gates.settled(stream, group, let_in=bool(let_in))
+        return words
 
     def _refusal(self, word: bytes) -> ServerError:
         error = ServerError(word.decode("utf-8", "replace"))
@@ -328,7 +340,8 @@ class RedisTransport:
             kept = kept or delivery.kept
             words += commands.outcome(delivery, outcome, targets)
         head: list[Argument] = [group, owner, keys.done(stream, group, ""), keys.wait_prefix(stream, group)]
-        return self._settle, [*names, *targets.keys()], [*head, int(kept), len(batch), *words]
+        script = self._settle_gated if kept else self._settle
+        return script, [*names, *targets.keys()], [*head, int(kept), len(batch), *words]
 
     def _targets(self, cause: str) -> commands.Targets:  # noqa: ARG002 - on a cluster it matters
         """Where the emits of a settlement go; `cause` is the stream of what is settled."""

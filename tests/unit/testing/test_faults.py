@@ -335,7 +335,7 @@ async def test_a_lock_that_a_death_leaves_held_is_named() -> None:
     with pytest.raises(
         TimeoutError, match=r"ship died before test_faults\.py:\d+ `lock.release\(\)`, and its next run"
     ):
-        await check(app_with(ship), PLACED, patience=0.1)
+        await check(app_with(ship), PLACED, patience=1)
 
 
 async def test_what_a_transaction_around_the_handler_takes_back_is_safe() -> None:

@@ -10,8 +10,19 @@ from typing import Any
 
 import pytest
 
-from streamtask import App, Backoff, ConfigurationError, Context, Event, Reject, Retry, RetryLater, TaskCancelledError
-from streamtask.testing import DeadLettersError, InMemoryApp, in_memory
+from streamtask import (
+    App,
+    Backoff,
+    ConfigurationError,
+    Context,
+    Event,
+    Reject,
+    Retry,
+    RetryLater,
+    TaskCancelledError,
+    Tick,
+)
+from streamtask.testing import DeadLettersError, FrozenClock, InMemoryApp, in_memory
 
 
 class Placed(Event, stream="t-orders", key="order_id"):
@@ -207,6 +218,28 @@ async def test_a_task_that_is_cancelled_is_not_begun_and_one_that_runs_is_ended(
             await handle.result(timeout=5)
 
 
+async def test_rules_tick_while_time_passes_and_a_jump_is_one_tick() -> None:
+    own = App("t-rules", broker="memory://")
+    ticks: list[datetime] = []
+
+    @own.every(60)
+    async def sweep(tick: Tick) -> None:
+        ticks.append(tick.at)
+
+    @own.cron("0 3 * * *")
+    async def tidy(tick: Tick) -> None:
+        ticks.append(tick.at)
+
+    with in_memory(own, clock=FrozenClock(datetime(2030, 1, 1, tzinfo=UTC))) as memory:
+        await memory.drain()
+        assert ticks == []
+        await memory.run_for(180)
+        assert ticks == [datetime(2030, 1, 1, 0, minute, tzinfo=UTC) for minute in (1, 2, 3)]
+        memory.clock.set(datetime(2030, 1, 1, 12, 0, 30, tzinfo=UTC))
+        await memory.drain()
+        assert sorted(ticks[3:]) == [datetime(2030, 1, 1, 3, tzinfo=UTC), datetime(2030, 1, 1, 12, tzinfo=UTC)]
+
+
 def test_without_a_coroutine_the_blocking_twins_do_the_same(memory: InMemoryApp) -> None:
     handle = add.delay(2, 3)
     memory.sync.publish(Placed(order_id="1"))
@@ -283,7 +316,7 @@ async def test_a_handler_that_waits_for_another_one_is_named_or_gets_a_second_sl
     async def outer(order: Placed) -> None:
         seen.append(await (await inner.send()).result())
 
-    with in_memory(own, patience=0.2) as memory:
+    with in_memory(own, patience=1) as memory:
         await memory.publish(Placed(order_id="1"))
         with pytest.raises(TimeoutError, match=r"outer.*concurrency=2"):
             await memory.drain()
@@ -322,7 +355,7 @@ async def test_what_a_drain_could_not_end_is_handled_by_the_next() -> None:
         if len(attempts) == 1:
             await asyncio.Event().wait()
 
-    with in_memory(own, patience=0.1) as memory:
+    with in_memory(own, patience=1) as memory:
         await memory.publish(Placed(order_id="1"))
         with pytest.raises(TimeoutError, match="handle"):
             await memory.drain()

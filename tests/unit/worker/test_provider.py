@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import pytest
 
 from streamtask import App, ConfigurationError, Context, Depends, Event, Reject, Retry, StreamtaskError, Timeout
+from streamtask.worker.provider import Provider
 from tests.chaos.workers import until
 
 
@@ -320,8 +321,10 @@ async def test_what_a_cancelled_coroutine_was_opening_in_a_thread_is_closed_agai
         notes.append("opened")
         try:
             yield 1
-        finally:
-            notes.append("closed")
+        except BaseException as error:
+            # A generator that is forgotten is closed by the garbage collector: with a GeneratorExit.
+            notes.append(f"closed by {type(error).__name__}")
+            raise
 
     @app.on(Placed, timeout=0.05, retry=Retry(max_attempts=1))
     async def ship(order: Placed, db: Annotated[int, Depends(session)]) -> None:
@@ -333,7 +336,7 @@ async def test_what_a_cancelled_coroutine_was_opening_in_a_thread_is_closed_agai
         await asyncio.sleep(0.1)  # the timeout rings meanwhile, or later: both are as good
         opened.set()
         await worker.burst_done()
-    assert notes == ["opened", "closed"]
+    assert notes == ["opened", "closed by CancelledError"]
 
 
 # ── once a process ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -400,6 +403,12 @@ async def test_a_worker_whose_process_dependency_fails_does_not_start_and_puts_a
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == [
         "dependency.failed"
     ]
+    notes.clear()
+    [handler] = app.handlers
+    assert handler.dependencies is not None
+    with pytest.raises(StreamtaskError):
+        await Provider(app, {}, asyncio.to_thread).prepare([handler.dependencies])
+    assert notes == ["+async generator in loop", "-async generator in loop"]
 
 
 async def test_a_process_dependency_that_says_what_is_wrong_is_no_accident(app: App) -> None:

@@ -5,11 +5,12 @@
 local mark, result, news, delayed, bodies, debounced = unpack(KEYS)
 local event_id, ttl, result_ttl, body = unpack(ARGV)
 if redis.call('EXISTS', result) == 1 then return 0 end
-local key = redis.call('HGET', debounced, 'e:' .. event_id)
+-- Refused here, if at all: it changes nothing.
+redis.call('HDEL', debounced, '')
 redis.call('SET', mark, '1', 'PX', ttl)
 if redis.call('ZREM', delayed, event_id) == 1 then
     redis.call('HDEL', bodies, event_id)
-    if key then redis.call('HDEL', debounced, 'e:' .. event_id, 'k:' .. key) end
+    free_key(debounced, event_id)
     if result_ttl ~= '0' then
         redis.call('SET', result, body, 'PX', result_ttl)
         redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'id', event_id)

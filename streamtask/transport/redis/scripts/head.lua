@@ -61,11 +61,20 @@ end
 
 -- Forget all that is kept of an entry -> as HDEL. The fields are those of `keys.py`.
 local function forget(history, id)
-    return redis.pcall('HDEL', history, id .. ':f', id .. ':u', id .. ':e', id .. ':s', id .. ':p')
+    return redis.pcall('HDEL', history, id .. ':f', id .. ':u', id .. ':e', id .. ':s', id .. ':p', id .. ':k')
 end
+
+-- Made by `gates.lua`, which is put behind this for scripts that may meet gates.
+local gates
 
 -- A server that is full refuses a script's first write if it may take memory, and after one that takes none it lets the
 -- others pass. For housekeeping and settling, which make room. Changes nothing: no hash has such a field.
 local function let_pass(hash)
     redis.pcall('HDEL', hash, '')
+end
+
+-- Free the debounce key of an event that waits no more.
+local function free_key(debounced, event_id)
+    local key = redis.call('HGET', debounced, 'e:' .. event_id)
+    if key then redis.call('HDEL', debounced, 'e:' .. event_id, 'k:' .. key) end
 end

@@ -19,7 +19,6 @@ for _, event_id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms(),
     if body then redis.call('XADD', KEYS[1], '*', unpack(cmsgpack.unpack(body))) end
     redis.call('HDEL', KEYS[3], event_id)
     redis.call('ZREM', KEYS[2], event_id)
-    local key = debounced and redis.call('HGET', KEYS[4], 'e:' .. event_id)
-    if key then redis.call('HDEL', KEYS[4], 'e:' .. event_id, 'k:' .. key) end
+    if debounced then free_key(KEYS[4], event_id) end
 end
 return next_due()

@@ -1,9 +1,10 @@
 -- register: make stream and group where they are missing, and grow the group's set of types.
 -- KEYS[1] stream  [2] types of the group  [3] skipped  [4] floors  [5] seen  [6] history  [7] retry index  [8] waits
+--     [9] who is through gates  [10] who queues
 -- ARGV group, where a new group begins, prefix of wait indexes, then each "TYPE<tab>VERSION"
 -- -> { created: 0 no, 1 new, 2 made again at its floor, the set, { type, first skipped id, ... } }
 -- Atomic so that of two workers that find the group missing, one decides where it begins.
-local stream, types, skipped, floors, seen, history, retry, waits = unpack(KEYS)
+local stream, types, skipped, floors, seen, history, retry, waits, through, queued = unpack(KEYS)
 local group, start, wait_prefix = unpack(ARGV, 1, 3)
 local created = 0
 local floor = redis.call('HGET', floors, group)
@@ -20,7 +21,7 @@ else
     for _, pair in ipairs(redis.call('SMEMBERS', waits)) do
         redis.call('DEL', wait_prefix .. string.gsub(pair, '\t([^\t]*)$', ':%1'))
     end
-    redis.call('DEL', history, retry, waits)
+    redis.call('DEL', history, retry, waits, through, queued)
     if not floor then
         local first = start == '0' and '0-0' or start
         if start == '$' then first = fields_of(redis.call('XINFO', 'STREAM', stream))['last-generated-id'] end

@@ -21,7 +21,8 @@
 --     together  mark, window ms, replace, number of others, for each: id, delivery count, mark, window ms, replace; then
 --              the emits as above
 -- -> for each: 'ok', 'lost', 'duplicate', 'torn' (nothing was changed: of those together one is lost or a duplicate),
---     or 'failed: ' and why (nothing was changed, the entry stays pending)
+--     or 'failed: ' and why (nothing was changed, the entry stays pending); loaded with gates.lua, one more: 1 if an
+--     entry was let through a gate, which is due now (else 0)
 --
 -- Redis does not roll a script back. So, first an ack of nothing, which fails where the acks at the end would (no
 -- permission), and a write that a full server does not refuse and after which it lets the others pass; then for each
@@ -127,10 +128,21 @@ redis.call('XACK', stream, group, '0-0')
 let_pass(history)
 local acked = {}
 
+-- Leave a gate, for good or (an entry that is not to come again at once) unless it keeps its place. An error would
+-- double the effects that stand already; a gate that was not opened is found by `mend_gates`.
+local gate, let_in = gates and gates(stream, group, retry, history), 0
+local function leave(id, for_good)
+    local went, through = pcall(gate.leave, id, for_good)
+    if went and through then let_in = 1 end
+end
+
 local function ack(o)
     -- What was delivered once has mostly no history. Refused, it leaves some bytes; as an error, it would double the
     -- effects.
-    if o.count > 1 or kept then forget(history, o.id) end
+    if o.count > 1 or kept then
+        if gate then leave(o.id, true) end
+        forget(history, o.id)
+    end
     acked[#acked + 1] = o.id
     return 'ok'
 end
@@ -281,7 +293,9 @@ local function park(id, delay, counter)
     if not is_type(retry, 'zset') or not is_type(history, 'hash') then
         return 'failed: WRONGTYPE ' .. retry .. ' or ' .. history
     end
-    return hand_over('~parked', id, counter, { 'ZADD', retry, now + delay, id })
+    local verdict = hand_over('~parked', id, counter, { 'ZADD', retry, now + delay, id })
+    if gate and verdict == 'ok' and delay > 0 then leave(id, false) end
+    return verdict
 end
 
 local verbs = {}
@@ -404,7 +418,9 @@ function verbs.wait(o)
     local index = wait_prefix .. o.type .. ':' .. o.version
     if not is_type(index, 'zset') or not is_type(waits, 'set') then return 'failed: WRONGTYPE ' .. index end
     local noted = { 'SADD', waits, o.type .. '\t' .. o.version }
-    return hand_over('~waiting', o.id, ':u', noted, { 'ZADD', index, now + o.timeout, o.id })
+    local verdict = hand_over('~waiting', o.id, ':u', noted, { 'ZADD', index, now + o.timeout, o.id })
+    if gate and verdict == 'ok' then leave(o.id, false) end
+    return verdict
 end
 
 local verdicts = {}
@@ -423,4 +439,5 @@ if has_news then redis.pcall('PEXPIRE', news, 86400000) end
 for i = 1, #acked, 1000 do
     redis.call('XACK', stream, group, unpack(acked, i, math.min(i + 999, #acked)))
 end
+if gate then verdicts[#verdicts + 1] = let_in end
 return verdicts
