@@ -180,7 +180,7 @@ class InMemoryApp:
         flow = flow_of(payload)
         if flow is None or flow.collect is None:
             return payload
-        values = self.memory.store.find(stream).values.get(flow.collect.group, self.clock.now())
+        values = self.connector.store.find(stream).values.get(flow.collect.group, self.clock.now())
         return collected(payload, flow.collect, values or {})
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────
