@@ -21,6 +21,7 @@ from streamtask import failpoints
 from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
+from streamtask.handler import Handler
 from streamtask.lanes import home
 from streamtask.lifespan import Lifespan, Lifespans
 from streamtask.middleware import Middleware, around_consume
@@ -139,7 +140,6 @@ class Worker:
                 if broker.handler(stream, group, rule.task.name) is not None:
                     self._rules[stream].append(rule)
         self._prepared = False
-        has_batches = any(handler.batch is not None for handler in handlers)
         most = max(handler.batch.size if handler.batch else 1 for handler in handlers)
         started = settings.concurrency * most
         self._started = StartedTable.attach(supervisor.started_fd, slots=started) if supervisor else None
@@ -170,7 +170,7 @@ class Worker:
             settings.concurrency,
             plan=partial(broker.plan, interest=self._interest),
             settle=self._outcome,
-            handle=self._handler if self._paces or has_batches else self._handle,
+            handle=self._handle if all(map(_is_plain, handlers)) else self._handler,
             limit=limit_of,
             pace=self._pace if self._paces else None,
             changed=self._flow.changed,
@@ -804,6 +804,10 @@ class Worker:
                 "running": len(self._slots.running),
             }
         )
+
+
+def _is_plain(handler: Handler) -> bool:
+    return handler.batch is None and handler.rate_limit is None
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
