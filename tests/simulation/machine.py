@@ -138,15 +138,14 @@ class TransportMachine(RuleBasedStateMachine):
     @rule(key=st.sampled_from("xy"), delay=st.none() | _delays)
     def publish_once_for_a_key(self, key: str, delay: float | None) -> None:
         item = order(dedup_key=key, dedup_window=LONG, delay=delay)
+        newest = self._model.ever[-1] if self._model.ever else "0"
         [stored] = self._call(self._transport.publish([item]))
-        assert isinstance(stored, str)
-        if key in self._keys:
-            assert stored == self._keys[key]
-        elif delay is None:
-            self._model.append(stored)
-        else:
+        assert stored == self._keys.setdefault(key, item.event_id)
+        if stored == item.event_id and delay is None:
+            [appended] = self._call(self._transport.read(_STREAM, after=newest, count=1000, wait=0))
+            self._model.append(appended.entry_id)
+        elif stored == item.event_id:
             (self._model.later if delay else self._model.due).add(stored)
-        self._keys.setdefault(key, stored)
 
     @rule()
     def promote(self) -> None:
