@@ -17,7 +17,7 @@ from streamtask.broker import Broker
 from streamtask.doctor import WAITING_AFTER, DeadFacts, Facts, GroupFacts, Skipped, Waiting
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError, EnvelopeError, NotFoundError
-from streamtask.steps import CallState, call_states, decode_definition
+from streamtask.steps import CallState, Definition, call_states, decode_definition
 from streamtask.timetable import timetable
 from streamtask.transport.port import DeadLetters, Inspection, Schedule, Transport
 from streamtask.transport.values import (
@@ -144,6 +144,15 @@ class DeadSummary:
     attempts: int
     first_seen: datetime
     dead_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundWorkflow:
+    """A workflow: where it lives, what it is made of, and the states of those of its calls that have ended."""
+
+    stream: str
+    definition: Definition
+    ended: Mapping[str, str]
 
 
 class HasPlace(Protocol):
@@ -307,15 +316,22 @@ class Inspector:
 
         Raises NotFoundError where there is no such workflow, or where it ended too long ago.
         """
-        for name in await self.streams(stream):
+        found = await self.find_workflow(workflow, stream)
+        if found is None:
+            where = "any stream" if stream is None else f"stream {stream!r}"
+            raise NotFoundError(
+                f"there is no workflow {workflow!r} in {where}; one is kept for as long as it was sent with (ttl, a "
+                "day by default), counted from its last step"
+            )
+        return call_states(workflow, found.definition, found.ended)
+
+    async def find_workflow(self, workflow: str, stream: str | None = None) -> FoundWorkflow | None:
+        """What is known of a workflow, if anything."""
+        for name in await self.streams() if stream is None else [stream]:
             found = await self.transport.workflows.states(name, workflow)
             if found is not None:
-                return call_states(workflow, decode_definition(found[0]), found[1])
-        where = "any stream" if stream is None else f"stream {stream!r}"
-        raise NotFoundError(
-            f"there is no workflow {workflow!r} in {where}; one is kept for as long as it was sent with (ttl, a day by "
-            "default), counted from its last step"
-        )
+                return FoundWorkflow(stream=name, definition=decode_definition(found[0]), ended=found[1])
+        return None
 
     async def memberships(self, stream: str | None = None, group: str | None = None) -> list[Membership]:
         """What each group is interested in, and when it was last alive."""

@@ -38,8 +38,15 @@ class Router:
         self.middleware: list[Middleware] = checked(middleware)
 
     def add_middleware(self, middleware: Middleware) -> None:
-        """Have middleware within what there is; before the app is connected, or the router included."""
-        self.middleware += checked([middleware])
+        """Have middleware within what there is; before the worker starts, or the router is included.
+
+        Raises:
+            ConfigurationError: it is none, or cannot be around one of the handlers.
+        """
+        found = checked([middleware])
+        for handler in self.handlers:
+            handler.check_around(found)
+        self.middleware += found
 
     def on(
         self,

@@ -220,6 +220,9 @@ class Definition(msgspec.Struct, frozen=True):
     """What a workflow is made of."""
 
     calls: tuple[Row, ...]
+    #: As in `Flow`.
+    final: str
+    final_ttl: float | None
 
 
 class CallState(msgspec.Struct, frozen=True):

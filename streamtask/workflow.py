@@ -322,7 +322,7 @@ def _worked_out(parts: Parts, ttl: float) -> tuple[Sender, Plan]:
         id=planning.id,
         stream=task.stream,
         ttl=ttl,
-        definition=steps.encode_definition(Definition(tuple(planning.rows))),
+        definition=steps.encode_definition(Definition(tuple(planning.rows), flow.final, flow.final_ttl)),
         first=steps.begin(planned, flow),
     )
     return task.sender, plan

@@ -8,7 +8,7 @@ from streamtask.cli import output
 from streamtask.cli.commands import CommandGroup
 from streamtask.cli.connection import ask
 from streamtask.cli.options import json_option, server_options
-from streamtask.inspector import Inspector
+from streamtask.inspector import FoundWorkflow, Inspector
 from streamtask.outcomes import CANCELLED, ending_of
 from streamtask.results import ResultReader
 from streamtask.settings import CANCELLED_FOR, RESULT_TTL
@@ -63,12 +63,15 @@ def watch(id_: str, stream: str | None, reference: str | None, broker: str | Non
 @server_options
 @json_option
 def cancel(id_: str, stream: str | None, reference: str | None, broker: str | None, as_json: bool) -> None:
-    """Have a call not begun, or ended where it runs. Exit code 1: it has ended already.
+    """Have a call, or all of a workflow, not begun, or ended where it runs. Exit code 1: it has ended already.
 
     An async task is cancelled within a second and a process killed; a thread is waited for, its effects are dropped.
     """
 
     async def have_it_not_run(inspector: Inspector) -> bool:
+        workflow = await inspector.find_workflow(id_, stream)
+        if workflow is not None:
+            return await _cancel_all_of(inspector, id_, workflow)
         place = stream or await _stream_of(inspector, id_)
         result = Result(id_, CANCELLED, RESULT_TTL)
         return await inspector.transport.cancellations.cancel(place, id_, result, ttl=CANCELLED_FOR)
@@ -79,9 +82,15 @@ def cancel(id_: str, stream: str | None, reference: str | None, broker: str | No
     elif done:
         output.say(f"{id_} is cancelled.")
     else:
-        output.remark(f"{id_} has ended already: see `streamtask tasks watch {id_}`.")
+        output.remark(f"{id_} has ended already: `streamtask inspect event {id_}`, or `inspect workflow`, shows it.")
     if not done:
         click.get_current_context().exit(1)
+
+
+async def _cancel_all_of(inspector: Inspector, id_: str, workflow: FoundWorkflow) -> bool:
+    made_of = workflow.definition
+    result = None if made_of.final_ttl is None else Result(made_of.final, CANCELLED, made_of.final_ttl)
+    return await inspector.transport.workflows.cancel(workflow.stream, id_, result, ttl=CANCELLED_FOR)
 
 
 async def _stream_of(inspector: Inspector, event_id: str) -> str:

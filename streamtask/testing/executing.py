@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from streamtask.app import App
 from streamtask.broker import Broker
@@ -12,6 +13,7 @@ from streamtask.lifespan import Lifespans
 from streamtask.middleware import around_consume
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
+from streamtask.worker.batching import BatchExecutor
 from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
@@ -25,8 +27,15 @@ from streamtask.worker.provider import Provider
 from streamtask.worker.slots import Running
 
 
+class Executors(NamedTuple):
+    """What runs the handlers of one event, and those of many."""
+
+    single: Executor
+    batches: BatchExecutor
+
+
 @asynccontextmanager
-async def executor_of(
+async def executors_of(
     app: App,
     broker: Broker,
     transport: Transport,
@@ -34,8 +43,8 @@ async def executor_of(
     cancellations: Cancellations,
     checkpoints: Checkpoints | None = None,
     threads: int = 1,
-) -> AsyncIterator[Executor]:
-    """An executor of the app's handlers, within its worker lifespans.
+) -> AsyncIterator[Executors]:
+    """The executors of the app's handlers, within its worker lifespans.
 
     Raises:
         ConfigurationError, StreamtaskError: a worker lifespan or a dependency failed.
@@ -47,9 +56,6 @@ async def executor_of(
         lifespans = Lifespans(app, app.worker_lifespans)
         await lifespans.enter()
         stack.push_async_callback(lifespans.leave)
-        provider = Provider(app, app.dependency_overrides, asyncio.to_thread)
-        await provider.prepare([handler.dependencies for handler in handlers if handler.dependencies is not None])
-        stack.push_async_callback(provider.close)
         isolation = Isolation(app, children=children(handlers), modules=modules)
         stack.push_async_callback(isolation.close)
         checkpoints = checkpoints or Checkpoints(transport, Outage("checkpoint", metrics))
@@ -74,7 +80,7 @@ async def executor_of(
             threads=threads,
         )
         stack.callback(executor.close)
-        yield executor
+        yield Executors(executor, BatchExecutor(app, broker, executor))
 
 
 def cancellations_of(transport: Transport, running: Callable[[], Iterable[Running]]) -> Cancellations:

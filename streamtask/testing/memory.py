@@ -18,6 +18,7 @@ from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError
 from streamtask.event import Event, load
 from streamtask.loading import event_class
+from streamtask.steps import collected, flow_of
 from streamtask.testing.clock import FrozenClock
 from streamtask.testing.drainer import Drainer
 from streamtask.testing.eager import Handled, handle
@@ -169,7 +170,18 @@ class InMemoryApp:
             cls = event_class(self.app, envelope.event_type)
         except ConfigurationError:
             return None
-        return envelope, load(cls, envelope.payload_bytes, envelope.schema_version)
+        payload = envelope.payload_bytes
+        if any(task.name == envelope.event_type for task in self.app.tasks):
+            payload = self._whole(delivery.stream, payload)
+        return envelope, load(cls, payload, envelope.schema_version)
+
+    def _whole(self, stream: str, payload: bytes) -> bytes:
+        """The payload of a call with the values of the group that it takes, if it takes some: as it is run."""
+        flow = flow_of(payload)
+        if flow is None or flow.collect is None:
+            return payload
+        values = self.connector.store.find(stream).values.get(flow.collect.group, self.clock.now())
+        return collected(payload, flow.collect, values or {})
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────
 

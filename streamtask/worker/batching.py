@@ -14,23 +14,16 @@ from streamtask.context import Application, BatchContext
 from streamtask.errors import LeaseLostError
 from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Outcome, Together
-from streamtask.worker.executor import Executor, Seen
-from streamtask.worker.isolation import Isolation
-from streamtask.worker.leases import Leases
+from streamtask.worker.executor import Executor
 from streamtask.worker.settler import Settlement
 
 
 class BatchExecutor:
     """Runs batch handlers as `Executor` runs the others, and by its means."""
 
-    def __init__(
-        self, app: Application, broker: Broker, leases: Leases, seen: Seen, *, isolation: Isolation, executor: Executor
-    ) -> None:
+    def __init__(self, app: Application, broker: Broker, executor: Executor) -> None:
         self._app = app
         self._broker = broker
-        self._leases = leases
-        self._seen = seen
-        self._isolation = isolation
         self._executor = executor
 
     async def execute(self, runs: Sequence[Run], settle: Callable[[Run, Outcome], None]) -> list[tuple[Run, Outcome]]:
@@ -61,7 +54,7 @@ class BatchExecutor:
                 returned = await self._executor.within(first, call.events, context)
                 outcomes = call.succeed(context, returned)
         except asyncio.CancelledError as error:
-            if all(self._leases.is_lost(run.delivery) for run in call.runs):
+            if all(self._executor.leases.is_lost(run.delivery) for run in call.runs):
                 raise LeaseLostError(first.delivery.entry_id, first.delivery.owner) from None
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -75,7 +68,7 @@ class BatchExecutor:
         marked = {member.mark.name: member.run.delivery for member in call.members if member.mark is not None}
         # Asked in one turn of the loop, they are one question.
         found = await asyncio.gather(
-            *(self._seen(delivery.group, (delivery.stream, name)) for name, delivery in marked.items())
+            *(self._executor.seen(delivery.group, (delivery.stream, name)) for name, delivery in marked.items())
         )
         call.drop_duplicates(dict(zip(marked, found, strict=True)))
 
@@ -84,7 +77,7 @@ class BatchExecutor:
         first = call.runs[0]
         if not first.alone and first.handler.pool != "process":
             return None
-        return await self._executor.apart(first, self._isolation.handle_batch(call.runs))
+        return await self._executor.apart(first, self._executor.isolation.handle_batch(call.runs))
 
     def _context(self, call: BatchCall) -> BatchContext | None:
         runs = call.runs

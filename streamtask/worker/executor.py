@@ -63,11 +63,11 @@ class Executor:
     ) -> None:
         self._app = app
         self._broker = broker
-        self._leases = leases
-        self._seen = seen
+        self.leases = leases
+        self.seen = seen
         self._is_cancelled = is_cancelled
         self._values = values
-        self._isolation = isolation
+        self.isolation = isolation
         self._checkpoints = checkpoints
         self._provider = provider
         #: The app's, around all handlers.
@@ -109,7 +109,7 @@ class Executor:
             call = handler.call(event, context) if is_bare else self._around(run, event, context)
             return self._broker.succeed(run, context, await call, mark)
         except asyncio.CancelledError as error:
-            if self._leases.is_lost(delivery):
+            if self.leases.is_lost(delivery):
                 raise LeaseLostError(delivery.entry_id, delivery.owner) from None
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -130,7 +130,7 @@ class Executor:
         delivery = run.delivery
         if run.handler.is_task and await self._is_cancelled(run):
             return self._broker.cancel(run)
-        if mark and not mark.replace and await self._seen(delivery.group, (delivery.stream, mark.name)):
+        if mark and not mark.replace and await self.seen(delivery.group, (delivery.stream, mark.name)):
             # Without effects the settle script finds the mark and acks: a duplicate.
             return Done(mark=mark)
         return None
@@ -142,7 +142,7 @@ class Executor:
         return await self._checkpoints.load(run.delivery)
 
     async def _isolated(self, run: Run) -> Outcome:
-        return await self._isolation.handle(run, self._checkpoints, await self._state(run))
+        return await self.isolation.handle(run, self._checkpoints, await self._state(run))
 
     async def apart(self, run: Run, isolated: Awaitable[T]) -> T | None:
         """What becomes of a run in a child process; None where it has to run here."""

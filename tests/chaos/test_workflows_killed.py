@@ -56,7 +56,7 @@ async def tell(failure: dict) -> None:
 
 
 #: Seconds for all of it. A machine with much else to do begins workers slowly.
-_PATIENCE = 900.0 if LONG else 50.0
+_PATIENCE = 900.0 if LONG else 110.0
 
 #: They are killed in turn: each lives long enough to do something, also where beginning takes seconds.
 _WORKERS = 4 if LONG else 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from streamtask import App, Context
+import pytest
+
+from streamtask import App, Context, TaskCancelledError, chain, group
 from tests.command_line import ask
 from tests.servers import RedisServer
 
@@ -41,3 +43,25 @@ async def test_a_call_is_watched_to_its_end(redis_server: RedisServer) -> None:
         said = await ask(app.url, "tasks", "cancel", "nonsense")
         assert (said.code, said.out) == (1, "")
         assert "there is no event nonsense" in said.err
+
+
+async def test_a_workflow_is_cancelled_by_its_id(redis_server: RedisServer) -> None:
+    app = App("shop", broker=redis_server.url)
+
+    @app.task
+    async def add(x: int, y: int = 0) -> int:
+        return x + y
+
+    async with app:
+        first = await chain(add.s(1), add.s(2)).send()
+        other = await group(add.s(3), add.s(4)).send()
+        assert (await ask(app.url, "tasks", "cancel", first.id)).out == f"{first.id} is cancelled.\n"
+        assert (await ask(app.url, "tasks", "cancel", other.id, "--stream", "shop-tasks", "--json")).document == {
+            "event_id": other.id,
+            "cancelled": True,
+        }
+        for handle in (first, other):
+            with pytest.raises(TaskCancelledError):
+                await handle.result(timeout=5)
+        said = await ask(app.url, "tasks", "cancel", first.id)
+        assert (said.code, "has ended already" in said.err) == (1, True)

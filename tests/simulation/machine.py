@@ -17,7 +17,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from streamtask.errors import TransportError
-from streamtask.transport.values import Dead, Delivery, Done, Mark, Outcome, Release, Retry, Skip, Subscription, Wait
+from streamtask.transport.values import (
+    Dead,
+    Delivery,
+    Done,
+    Mark,
+    Outcome,
+    Release,
+    Retry,
+    Skip,
+    Subscription,
+    Together,
+    Wait,
+)
 from tests.conformance.engines import ORDER_PLACED, order
 from tests.simulation.model import LONG, PARKED, WAITING, Model
 from tests.simulation.subjects import Subject
@@ -87,7 +99,7 @@ class TransportMachine(RuleBasedStateMachine):
         self._alive: set[str] = set()
         #: Every delivery that was ever handed over.
         self._given: list[Delivery] = []
-        #: What was stored under each de-duplication key.
+        #: The event that was stored under each de-duplication key.
         self._keys: dict[str, str] = {}
         #: Once is enough: it takes a hundred times as long as anything else.
         self._restarted = False
@@ -186,6 +198,27 @@ class TransportMachine(RuleBasedStateMachine):
         picked = {self._pick(pick): outcome for pick, outcome in picks}
         # A worker settles what is its own.
         self._settle([(each, outcome) for each, outcome in picked.items() if each.owner == first.owner])
+
+    @precondition(lambda self: self._given)
+    @rule(
+        pick=_picks,
+        stale=st.lists(_picks, max_size=1),
+        marks=st.lists(st.tuples(st.sampled_from(["", "m", "n"]), st.booleans()), min_size=3, max_size=3),
+    )
+    def settle_together(self, pick: int, stale: list[int], marks: list[tuple[str, bool]]) -> None:
+        first = self._pick(pick)
+        # All that its owner holds, in most cases.
+        picked = [first, *map(self._pick, stale), *filter(self._holds, self._given[::-1])]
+        members: dict[Delivery, Mark | None] = {}
+        for delivery in dict.fromkeys(picked):
+            if (delivery.owner, delivery.group) == (first.owner, first.group) and len(members) < len(marks):
+                name, replace = marks[len(members)]
+                is_taken = any(mark and mark.name == name for mark in members.values())
+                members[delivery] = None if is_taken or not name else Mark(name, LONG, replace=replace)
+        emits = (order(stream="made", event_id=f"{first.group}-{first.entry_id}-{len(self._model.emitted)}"),)
+        (_, mark), *others = members.items()
+        [verdict] = self._call(self._transport.settle([(first, Together(emits, mark, tuple(others)))]))
+        assert verdict == self._model.settle_together(members, emits)
 
     @precondition(lambda self: self._given)
     @rule(pick=_picks, state=st.binary(max_size=3))

@@ -6,10 +6,22 @@ It has no clock: a delay is none at all or longer than any test. Ids are the eng
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from streamtask.transport.values import Dead, Delivery, Done, Outcome, Release, Retry, Skip, Verdict, Wait
+from streamtask.transport.values import (
+    Dead,
+    Delivery,
+    Done,
+    Mark,
+    Outcome,
+    Outgoing,
+    Release,
+    Retry,
+    Skip,
+    Verdict,
+    Wait,
+)
 
 PARKED = "~parked"
 WAITING = "~waiting"
@@ -119,6 +131,22 @@ class Model:
                 self.emitted += [emit.event_id for emit in emits]
         del group.pending[delivery.entry_id]
         return self._effects(group, outcome) if isinstance(outcome, Done) else Verdict.SETTLED
+
+    def settle_together(self, marks: Mapping[Delivery, Mark | None], emits: Sequence[Outgoing]) -> Verdict:
+        """What the engine must answer to one outcome of several deliveries."""
+        group = self.groups[next(iter(marks)).group]
+        held = [each for each in marks if group.is_there and group.holds(each)]
+        if not held:
+            return Verdict.LOST
+        checked = [mark.name for mark in marks.values() if mark and not mark.replace]
+        if len(held) < len(marks) or group.marks.intersection(checked):
+            return Verdict.TORN
+        for delivery, mark in marks.items():
+            del group.pending[delivery.entry_id]
+            if mark is not None:
+                group.marks.add(mark.name)
+        self.emitted += [emit.event_id for emit in emits]
+        return Verdict.SETTLED
 
     def _effects(self, group: Group, done: Done) -> Verdict:
         if done.mark is not None:

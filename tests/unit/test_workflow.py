@@ -32,6 +32,7 @@ from streamtask import (
 )
 from streamtask.errors import NotFoundError
 from streamtask.steps import call_id
+from streamtask.testing import in_memory
 from streamtask.transport.values import Outgoing
 from tests.chaos.workers import until
 
@@ -494,3 +495,18 @@ async def test_a_workflow_lives_in_one_stream_of_one_app(shop: Shop) -> None:
     App("other", broker="memory://").include(router)
     with pytest.raises(ConfigurationError, match="are of two apps"):
         await chain(homeless.s(1), shop.add.s()).send()
+
+
+# ── in tests of others ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_test_drains_a_workflow_without_a_worker(shop: Shop) -> None:
+    with in_memory(shop.app) as memory:
+        handle = await chord([shop.add.s(1), shop.add.s(2).options(delay=60)], shop.total.s()).send()
+        await memory.drain()
+        assert await shop.states(handle.id) == {"1.1": "done", "1.2": "sent", "2": "waiting"}
+        memory.clock.advance(60)
+        await memory.drain()
+        assert await handle.result(timeout=1) == 3
+        arguments = [event.arguments for event in memory.published_of(shop.total.event)]  # type: ignore[attr-defined]
+        assert arguments == [{"numbers": [1, 2]}]

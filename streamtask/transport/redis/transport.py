@@ -59,6 +59,7 @@ from streamtask.transport.values import (
     Outgoing,
     Registered,
     Subscription,
+    Together,
     TypeVersion,
     Verdict,
 )
@@ -337,7 +338,11 @@ class RedisTransport:
         targets = self._targets(stream)
         kept, words = 0, list[Argument]()
         for delivery, outcome in batch:
-            kept = kept or delivery.kept
+            kept = (
+                kept
+                or delivery.kept
+                or (isinstance(outcome, Together) and any(each.kept for each, _ in outcome.others))
+            )
             words += commands.outcome(delivery, outcome, targets)
         head: list[Argument] = [group, owner, keys.done(stream, group, ""), keys.wait_prefix(stream, group)]
         script = self._settle_gated if kept else self._settle

@@ -14,7 +14,7 @@ if redis.call('ZREM', delayed, event_id) == 1 then
     if result_ttl ~= '0' then
         redis.call('SET', result, body, 'PX', result_ttl)
         redis.call('XADD', news, 'MAXLEN', '~', 10000, '*', 'id', event_id)
-        redis.call('PEXPIRE', news, 86400000)
+        redis.pcall('PEXPIRE', news, 86400000)
     end
 end
 return 1
