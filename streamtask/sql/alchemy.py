@@ -70,15 +70,18 @@ class SqlOutbox(TransactionalOutbox):
         delay: float | None = None,
         at: datetime | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: str | None = None,
     ) -> str:
         """Publish an event when the session's transaction commits; its event id.
 
-        `delay`: seconds from now, not from the commit. `at`: a moment, with a time zone.
+        `delay`: seconds from now, not from the commit. `at`: a moment, with a time zone. `priority`: one that
+        its class declares.
 
         Raises:
+            ConfigurationError: its class does not declare the priority.
             EventRefusedError: a consumer could not read it back; nothing was added to the session.
         """
-        row = make_row(self.app, event, delay=delay, at=at, headers=headers)
+        row = make_row(self.app, event, delay=delay, at=at, headers=headers, priority=priority)
         known = self._row()
         for column in COLUMNS:
             setattr(known, column, getattr(row, column))

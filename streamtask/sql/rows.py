@@ -51,11 +51,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def make_row(
-    app: App, event: Event, *, delay: float | None, at: datetime | None, headers: Mapping[str, str] | None
+    app: App,
+    event: Event,
+    *,
+    delay: float | None,
+    at: datetime | None,
+    headers: Mapping[str, str] | None,
+    priority: str | None,
 ) -> Row:
     """An event as a row.
 
     Raises:
+        ConfigurationError: its class does not declare the priority.
         EventRefusedError: a consumer could not read it back.
         ValueError: a delay or a moment that is none.
     """
@@ -74,6 +81,7 @@ def make_row(
         trace_id=bound.trace_id if bound else envelopes.new_trace_id(),
         causation_id=bound.event_id if bound else None,
         headers=headers,
+        priority=priority,
     )
     return Row(
         event_id=outgoing.event_id,

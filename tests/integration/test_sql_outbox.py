@@ -34,6 +34,10 @@ class Placed(Event, stream="sql-orders"):
     n: int
 
 
+class Urgent(Event, stream="sql-urgent", priorities=("high", "low")):
+    n: int
+
+
 class Billed(Event, stream="sql-bills"):
     n: int
 
@@ -196,6 +200,19 @@ async def test_a_call_of_a_task_is_an_event_as_well(app: App, engine: Any, outbo
         session.commit()
     async with app.worker(), outbox.relay():
         assert await bill.handle(call_id).result(timeout=10) == 42
+
+
+async def test_an_event_goes_the_way_of_its_priority(app: App, engine: Any, outbox: SqlOutbox) -> None:
+    with Session(engine) as session:
+        outbox.publish(session, Urgent(n=1), priority="low")
+        outbox.publish(session, Urgent(n=2), priority="high")
+        outbox.publish(session, Urgent(n=3))
+        with pytest.raises(ConfigurationError, match="priorit"):
+            outbox.publish(session, Placed(n=4), priority="high")
+        session.commit()
+    async with app, outbox.relay():
+        await until(lambda: waiting(engine) == 0, 10)
+        assert [await numbers(app, f"sql-urgent{lane}") for lane in ("@high", "", "@low")] == [[2], [3], [1]]
 
 
 @pytest.mark.parametrize(

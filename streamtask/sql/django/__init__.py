@@ -20,17 +20,20 @@ def publish_on_commit(
     delay: float | None = None,
     at: datetime | None = None,
     headers: Mapping[str, str] | None = None,
+    priority: str | None = None,
     using: str | None = None,
 ) -> str:
     """Publish an event if, and when, the transaction commits that this is called in; its event id.
 
     Without a transaction it is committed, and so published, by itself. `delay`: seconds from now, not from the commit.
-    `at`: a moment, with a time zone. `using`: the database, by its alias; by default what the routers say.
+    `at`: a moment, with a time zone. `priority`: one that its class declares. `using`: the database, by its alias; by
+    default what the routers say.
 
     Raises:
+        ConfigurationError: its class does not declare the priority.
         EventRefusedError: a consumer could not read it back; nothing was written.
     """
-    return str(outbox().publish(event, delay=delay, at=at, headers=headers, using=using))
+    return str(outbox().publish(event, delay=delay, at=at, headers=headers, priority=priority, using=using))
 
 
 def outbox() -> Any:

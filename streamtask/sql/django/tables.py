@@ -41,10 +41,11 @@ class DjangoOutbox(TransactionalOutbox):
         delay: float | None = None,
         at: datetime | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: str | None = None,
         using: str | None = None,
     ) -> str:
         """See `publish_on_commit`."""
-        row = make_row(self.app, event, delay=delay, at=at, headers=headers)
+        row = make_row(self.app, event, delay=delay, at=at, headers=headers, priority=priority)
         alias = self._alias(using)
         values = msgspec.structs.asdict(row)
         self._model.objects.using(alias).create(**{name: values[name] for name in COLUMNS})
