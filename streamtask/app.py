@@ -260,20 +260,29 @@ class App(Router):
         debounce_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: str | None = None,
     ) -> str:
         """Publish an event; returns its event id.
 
         `delay`: seconds from now. `at`: a moment, with a time zone. `dedup_key`: published once within ten minutes; of
         a repeat, the id that is returned is that of the event which was published. `debounce_key`: takes the place of
         what waits in the stream under this key; needs a `delay`, goes without `dedup_key`.
-        `event_id`: publish again after a `PublishError`, without doubling the event.
+        `event_id`: publish again after a `PublishError`, without doubling the event. `priority`: one that its class
+        declares.
 
         Raises:
+            ConfigurationError: its class does not declare the priority.
             PublishError: unknown whether it is stored; publish again with `event_id=error.event_id`.
         """
         if self.middleware:
             options = PublishOptions(
-                delay=delay, at=at, dedup_key=dedup_key, debounce_key=debounce_key, event_id=event_id, headers=headers
+                delay=delay,
+                at=at,
+                dedup_key=dedup_key,
+                debounce_key=debounce_key,
+                event_id=event_id,
+                headers=headers,
+                priority=priority,
             )
             given: Any = {name: value for name, value in options.items() if value is not None}
             return await through(around_publish(self.middleware), event, given, self._publish)
@@ -286,6 +295,7 @@ class App(Router):
                 at=at,
                 dedup_key=dedup_key,
                 debounce_key=debounce_key,
+                priority=priority,
             )
         )
 
@@ -296,16 +306,19 @@ class App(Router):
         [stored] = await self._store([item])
         return item.event_id if item.dedup_key is None else stored
 
-    async def publish_many(self, events: Sequence[Event]) -> list[str]:
+    async def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """Publish events in order, a round trip a few hundred; returns their event ids.
+
+        `priority`: one that each of their classes declares.
 
         Raises:
             PublishError: `error.unsure` says which are not known to be stored. All others are; publish each of these
                 again: `for place, id in error.unsure.items(): await app.publish(events[place], event_id=id)`.
         """
+        options = PublishOptions() if priority is None else PublishOptions(priority=priority)
         if around := around_publish(self.middleware):
-            return await Together(around, self._outgoing, self._store_all).publish(events)
-        items = [self._outgoing(event) for event in events]
+            return await Together(around, self._outgoing, self._store_all).publish(events, options)
+        items = [self._outgoing(event, **options) for event in events]
         await self._store_all(items)
         return [item.event_id for item in items]
 
@@ -332,6 +345,7 @@ class App(Router):
         debounce_key: str | None = None,
         event_id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: str | None = None,
     ) -> Outgoing:
         _check_due(delay, at)
         if debounce_key is not None:
@@ -348,6 +362,7 @@ class App(Router):
             dedup_key=dedup_key,
             debounce_key=debounce_key,
             again=bool(event_id),
+            priority=priority,
         )
 
     async def _store(self, items: list[Outgoing]) -> list[str]:
@@ -436,7 +451,8 @@ class App(Router):
         Raises:
             TransportError: it is unknown whether it is forgotten; ask again.
         """
-        return await self._schedule().cancel(_stream_of(event), event_id)
+        schedule = self._schedule()
+        return any([await schedule.cancel(stream, event_id) for stream in self._streams_of(event)])
 
     async def reschedule(
         self, event: type[Event] | str, event_id: str, *, delay: float | None = None, at: datetime | None = None
@@ -451,7 +467,13 @@ class App(Router):
         if delay is None and at is None:
             raise ValueError("when? Give delay or at")
         _check_due(delay, at)
-        return await self._schedule().reschedule(_stream_of(event), event_id, delay=delay, at=at)
+        schedule = self._schedule()
+        streams = self._streams_of(event)
+        return any([await schedule.reschedule(stream, event_id, delay=delay, at=at) for stream in streams])
+
+    def _streams_of(self, event: type[Event] | str) -> tuple[str, ...]:
+        """Where an event may wait: with which priority is not asked."""
+        return self.broker.lanes(stream_name(event)) if isinstance(event, str) else describe(event).lanes
 
     def _schedule(self) -> Schedule:
         transport = self.transport
@@ -479,7 +501,10 @@ class App(Router):
 
     async def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
         """Have a task not begun, or ended; for `Handle.cancel`. False: it has ended already."""
-        return await self.transport.cancellations.cancel(stream, event_id, result, ttl=CANCELLED_FOR)
+        cancel = self.transport.cancellations.cancel
+        # In which lane it is, or is to be, is not known. The first that knows of it leaves a result.
+        lanes = self.broker.lanes(stream)
+        return any([await cancel(lane, event_id, result, ttl=CANCELLED_FOR) for lane in lanes])
 
     @property
     def sync(self) -> SyncApp:
@@ -568,9 +593,9 @@ class SyncApp:
         """See `App.publish`."""
         return self._wait(lambda twin: twin.publish(event, **options), "await app.publish(...)")
 
-    def publish_many(self, events: Sequence[Event]) -> list[str]:
+    def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """See `App.publish_many`."""
-        return self._wait(lambda twin: twin.publish_many(events), "await app.publish_many(...)")
+        return self._wait(lambda twin: twin.publish_many(events, priority=priority), "await app.publish_many(...)")
 
     def cancel_scheduled(self, event: type[Event] | str, event_id: str) -> bool:
         """See `App.cancel_scheduled`."""
@@ -651,7 +676,3 @@ def _check_due(delay: float | None, at: datetime | None) -> None:
         raise ValueError(f"delay is in seconds, from 0, got {delay}")
     if at is not None and at.tzinfo is None:
         raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")
-
-
-def _stream_of(event: type[Event] | str) -> str:
-    return stream_name(event) if isinstance(event, str) else describe(event).stream

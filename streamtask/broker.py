@@ -17,7 +17,7 @@ from streamtask import envelope as envelopes
 from streamtask import steps
 from streamtask.clock import Clock, SystemClock
 from streamtask.codec import Codec
-from streamtask.context import Context
+from streamtask.context import Context, Emit
 from streamtask.envelope import Envelope
 from streamtask.errors import (
     ConfigurationError,
@@ -30,6 +30,7 @@ from streamtask.errors import (
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import DeadEvent, Handler, OnDead
+from streamtask.lanes import NORMAL, home, priority_of
 from streamtask.outcomes import Keeping
 from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
@@ -107,6 +108,8 @@ class Broker:
         self._limit = limit
         self._readings: dict[tuple[str, str], _Reading] = {}
         self._classes: dict[str, type[Event]] = {}
+        #: The first class that declares the priorities of a stream.
+        self._lanes: dict[str, EventType] = {}
 
     # ── who handles what ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,20 +123,21 @@ class Broker:
         for cls in handler.events:
             self.know(cls)
             described = describe(cls)
-            reading = self._readings.setdefault((described.stream, group), _Reading(start=handler.start))
-            other = reading.handlers.get(described.type)
-            if other is not None:
-                raise ConfigurationError(
-                    f"group {group!r} has two handlers for {described.type}: {other[0].name} and {handler.name}; "
-                    "give one of them another group"
-                )
-            reading.handlers[described.type] = (handler, described)
+            for stream in described.lanes:
+                reading = self._readings.setdefault((stream, group), _Reading(start=handler.start))
+                other = reading.handlers.get(described.type)
+                if other is not None:
+                    raise ConfigurationError(
+                        f"group {group!r} has two handlers for {described.type}: {other[0].name} and {handler.name}; "
+                        "give one of them another group"
+                    )
+                reading.handlers[described.type] = (handler, described)
 
     def know(self, cls: type[Event]) -> EventType:
         """Take an event class into the catalog.
 
         Raises:
-            ConfigurationError: another class has the same type; the message names both.
+            ConfigurationError: another class has the same type, or its stream other priorities; the message names both.
         """
         described = describe(cls)
         known = self._classes.setdefault(described.type, cls)
@@ -142,6 +146,14 @@ class Broker:
                 f"two event classes have the type {described.type!r}: {known.__module__}.{known.__qualname__} and "
                 f"{cls.__module__}.{cls.__qualname__}; give one of them another `type=`"
             )
+        if described.priorities:
+            first = self._lanes.setdefault(described.stream, described)
+            if first.priorities != described.priorities:
+                raise ConfigurationError(
+                    f"two event classes of the stream {described.stream!r} declare other priorities: "
+                    f"{first.cls.__module__}.{first.cls.__qualname__} {first.priorities} and "
+                    f"{cls.__module__}.{cls.__qualname__} {described.priorities}"
+                )
         return described
 
     @property
@@ -150,8 +162,8 @@ class Broker:
         return self._classes
 
     def subscriptions(self, groups: Collection[str] = (), streams: Collection[str] = ()) -> list[Subscription]:
-        """What a worker reads, all or only the groups and streams named."""
-        return [
+        """What a worker reads, all or only the groups and streams named (with their lanes): what goes first, first."""
+        found = [
             Subscription(
                 stream=stream,
                 group=group,
@@ -160,8 +172,21 @@ class Broker:
                 gates=self._gates(reading),
             )
             for (stream, group), reading in self._readings.items()
-            if (not groups or group in groups) and (not streams or stream in streams)
+            if (not groups or group in groups) and (not streams or stream in streams or home(stream) in streams)
         ]
+        return sorted(found, key=lambda sub: self.rank(sub.stream))
+
+    def lanes(self, stream: str) -> tuple[str, ...]:
+        """The streams of all priorities of a stream, as far as its classes are known here."""
+        declared = self._lanes.get(stream)
+        return (stream,) if declared is None else declared.lanes
+
+    def rank(self, stream: str) -> int:
+        """How many priorities lie between a stream and `normal`: below 0 for those that go before it."""
+        declared = self._lanes.get(home(stream))
+        if declared is None:
+            return 0
+        return declared.priorities.index(priority_of(stream)) - declared.priorities.index(NORMAL)
 
     @staticmethod
     def _handles(reading: _Reading) -> frozenset[TypeVersion]:
@@ -298,7 +323,7 @@ class Broker:
 
     def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
         """The handler returned: its effects. `context` is None where the handler does not take one."""
-        emitted = context.emits if context is not None else ()
+        emitted = context.emitted if context is not None else ()
         name, result, step = run.handler.name, None, None
         following: tuple[Outgoing, ...] = ()
         if run.handler.dump is not None:
@@ -311,18 +336,18 @@ class Broker:
             returned = None
         if returned is None and not emitted:
             return Done(following, mark, result, step) if mark or result or step else _DONE
-        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
+        emits: list[Emit] = [(event, None, None) for event in _events(returned, name)]
         emits += emitted
         return Done(self._emits(run, name, emits) + following, mark, result, step)
 
-    def _emits(self, run: Run, emitter: str, emits: Iterable[tuple[Event, float | None]]) -> tuple[Outgoing, ...]:
-        """Events and their delays as a delivery emits them: with ids that come out the same when it is repeated."""
+    def _emits(self, run: Run, emitter: str, emits: Iterable[Emit]) -> tuple[Outgoing, ...]:
+        """Events as a delivery emits them: with ids that come out the same when it is repeated."""
         envelope, delivery = run.envelope, run.delivery
         cause, trace_id, replay = envelope.event_id, envelope.trace_id, delivery.replay
         outgoing = []
-        for index, (event, delay) in enumerate(emits):
+        for index, (event, delay, priority) in enumerate(emits):
             event_id = envelopes.emit_id(cause, delivery.group, emitter, index, replay)
-            outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay))
+            outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay, priority=priority))
         return tuple(outgoing)
 
     def succeed_together(
@@ -384,7 +409,8 @@ class Broker:
 
     def _next_calls(self, run: Run, flow: Flow, written: bytes) -> tuple[tuple[Outgoing, ...], Step]:
         """What follows a call that is done: the next ones, or its value among those of its group."""
-        stream, envelope = run.delivery.stream, run.envelope
+        # A workflow is beside its stream, and the next task may have other priorities, or none.
+        stream, envelope = home(run.delivery.stream), run.envelope
         following = self.calls(stream, steps.after(flow, written), envelope.trace_id, envelope.event_id)
         member = None
         if not flow.then and flow.frames:
@@ -415,7 +441,7 @@ class Broker:
         ]
         emits: tuple[Outgoing, ...] = ()
         try:
-            emits = self.calls(delivery.stream, callbacks, envelope.trace_id, envelope.event_id)
+            emits = self.calls(home(delivery.stream), callbacks, envelope.trace_id, envelope.event_id)
         except EventRefusedError:
             # Too large with what it is told. The dead letter is written all the same.
             log.exception("on_error.failed", extra={"task": dead.event_type, "workflow": flow.workflow})
@@ -489,7 +515,7 @@ class Broker:
         # No name of a function has a colon: these ids are no ordinary emit's.
         emitter = f"{run.handler.name}:on_dead"
         try:
-            last_words = [(each, None) for each in _events(on_dead(event, told), emitter)]
+            last_words = [(each, None, None) for each in _events(on_dead(event, told), emitter)]
             return msgspec.structs.replace(dead, emits=self._emits(run, emitter, last_words))
         # It is the user's: whatever it raises, SystemExit included, the dead letter is written.
         except BaseException:
@@ -511,11 +537,13 @@ class Broker:
         dedup_key: str | None = None,
         debounce_key: str | None = None,
         again: bool = False,
+        priority: str | None = None,
     ) -> Outgoing:
-        """An event as the transport takes it; `delay` and what follows are fields of `Outgoing`.
+        """An event as the transport takes it; `delay` and what follows are fields of `Outgoing`, but for `priority`.
 
         Raises:
             EventRefusedError: a consumer could not read it back; nothing was sent.
+            ConfigurationError: its class does not declare the priority.
         """
         described = describe(type(event))
         if self._classes.get(described.type) is not described.cls:
@@ -534,7 +562,7 @@ class Broker:
             limit=self._limit,
         )
         return self._packed(
-            described.stream,
+            described.stream if priority is None else described.stream_of(priority),
             event_id,
             body,
             delay=delay,

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 from streamtask.blobs import Blobs
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError
-from streamtask.event import Event
+from streamtask.event import Event, describe
 from streamtask.records import Records
 from streamtask.telemetry.logs import ContextLogger
 from streamtask.transport.values import Delivery, Progress
@@ -22,6 +22,9 @@ from streamtask.transport.values import Delivery, Progress
 MAX_STATE = 256 << 10
 #: Characters of a progress message that are kept.
 _MESSAGE_LENGTH = 200
+
+#: What a handler emits: the event, its delay in seconds, its priority.
+Emit = tuple[Event, float | None, str | None]
 
 _handlers_log = logging.getLogger("streamtask.handler")
 
@@ -35,6 +38,7 @@ class PublishOptions(TypedDict, total=False):
     debounce_key: str | None
     event_id: str | None
     headers: Mapping[str, str] | None
+    priority: str | None
 
 
 class BlockingPublisher(Protocol):
@@ -43,7 +47,7 @@ class BlockingPublisher(Protocol):
     def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
         """See `App.publish`."""
 
-    def publish_many(self, events: Sequence[Event]) -> list[str]:
+    def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """See `App.publish_many`."""
 
 
@@ -77,7 +81,7 @@ class Application(Protocol):
     async def publish(self, event: Event, **options: Unpack[PublishOptions]) -> str:
         """See `App.publish`."""
 
-    async def publish_many(self, events: Sequence[Event]) -> list[str]:
+    async def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """See `App.publish_many`."""
 
 
@@ -115,21 +119,28 @@ class Context:
         self.app = app
         #: What was checkpointed last when this attempt began, by an earlier one; or None.
         self.state: Any = None
-        self._emits: list[tuple[Event, float | None]] = []
+        self._emits: list[Emit] = []
         self._delivery = delivery
         self._notes = notes
 
-    def emit(self, event: Event, delay: float | None = None) -> None:
+    def emit(self, event: Event, delay: float | None = None, *, priority: str | None = None) -> None:
         """Publish an event in the same atomic step as the ack, `delay` seconds later if given.
 
         Nothing is published if the handler fails, or if another worker has taken the delivery over.
         """
         _check_delay(delay)
-        self._emits.append((event, delay))
+        if priority is not None:
+            describe(type(event)).stream_of(priority)
+        self._emits.append((event, delay, priority))
 
     @property
     def emits(self) -> Sequence[tuple[Event, float | None]]:
         """What was emitted so far, with its delay."""
+        return [(event, delay) for event, delay, _ in self._emits]
+
+    @property
+    def emitted(self) -> Sequence[Emit]:
+        """The same with the priority of each."""
         return self._emits
 
     async def checkpoint(self, state: Any) -> None:
@@ -220,9 +231,9 @@ class BlockingContext:
         """See `App.publish`."""
         return self._app.sync.publish(event, **options)
 
-    def publish_many(self, events: Sequence[Event]) -> list[str]:
+    def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """See `App.publish_many`."""
-        return self._app.sync.publish_many(events)
+        return self._app.sync.publish_many(events, priority=priority)
 
     def checkpoint(self, state: Any) -> None:
         """See `Context.checkpoint`."""

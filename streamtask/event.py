@@ -17,6 +17,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json, to_jso
 
 from streamtask.envelope import MAX_NAME
 from streamtask.errors import ConfigurationError, EventRefusedError, PayloadError
+from streamtask.lanes import NORMAL, lane, ordered
 
 #: Makes the next version's payload out of an older one's.
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -45,6 +46,8 @@ class EventType:
     version: str
     #: The fields that together identify an event; empty where it has no identity.
     key: tuple[str, ...] = ()
+    #: What may be published before or behind others, from the highest to the lowest; empty where there is one stream.
+    priorities: tuple[str, ...] = ()
     #: From older versions, in natural order, each to the next.
     upcasters: Mapping[str, Upcaster] = field(default_factory=dict)
     #: Every version that can be read: the current one and those that can be upcast to it.
@@ -52,6 +55,24 @@ class EventType:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "versions", frozenset((self.version, *self.upcasters)))
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The streams that its events are in, those of the highest priority first."""
+        return tuple(lane(self.stream, priority) for priority in self.priorities) or (self.stream,)
+
+    def stream_of(self, priority: str | None) -> str:
+        """The stream of what is published with a priority. Raises ConfigurationError: it has no such one."""
+        if priority is None or priority == NORMAL:
+            return self.stream
+        if priority not in self.priorities:
+            known = f"it has {', '.join(self.priorities)}; " if self.priorities else ""
+            raise ConfigurationError(
+                f"{_name(self.cls)} has no priority {priority!r}; {known}declare it, the highest first: "
+                f"class {self.cls.__name__}(Event, stream=..., priorities=('high', 'low')), of a task "
+                "@app.task(priorities=('high', 'low'))"
+            )
+        return lane(self.stream, priority)
 
     def upcast(self, version: str, upcaster: Upcaster) -> EventType:
         """The same type, able to read `version` too."""
@@ -69,8 +90,9 @@ class EventType:
 class Event(BaseModel):
     """A fact that has happened: a pydantic model with a stream, a type, a version and, if it has one, a key.
 
-    `class OrderPlaced(Event, stream="orders", key="order_id")`. `stream` and `key` are inherited; `type` is the class
-    name and `version` is "v1" unless given. A base class without a stream passes the rest on and is itself no event.
+    `class OrderPlaced(Event, stream="orders", key="order_id")`. `stream`, `key` and `priorities` are inherited; `type`
+    is the class name and `version` is "v1" unless given. A base class without a stream passes the rest on and is itself
+    no event. `priorities=("high", "low")`: what it may be published with, the highest first.
     """
 
     model_config = ConfigDict(
@@ -91,6 +113,7 @@ class Event(BaseModel):
         type: str | None = None,
         version: str = "v1",
         key: str | tuple[str, ...] | None = None,
+        priorities: tuple[str, ...] | None = None,
         **config: Unpack[ConfigDict],
     ) -> None:
         # The keywords are for `__pydantic_init_subclass__`, which runs when the fields are known.
@@ -104,6 +127,7 @@ class Event(BaseModel):
         type: str | None = None,
         version: str = "v1",
         key: str | tuple[str, ...] | None = None,
+        priorities: tuple[str, ...] | None = None,
         **config: Any,
     ) -> None:
         super().__pydantic_init_subclass__(**config)
@@ -114,6 +138,9 @@ class Event(BaseModel):
             type=cls.__name__ if type is None else type,
             version=version,
             key=_key(cls, key) if key is not None else inherited.key if inherited else (),
+            priorities=(
+                _priorities(cls, priorities) if priorities is not None else inherited.priorities if inherited else ()
+            ),
         )
         _check_name(cls, "type", declared.type)
         _check_name(cls, "version", declared.version)
@@ -160,6 +187,13 @@ def _key(cls: type[Event], key: str | tuple[str, ...]) -> tuple[str, ...]:
         if name not in cls.model_fields:
             raise ConfigurationError(f"{_name(cls)}: key names {name!r}, which is no field of it")
     return names
+
+
+def _priorities(cls: type[Event], priorities: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return ordered(priorities)
+    except ValueError as error:
+        raise ConfigurationError(f"{_name(cls)}: {error}") from None
 
 
 def _check_name(cls: type[Event], what: str, name: str) -> None:

@@ -51,11 +51,11 @@ def gate_of(
             f"{name}: ordered_by runs one event of a value at a time; a Concurrency across all workers does not go "
             "with it (a number, at most so many in one worker, does)"
         )
-    streams = sorted({describe(event).stream for event in events})
+    streams = sorted({stream for event in events for stream in describe(event).lanes})
     if len(streams) > 1:
         raise ConfigurationError(
             f"{name}: its events are of several streams ({', '.join(streams)}), and ordered_by or Concurrency hold "
-            "within one: write a handler for each"
+            "within one: write a handler for each; events with priorities have a stream for each of these"
         )
     field = ordered_by if across is None else across.per
     word = "ordered_by" if across is None else "Concurrency(per=...)"

@@ -98,14 +98,14 @@ class Together:
         self._waiting: list[tuple[int, Outgoing, asyncio.Future[str]]] = []
         self._changed = asyncio.Event()
 
-    async def publish(self, events: Sequence[Event]) -> list[str]:
+    async def publish(self, events: Sequence[Event], options: PublishOptions) -> list[str]:
         """The event ids, in order. What is raised before the first has been sent keeps all of them from being sent.
 
         Raises:
             PublishError: `error.unsure` says which are not known to be stored.
         """
         tasks = [
-            asyncio.create_task(self._one(place, event), name="streamtask-publish")
+            asyncio.create_task(self._one(place, event, options), name="streamtask-publish")
             for place, event in enumerate(events)
         ]
         for task in tasks:
@@ -124,8 +124,9 @@ class Together:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one(self, place: int, event: Event) -> str:
-        return await through(self._middleware, event, PublishOptions(), partial(self._innermost, place))
+    async def _one(self, place: int, event: Event, options: PublishOptions) -> str:
+        # Each has its own: middleware may change them.
+        return await through(self._middleware, event, options.copy(), partial(self._innermost, place))
 
     async def _innermost(self, place: int, event: Event, options: PublishOptions) -> str:
         item = self._outgoing(event, **options)

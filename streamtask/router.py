@@ -38,8 +38,15 @@ class Router:
         self.middleware: list[Middleware] = checked(middleware)
 
     def add_middleware(self, middleware: Middleware) -> None:
-        """Have middleware within what there is; before the app is connected, or the router included."""
-        self.middleware += checked([middleware])
+        """Have middleware within what there is; before the worker starts, or the router is included.
+
+        Raises:
+            ConfigurationError: it is none, or cannot be around one of the handlers.
+        """
+        found = checked([middleware])
+        for handler in self.handlers:
+            handler.check_around(found)
+        self.middleware += found
 
     def on(
         self,
@@ -108,6 +115,7 @@ class Router:
         *,
         name: str | None = None,
         stream: str | None = None,
+        priorities: tuple[str, ...] | None = None,
         group: str | None = None,
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
@@ -123,6 +131,7 @@ class Router:
         *,
         name: str | None = None,
         stream: str | None = None,
+        priorities: tuple[str, ...] | None = None,
         group: str | None = None,
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
@@ -135,9 +144,9 @@ class Router:
         """Make a function a task: `add(2, 3)` still calls it, `add.delay(2, 3)` and `await add.send(2, 3)` send it.
 
         `name`: of the task on the wire, by default module and name of the function. `stream`: by default the app's name
-        with "-tasks" behind it. `result_ttl`: seconds that what it returns is kept; None: it is not. The others are
-        those of `on`; what `ordered_by` or a `Concurrency` names is a parameter. A task that wants its `Context` takes
-        it first.
+        with "-tasks" behind it. `priorities`: what calls may be sent with, as of an event class. `result_ttl`: seconds
+        that what it returns is kept; None: it is not. The others are those of `on`; what `ordered_by` or a
+        `Concurrency` names is a parameter. A task that wants its `Context` takes it first.
         """
         handler = {
             "group": group,
@@ -148,7 +157,7 @@ class Router:
             "rate_limit": rate_limit,
             "pool": pool,
         }
-        options = TaskOptions(name=name, stream=stream, result_ttl=result_ttl, handler=handler)
+        options = TaskOptions(name=name, stream=stream, priorities=priorities, result_ttl=result_ttl, handler=handler)
 
         def make(function: Callable[..., Any]) -> Task[Any, Any, Any, Any]:
             task: Task[Any, Any, Any, Any] = Task(function, options)

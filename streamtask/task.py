@@ -86,6 +86,8 @@ class TaskOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     #: None: the app's name with "-tasks" behind it.
     stream: str | None = None
+    #: What calls may be sent with, the highest first; None: there is one stream.
+    priorities: tuple[str, ...] | None = None
     #: Seconds that the result is kept; None: none is.
     result_ttl: float | None = RESULT_TTL
     #: Of the handler.
@@ -308,7 +310,7 @@ class Task(Generic[P, R, Q, C]):
                 self.__name__,
                 __base__=Event,
                 __module__=self._function.__module__,
-                __cls_kwargs__={"stream": stream, "type": self.name},
+                __cls_kwargs__={"stream": stream, "type": self.name, "priorities": self.options_of_task.priorities},
                 arguments=(arguments, ...),
             )
         except PydanticSchemaGenerationError as error:

@@ -173,7 +173,7 @@ def _make_table(metadata: sa.MetaData, name: str, schema: str | None) -> sa.Tabl
             "position", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=True
         ),
         sa.Column("event_id", sa.String(36), nullable=False, unique=True),
-        sa.Column("stream", sa.String(200), nullable=False),
+        sa.Column("stream", sa.String(255), nullable=False),
         sa.Column("body", sa.LargeBinary(_MAX_BODY), nullable=False),
         sa.Column("content_type", sa.String(200)),
         sa.Column("content_encoding", sa.String(200)),

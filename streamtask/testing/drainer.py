@@ -7,6 +7,7 @@ It never lets time pass and never waits for it: what is due later stays where it
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from typing import Any, Self
 
@@ -17,10 +18,10 @@ from streamtask.batches import is_gathered
 from streamtask.broker import Run
 from streamtask.errors import TransportError
 from streamtask.handler import Handler
-from streamtask.testing.executing import cancellations_of, executor_of
+from streamtask.testing.executing import cancellations_of, executors_of
 from streamtask.testing.store import MemoryConnector
 from streamtask.transport.values import Dead, Delivery, Outcome, Subscription, TypeVersion
-from streamtask.worker.batching import BatchExecutor, together
+from streamtask.worker.batching import together
 from streamtask.worker.settler import Settlement
 from streamtask.worker.slots import Running
 from streamtask.worker.worker import new_owner
@@ -40,8 +41,8 @@ class Drainer:
         self._subscriptions = app.broker.subscriptions()
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._running: dict[asyncio.Task[None], Running] = {}
-        #: What is to share a call with others, by handler and stream.
-        self._gathered: dict[tuple[int, str], list[Run]] = {}
+        #: Of batch handlers, what is to be handled together.
+        self._gathered: dict[int, list[Run]] = {}
         self._limits: dict[int, asyncio.Semaphore] = {}
         self._open = AsyncExitStack()
         self._ending = False
@@ -56,10 +57,9 @@ class Drainer:
             registered = await self.transport.register(sub)
             self._interest[sub.stream, sub.group] = registered.interest
         cancellations = cancellations_of(self.transport, self._running.values)
-        self.executor = await self._open.enter_async_context(
-            executor_of(self._app, self.broker, self.transport, cancellations=cancellations, threads=self._concurrency)
+        self.executors = await self._open.enter_async_context(
+            executors_of(self._app, self.broker, self.transport, cancellations=cancellations, threads=self._concurrency)
         )
-        self._batches = BatchExecutor(self._app, self.broker, self.executor)
         if any(handler.is_task for handler in self.broker.handlers(*self._interest)):
             looking = asyncio.create_task(cancellations.run(), name="streamtask-cancellations")
             self._open.push_async_callback(_end, looking)
@@ -95,15 +95,12 @@ class Drainer:
                 something_came.clear()
                 taken = await self._take(self._concurrency - len(self._running))
                 for delivery in taken:
-                    await self._start(delivery)
+                    await self._plan(delivery)
+                self._start_batches(only_full=bool(taken))
+                if taken and self._has_room:
+                    continue
                 if not self._running:
-                    if taken:
-                        continue
-                    if not self._gathered:
-                        return
-                    # No time passes here: what would have come within the wait of a batch is there.
-                    for place in list(self._gathered):
-                        self._run(*self._gathered.pop(place))
+                    return
                 # Where no slot is free, what comes has to wait.
                 arrivals = [asyncio.create_task(something_came.wait())] if self._has_room else []
                 await asyncio.wait((*self._running, *arrivals), return_when=asyncio.FIRST_COMPLETED)
@@ -131,8 +128,13 @@ class Drainer:
             if room - len(taken) > 0:
                 taken += (await self._claim(sub, room - len(taken)))[0]
             if count := room - len(taken):
-                taken += await self.transport.fetch(sub.group, self.owner, [sub.stream], count=count, wait=0)
+                taken += await self._fetch(sub, count)
         return taken
+
+    async def _fetch(self, sub: Subscription, count: int) -> list[Delivery]:
+        if sub.gates:
+            return await self.transport.gates.fetch(sub, self.owner, count=count, wait=0)
+        return await self.transport.fetch(sub.group, self.owner, [sub.stream], count=count, wait=0)
 
     async def _claim(self, sub: Subscription, count: int) -> tuple[list[Delivery], float | None]:
         """What is due, and seconds until the next is; what has waited in vain for another worker dies."""
@@ -141,22 +143,29 @@ class Drainer:
             await self.settle(delivery, self.broker.expired(delivery, self._interest))
         return list(claimed.deliveries), claimed.next_due
 
-    async def _start(self, delivery: Delivery) -> None:
+    async def _plan(self, delivery: Delivery) -> None:
         plan = self.broker.plan(delivery, self._interest)
         if not isinstance(plan, Run):
             await self.settle(delivery, plan)
-            return
-        if plan.handler.batch is None or not is_gathered(plan):
-            self._run(plan)
-            return
-        place = id(plan.handler), delivery.stream
-        self._gathered.setdefault(place, []).append(plan)
-        if len(self._gathered[place]) == plan.handler.batch.size:
-            self._run(*self._gathered.pop(place))
+        elif is_gathered(plan):
+            self._gathered.setdefault(id(plan.handler), []).append(plan)
+        else:
+            self._start([plan])
 
-    def _run(self, run: Run, *others: Run) -> None:
-        running = Running(0, run, 0.0, None, others=others)
-        running.task = asyncio.create_task(self._handle(running))
+    def _start_batches(self, *, only_full: bool) -> None:
+        """Start what was gathered: what no more fits into, or, once nothing more is ready, all."""
+        for key, runs in list(self._gathered.items()):
+            batch = runs[0].handler.batch
+            if self._has_room and batch is not None and (not only_full or len(runs) >= batch.size):
+                self._start(runs[: batch.size])
+                self._gathered[key] = runs[batch.size :]
+                if not self._gathered[key]:
+                    del self._gathered[key]
+
+    def _start(self, runs: Sequence[Run]) -> None:
+        running = Running(0, runs[0], 0.0, None, others=runs[1:])
+        handle = self._handle if runs[0].handler.batch is None else self._handle_batch
+        running.task = asyncio.create_task(handle(running))
         self._running[running.task] = running
 
     def _collect(self) -> None:
@@ -166,9 +175,6 @@ class Drainer:
 
     async def _handle(self, running: Running) -> None:
         run = running.run
-        if run.handler.batch is not None:
-            await self._handle_batch(running)
-            return
         async with self._room_for(run.handler):
             try:
                 outcome = await self.execute(run)
@@ -183,22 +189,20 @@ class Drainer:
             await self.settle(run.delivery, outcome)
 
     async def _handle_batch(self, running: Running) -> None:
-        early: list[Settlement] = []
+        left, ended = {run.delivery: run for run in running.runs}, []
 
-        def settle(run: Run, outcome: Outcome) -> None:
-            early.append(Settlement(run.delivery, outcome, run))
+        def end(run: Run, outcome: Outcome) -> None:
+            del left[run.delivery]
+            ended.append((run, outcome))
 
         async with self._room_for(running.run.handler):
             try:
-                ended = await self._batches.execute(running.runs, settle)
+                ended += await self.execute_batch(list(left.values()), end)
             except asyncio.CancelledError as error:
                 if self._ending:
                     raise
-                done = {settlement.delivery for settlement in early}
-                left = [run for run in running.runs if run.delivery not in done]
-                ended = [(run, self.broker.fail(run, error)) for run in left]
-        settlements = together([Settlement(run.delivery, outcome, run) for run, outcome in ended])
-        for settlement in [*early, *settlements]:
+                ended += [(run, self.broker.fail(run, error)) for run in left.values()]
+        for settlement in together([Settlement(run.delivery, outcome, run) for run, outcome in ended]):
             await self.settle(settlement.delivery, settlement.outcome)
 
     def _room_for(self, handler: Handler) -> Any:
@@ -210,7 +214,13 @@ class Drainer:
 
     async def execute(self, run: Run) -> Outcome | None:
         """Run a handler to its outcome; None: there is nothing to be settled."""
-        return await self.executor.execute(run)
+        return await self.executors.single.execute(run)
+
+    async def execute_batch(
+        self, runs: Sequence[Run], end: Callable[[Run, Outcome], None]
+    ) -> list[tuple[Run, Outcome]]:
+        """Run a batch handler to the outcomes of its events; `end` is told of those that need no call."""
+        return await self.executors.batches.execute(runs, end)
 
     async def settle(self, delivery: Delivery, outcome: Outcome) -> None:
         """Commit an outcome."""

@@ -20,7 +20,7 @@ from streamtask.event import Event, describe
 from streamtask.handler import Handler
 from streamtask.task import Task
 from streamtask.telemetry.metrics import Metrics
-from streamtask.testing.executing import cancellations_of, executor_of
+from streamtask.testing.executing import cancellations_of, executors_of
 from streamtask.testing.views import BrokerView
 from streamtask.transport.memory import MemoryStore, MemoryTransport
 from streamtask.transport.memory.store import fields_of
@@ -126,8 +126,8 @@ async def handle(app: App, function: Callable[..., Any], event: Event, *, attemp
     transport = MemoryTransport(MemoryStore())
     broker, recorder = _Eager(app.broker), _Recorder(transport, state)
     cancellations = cancellations_of(transport, list)
-    async with executor_of(app, broker, transport, cancellations=cancellations, checkpoints=recorder) as executor:
-        await executor.execute(_run(app, handler, event, attempt, has_state=state is not None))
+    async with executors_of(app, broker, transport, cancellations=cancellations, checkpoints=recorder) as executors:
+        await executors.single.execute(_run(app, handler, event, attempt, has_state=state is not None))
     returned = [] if broker.returned is None else broker.returned
     events = returned if isinstance(returned, list | tuple) else [returned]
     emits: list[tuple[Event, float | None]] = [(each, None) for each in events if isinstance(each, Event)]
@@ -185,7 +185,7 @@ def _handler_of(app: App, function: Callable[..., Any], event: Event) -> Handler
         name = getattr(function, "__qualname__", repr(function))
         raise ConfigurationError(f"{name} is no handler of {type(event).__name__} in the app {app.name!r}")
     if found[0].batch is not None:
-        raise ConfigurationError(f"{found[0].name} takes a list of events; call it with one, or publish and drain")
+        raise ConfigurationError(f"{found[0].name} takes a list of events: call it, or publish them and drain")
     return found[0]
 
 

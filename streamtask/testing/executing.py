@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from streamtask.app import App
 from streamtask.broker import Broker
@@ -12,6 +13,7 @@ from streamtask.lifespan import Lifespans
 from streamtask.middleware import around_consume
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
+from streamtask.worker.batching import BatchExecutor
 from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.executor import Executor
@@ -25,8 +27,15 @@ from streamtask.worker.provider import Provider
 from streamtask.worker.slots import Running
 
 
+class Executors(NamedTuple):
+    """What runs the handlers of one event, and those of many."""
+
+    single: Executor
+    batches: BatchExecutor
+
+
 @asynccontextmanager
-async def executor_of(
+async def executors_of(
     app: App,
     broker: Broker,
     transport: Transport,
@@ -34,8 +43,8 @@ async def executor_of(
     cancellations: Cancellations,
     checkpoints: Checkpoints | None = None,
     threads: int = 1,
-) -> AsyncIterator[Executor]:
-    """An executor of the app's handlers, within its worker lifespans.
+) -> AsyncIterator[Executors]:
+    """The executors of the app's handlers, within its worker lifespans.
 
     Raises:
         ConfigurationError, StreamtaskError: a worker lifespan or a dependency failed.
@@ -57,10 +66,11 @@ async def executor_of(
         provider = Provider(app, app.dependency_overrides, asyncio.to_thread)
         stack.push_async_callback(provider.close)
         await provider.prepare(each.dependencies for each in handlers if each.dependencies is not None)
+        leases = Leases()
         executor = Executor(
             app,
             broker,
-            Leases(),
+            leases,
             marks.stands,
             cancellations.has,
             values=values_from(transport, Outage("workflows", metrics)),
@@ -71,7 +81,8 @@ async def executor_of(
             threads=threads,
         )
         stack.callback(executor.close)
-        yield executor
+        batches = BatchExecutor(app, broker, executor)
+        yield Executors(executor, batches)
 
 
 def cancellations_of(transport: Transport, running: Callable[[], Iterable[Running]]) -> Cancellations:

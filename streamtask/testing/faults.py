@@ -311,17 +311,32 @@ class _Faulty(Drainer):
 
     async def execute(self, run: Run) -> Outcome | None:
         """Run a handler; None: its process has died, and another one has the event."""
-        is_first = run.handler is self._handler and run.envelope.event_id == _EVENT_ID and not self._is_done
-        if not is_first:
+        if not self._is_first(run):
             return await super().execute(run)
-        self._is_done = True
         try:
             outcome = await super().execute(self._tampered(run))
         except Death:
             await self.hand_back()
             return None
-        # At once: the clock stays where it is in every trial.
-        return msgspec.structs.replace(outcome, delay=0.0) if isinstance(outcome, Retry) else outcome
+        return None if outcome is None else _at_once(outcome)
+
+    async def execute_batch(
+        self, runs: Sequence[Run], end: Callable[[Run, Outcome], None]
+    ) -> list[tuple[Run, Outcome]]:
+        """The same for a batch handler; nothing: its process has died."""
+        if not self._is_first(runs[0]):
+            return await super().execute_batch(runs, end)
+        try:
+            ended = await super().execute_batch([self._tampered(run) for run in runs], end)
+        except Death:
+            await self.hand_back()
+            return []
+        return [(run, _at_once(outcome)) for run, outcome in ended]
+
+    def _is_first(self, run: Run) -> bool:
+        is_it = run.handler is self._handler and run.envelope.event_id == _EVENT_ID and not self._is_done
+        self._is_done |= is_it
+        return is_it
 
     def _tampered(self, run: Run) -> Run:
         handler = run.handler
@@ -329,6 +344,11 @@ class _Faulty(Drainer):
         pool: Literal["async", "thread"] = "async" if handler.is_async else "thread"
         function = self._interrupter.wrapped(handler.function)
         return msgspec.structs.replace(run, handler=dataclasses.replace(handler, function=function, pool=pool))
+
+
+def _at_once(outcome: Outcome) -> Outcome:
+    """An outcome without its delay: the clock stays where it is in every trial."""
+    return msgspec.structs.replace(outcome, delay=0.0) if isinstance(outcome, Retry) else outcome
 
 
 class _Mortal(BrokerView):
@@ -339,6 +359,12 @@ class _Mortal(BrokerView):
         if isinstance(error, Death):
             raise error
         return super().fail(run, error)
+
+    def again(self, run: Run, error: BaseException) -> Retry:
+        """The same for an event that has failed in company."""
+        if isinstance(error, Death):
+            raise error
+        return super().again(run, error)
 
 
 # ── which places, and what they are called ────────────────────────────────────────────────────────────────────────
@@ -381,9 +407,6 @@ def _handlers_of(app: App, event: Event, function: Callable[..., Any] | None) ->
     if not found:
         which = "no handler" if function is None else f"no handler {getattr(function, '__qualname__', function)!r}"
         raise ConfigurationError(f"the app {app.name!r} has {which} of {type(event).__name__}")
-    together = [each.name for each in found if each.batch is not None]
-    if together:
-        raise ConfigurationError(f"{together[0]} takes a list of events; faults are tried on handlers of one")
     return found
 
 

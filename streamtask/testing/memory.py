@@ -69,9 +69,9 @@ class InMemoryApp:
         """See `App.publish`."""
         return await self.app.publish(event, **options)
 
-    async def publish_many(self, events: Sequence[Event]) -> list[str]:
+    async def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """See `App.publish_many`."""
-        return await self.app.publish_many(events)
+        return await self.app.publish_many(events, priority=priority)
 
     async def drain(self, *, expect_dead: bool = False) -> list[DeadLetter]:
         """Handle what is ready: new events, retries and delayed events that are due, and what all that leads to.
@@ -202,9 +202,9 @@ class BlockingInMemoryApp:
         """See `App.publish`."""
         return self.run(self._memory.publish(event, **options))
 
-    def publish_many(self, events: Sequence[Event]) -> list[str]:
+    def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """See `App.publish_many`."""
-        return self.run(self._memory.publish_many(events))
+        return self.run(self._memory.publish_many(events, priority=priority))
 
     def drain(self, *, expect_dead: bool = False) -> list[DeadLetter]:
         """See `InMemoryApp.drain`."""

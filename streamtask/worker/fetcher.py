@@ -15,6 +15,7 @@ from streamtask.transport.values import Delivery, Subscription
 from streamtask.worker.arrivals import still_ours
 from streamtask.worker.flow import Flow
 from streamtask.worker.health import Health
+from streamtask.worker.lanes import Lane
 from streamtask.worker.leases import Leases
 from streamtask.worker.outage import Outage
 
@@ -27,6 +28,9 @@ class Fetcher:
     """Reads streams of one group, or one whose entries go through gates.
 
     `room` says which of them may be read now, and how much may be taken.
+
+    `lane`: what is read is one stream of several priorities. It is known at once whether something is left there, and a
+    read that waits takes a single event: by then slots may be scarcer than they were when it began to wait.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Fetcher:
         metrics: Metrics,
         take: Callable[[list[Delivery]], None],
         room: Callable[[Sequence[Subscription]], tuple[list[str], int]],
+        lane: Lane | None = None,
     ) -> None:
         self._transport = transport
         self._owner = owner
@@ -55,6 +60,7 @@ class Fetcher:
         self._outage = Outage("fetch", metrics, group=self._group, streams=[sub.stream for sub in subscriptions])
         self._take = take
         self._room = room
+        self._lane = lane
         #: Whether the last read found nothing.
         self.empty = False
         health.expect(self._group, time.monotonic())
@@ -81,12 +87,17 @@ class Fetcher:
             await self._flow.wait(lambda: self._room(self._subscriptions)[1])
             self._health.paused(self._group, time.monotonic(), paused=False)
             streams, room = self._room(self._subscriptions)
+        lane, wait = self._lane, _WAIT
         count = max(1, room // len(streams))
+        if lane is not None:
+            count, wait = (1, _WAIT) if lane.is_empty else (count, 0.0)
         asked_at = time.monotonic()
-        fetched = await self._fetch(streams, count)
+        fetched = await self._fetch(streams, count, wait)
         deliveries = await still_ours(self._transport, fetched, asked_at=asked_at, lease=self._lease)
         self._health.read_ok(self._group, time.monotonic())
         self.empty = not deliveries
+        if lane is not None and lane.was_read(len(fetched), count):
+            self._flow.changed()
         if deliveries:
             if failpoints.armed:
                 failpoints.reached("after_fetch")
@@ -94,11 +105,11 @@ class Fetcher:
                 self._metrics.fetched(stream, self._group, n)
             self._take(deliveries)
 
-    async def _fetch(self, streams: Sequence[str], count: int) -> list[Delivery]:
+    async def _fetch(self, streams: Sequence[str], count: int, wait: float) -> list[Delivery]:
         sub = self._subscriptions[0]
         if sub.gates:
-            return await self._transport.gates.fetch(sub, self._owner, count=count, wait=_WAIT)
-        return await self._transport.fetch(self._group, self._owner, streams, count=count, wait=_WAIT)
+            return await self._transport.gates.fetch(sub, self._owner, count=count, wait=wait)
+        return await self._transport.fetch(self._group, self._owner, streams, count=count, wait=wait)
 
     async def _recover(self) -> None:
         """After trouble: groups that vanished are made again, and what was handed to us unseen is given back."""

@@ -88,9 +88,10 @@ class Reclaimer:
             if self._due_waits:
                 await self._flow.wait(lambda: self._flow.free, within=_POLL)
 
-    def is_short(self, stream: str, group: str) -> bool:
-        """Whether more is due of a stream than there was room for when it was last looked at."""
-        return any((sub.stream, sub.group) == (stream, group) for sub in self._short)
+    @property
+    def short(self) -> list[tuple[str, str]]:
+        """Streams and groups of which more is due than there was room for when they were last looked at."""
+        return [(sub.stream, sub.group) for sub in self._short]
 
     def _room_for_the_short(self) -> int:
         return self._flow.free and max((self._room(sub) for sub in self._short), default=0)

@@ -1,9 +1,9 @@
 """Slots: at most so many handlers at once, of one kind no more than its limit. Decides nothing about an event.
 
-A delivery waits in arrival order for a free slot. One whose kind is at its limit (`concurrency=`, a pool of child
-processes) steps aside and lets the others pass; so does one that has to wait for its start (`rate_limit=`), which comes
-back by `resume`. What a batch handler takes at once is gathered while a slot is free, and has one slot. What waits for
-long is taken out again by `overdue`, for workers with room.
+A delivery waits for a free slot, in the order of its rank and then of its arrival. One whose kind is at its limit
+(`concurrency=`, a pool of child processes) steps aside and lets the others pass; so does one that has to wait for its
+start (`rate_limit=`), which comes back by `resume`. What a batch handler takes at once is gathered while a slot is
+free, and has one slot. What waits for long is taken out again by `overdue`, for workers with room.
 
 One task serves the queue: it runs one handler after the other, each in a context (`contextvars`) of its own. A handler
 that comes to wait for something keeps that task until it ends, and a new one goes on with the queue. So a handler that
@@ -72,6 +72,14 @@ class Running(msgspec.Struct, eq=False):
             self.cancel()
 
 
+class _Batch(msgspec.Struct, eq=False):
+    """What came together, and when."""
+
+    arrived: float
+    rank: int
+    deliveries: deque[Delivery]
+
+
 class _Paced(msgspec.Struct, eq=False):
     """A run that waits for its start. It has its place among those of its kind, and no slot."""
 
@@ -85,8 +93,9 @@ class Slots:
 
     `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
     handler in a slot to its end, `limit` names the limit of a run, or None; `pace` says whether a run waits elsewhere
-    for its start; `changed` is called when there is more room, `shared` with how many more deliveries (below 0: fewer)
-    share the slot of another, and `failed` with an error of any of these: what was served then is stuck.
+    for its start, or is None where none does; `changed` is called when there is more room, `shared` with how many more
+    deliveries (below 0: fewer) share the slot of another, and `failed` with an error of any of these: what was served
+    then is stuck.
     """
 
     def __init__(
@@ -97,7 +106,7 @@ class Slots:
         settle: Callable[[Delivery, Outcome], None],
         handle: Callable[[Running], Coroutine[Any, Any, None]],
         limit: Callable[[Run], Limit | None],
-        pace: Callable[[Run], bool],
+        pace: Callable[[Run], bool] | None,
         changed: Callable[[], None],
         shared: Callable[[int], None],
         failed: Callable[[Exception], None],
@@ -111,8 +120,8 @@ class Slots:
         self._shared = shared
         self._failed = failed
         self._free = list(range(concurrency - 1, -1, -1))
-        #: What came together, with the moment when it came.
-        self._queue: deque[tuple[float, deque[Delivery]]] = deque()
+        #: What came together, what goes first first.
+        self._queue: deque[_Batch] = deque()
         self._aside: dict[Limit, deque[tuple[float, Run]]] = {}
         self._busy: Counter[Hashable] = Counter()
         #: What waits for its start, and then, in order, for a slot.
@@ -124,9 +133,13 @@ class Slots:
         self._loop = asyncio.get_running_loop()
         self._gathering = Gathering(self._serve)
 
-    def put(self, deliveries: list[Delivery]) -> None:
-        """Run these as soon as there are slots."""
-        self._queue.append((time.monotonic(), deque(deliveries)))
+    def put(self, deliveries: list[Delivery], rank: int = 0) -> None:
+        """Run these as soon as there are slots, before what has a higher rank and behind all else."""
+        queue = self._queue
+        place = len(queue)
+        while place and queue[place - 1].rank > rank:
+            place -= 1
+        queue.insert(place, _Batch(time.monotonic(), rank, deque(deliveries)))
         self._serve()
 
     @property
@@ -152,7 +165,7 @@ class Slots:
         """How many more deliveries of this stream need no slot of their own: batches of it grow."""
         if not self._free:
             return 0
-        return max(0, self._gathering.space(stream, group) - sum(len(batch) for _, batch in self._queue))
+        return max(0, self._gathering.space(stream, group) - sum(len(batch.deliveries) for batch in self._queue))
 
     def ends_early(self, running: Running) -> None:
         """One delivery of a batch has its outcome before the others, whose slot is as busy as before."""
@@ -185,8 +198,9 @@ class Slots:
         """Take out what has waited for so long without a slot."""
         late = time.monotonic() - seconds
         found: list[Delivery] = []
-        while self._queue and self._queue[0][0] <= late:
-            found.extend(self._queue.popleft()[1])
+        for batch in [each for each in self._queue if each.arrived <= late]:
+            self._queue.remove(batch)
+            found.extend(batch.deliveries)
         for limit, waiting in list(self._aside.items()):
             while waiting and waiting[0][0] <= late:
                 found.append(waiting.popleft()[1].delivery)
@@ -261,20 +275,20 @@ class Slots:
             return None
         running = self._next_ready()
         while running is None and self._queue:
-            arrived, batch = self._queue[0]
-            delivery = batch.popleft()
-            if not batch:
+            batch = self._queue[0]
+            delivery = batch.deliveries.popleft()
+            if not batch.deliveries:
                 self._queue.popleft()
             plan = self._plan(delivery)
             if not isinstance(plan, Run):
                 self._settle(delivery, plan)
                 continue
             if plan.handler.batch is not None and is_gathered(plan):
-                running = self._gather(plan, plan.handler.batch, arrived)
+                running = self._gather(plan, plan.handler.batch, batch.arrived)
                 continue
             limited = self._limit(plan)
             if limited is not None and self._busy[limited[0]] >= limited[1]:
-                self._aside.setdefault(limited, deque()).append((arrived, plan))
+                self._aside.setdefault(limited, deque()).append((batch.arrived, plan))
             else:
                 running = self._begin(plan, None if limited is None else limited[0])
         return running
@@ -327,7 +341,7 @@ class Slots:
         """Occupy a slot; None: the run waits for its start first."""
         if kind is not None:
             self._busy[kind] += 1
-        if self._pace(run):
+        if self._pace is not None and self._pace(run):
             self._paced[run.delivery] = _Paced(time.monotonic(), run, kind)
             self._changed()
             return None

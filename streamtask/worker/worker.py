@@ -21,6 +21,7 @@ from streamtask import failpoints
 from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
+from streamtask.lanes import home
 from streamtask.lifespan import Lifespan, Lifespans
 from streamtask.middleware import Middleware, around_consume
 from streamtask.rules import Rule
@@ -49,6 +50,7 @@ from streamtask.worker.health import Health
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
+from streamtask.worker.lanes import Lanes
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import children, intake_of_stream, limit_of, limit_of_stream, paces_of, share_of_stream
 from streamtask.worker.lookups import Lookups
@@ -137,6 +139,7 @@ class Worker:
                 if broker.handler(stream, group, rule.task.name) is not None:
                     self._rules[stream].append(rule)
         self._prepared = False
+        has_batches = any(handler.batch is not None for handler in handlers)
         most = max(handler.batch.size if handler.batch else 1 for handler in handlers)
         started = settings.concurrency * most
         self._started = StartedTable.attach(supervisor.started_fd, slots=started) if supervisor else None
@@ -150,6 +153,7 @@ class Worker:
             if (intake := intake_of_stream(broker, sub, self._paces)) is not None
         }
         self._pacers: dict[str, Pacer] = {}
+        self._lanes = Lanes(self._streams_with_lanes(), settings.concurrency)
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._shares = {(sub.stream, sub.group): share_of_stream(broker, sub) for sub in self._subscriptions}
         self._has_tasks = any(handler.is_task for handler in handlers)
@@ -166,9 +170,9 @@ class Worker:
             settings.concurrency,
             plan=partial(broker.plan, interest=self._interest),
             settle=self._outcome,
-            handle=self._handler,
+            handle=self._handler if self._paces or has_batches else self._handle,
             limit=limit_of,
-            pace=self._pace,
+            pace=self._pace if self._paces else None,
             changed=self._flow.changed,
             shared=self._flow.shared,
             failed=partial(self._fail, "slots"),
@@ -310,6 +314,7 @@ class Worker:
                 metrics=self.metrics,
                 take=partial(self._take, due=False),
                 room=self._room,
+                lane=self._lanes.get((subs[0].stream, subs[0].group)),
             )
             self._fetchers.append(fetcher)
             self._duty(f"fetcher-{index}", fetcher.run())
@@ -354,7 +359,16 @@ class Worker:
 
     def _has_own_room(self, sub: Subscription) -> bool:
         place = sub.stream, sub.group
-        return self._stream_limits[place] is not None or self._shares[place] > 1 or place in self._intakes
+        has_limit = self._stream_limits[place] is not None or self._shares[place] > 1
+        return has_limit or place in self._intakes or self._lanes.get(place) is not None
+
+    def _streams_with_lanes(self) -> list[list[tuple[tuple[str, str], int]]]:
+        """What is read in several lanes, the highest first; `Lanes` takes it."""
+        streams: dict[tuple[str, str], list[tuple[tuple[str, str], int]]] = {}
+        for sub in self._subscriptions:
+            lane = (sub.stream, sub.group), self._broker.rank(sub.stream)
+            streams.setdefault((home(sub.stream), sub.group), []).append(lane)
+        return [lanes for lanes in streams.values() if len(lanes) > 1]
 
     def _duty(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine, name=f"streamtask-{name}")
@@ -470,6 +484,8 @@ class Worker:
     def _room(self, subs: Sequence[Subscription]) -> tuple[list[str], int]:
         """Which of these streams may be read now, and how much may be taken; they are of one group."""
         room = self._flow.free_for_new
+        if self._lanes:
+            room = max(0, room - self._lanes.owed((subs[0].stream, subs[0].group), self._reclaimer.short))
         if len(subs) == 1:
             room = self._events_for(subs[0], room)
         if not room:
@@ -495,10 +511,20 @@ class Worker:
             return 0
         place = sub.stream, sub.group
         limit, intake = self._stream_limits[place], self._intakes.get(place)
-        room = _NO_LIMIT if limit is None else max(0, limit - self._held[place])
+        lane, together = self._lanes.get(place), self._lanes.together(place)
+        room = _NO_LIMIT
+        if limit is not None:
+            most = limit if lane is None else lane.share(limit)
+            room = max(0, most - sum(self._held[each] for each in together))
+        if lane is not None:
+            occupied = self._flow.held - self._slots.paced
+            slots = self._lanes.room(lane, occupied, due=due, unlimited=_NO_LIMIT)
+            room = min(room, self._events_for(sub, slots))
         if intake is not None and room:
-            waiting = self._held[place] - self._begun[place] if intake.is_whole else self._slots.paced
-            is_short = not due and self._reclaimer.is_short(*place)
+            waiting = self._slots.paced
+            if intake.is_whole:
+                waiting = sum(self._held[each] - self._begun[each] for each in together)
+            is_short = not due and place in self._reclaimer.short
             room = min(room, intake.room(waiting, due=due, due_waits=is_short, unlimited=_NO_LIMIT))
         return room
 
@@ -511,7 +537,11 @@ class Worker:
         self._hold(deliveries)
         if failpoints.armed:
             failpoints.reached("before_handler")
-        self._slots.put(deliveries)
+        rank = 0
+        if self._lanes:
+            # What has lanes is read and claimed apart.
+            rank = self._lanes.took((deliveries[0].stream, deliveries[0].group), len(deliveries))
+        self._slots.put(deliveries, rank)
 
     def _hold(self, deliveries: list[Delivery]) -> None:
         self._leases.hold(deliveries)

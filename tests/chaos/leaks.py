@@ -17,6 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from streamtask.lanes import lane
 from streamtask.transport.redis import keys
 from tests.chaos.workers import WorkerProcess, lives
 
@@ -26,28 +27,32 @@ _PATIENCE = 5.0
 _ANY = "ANYTHING"
 #: Keys that stay until somebody removes them. All others expire.
 _LASTING = [
-    keys.stream(_ANY),
-    keys.retry(_ANY, _ANY),
-    keys.waits(_ANY, _ANY),
-    keys.wait(_ANY, _ANY, _ANY, _ANY),
-    keys.history(_ANY, _ANY),
-    keys.gates(_ANY, _ANY),
-    keys.queued(_ANY, _ANY),
-    keys.types(_ANY, _ANY),
-    keys.skipped(_ANY, _ANY),
-    keys.dead(_ANY),
-    keys.dead_counts(_ANY),
-    keys.floors(_ANY),
-    keys.seen(_ANY),
-    keys.delayed(_ANY),
-    keys.cron(_ANY),
-    keys.outbox(_ANY),
-    keys.delayed_bodies(_ANY),
-    keys.debounced(_ANY),
-    keys.STREAMS,
-    keys.WORKERS,
+    key
+    for name in (_ANY, lane(_ANY, "any"))
+    for key in (
+        keys.stream(name),
+        keys.retry(name, _ANY),
+        keys.waits(name, _ANY),
+        keys.wait(name, _ANY, _ANY, _ANY),
+        keys.history(name, _ANY),
+        keys.gates(name, _ANY),
+        keys.queued(name, _ANY),
+        keys.types(name, _ANY),
+        keys.skipped(name, _ANY),
+        keys.dead(name),
+        keys.dead_counts(name),
+        keys.floors(name),
+        keys.seen(name),
+        keys.delayed(name),
+        keys.cron(name),
+        keys.outbox(name),
+        keys.delayed_bodies(name),
+        keys.debounced(name),
+        keys.STREAMS,
+        keys.WORKERS,
+    )
 ]
-_IS_LASTING = re.compile("|".join(re.escape(key).replace(_ANY, ".+") for key in _LASTING))
+_IS_LASTING = re.compile("|".join(re.escape(key).replace(_ANY, ".+").replace(":any", ":[a-z]+") for key in _LASTING))
 _IS_OURS = re.compile(r"\{streamtask\}:|\{stream:|streamtask:|\{streamtask:")
 
 

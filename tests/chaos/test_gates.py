@@ -71,6 +71,14 @@ async def alone(made: Made) -> None:
 """
 
 
+SLOW = """
+@app.on(Job, ordered_by="kind")
+async def handle(job: Job) -> None:
+    await asyncio.sleep(0.04)
+    note("end", job.n)
+"""
+
+
 class Plain(Event, stream="plain"):
     """What goes through no gate."""
 
@@ -116,16 +124,21 @@ async def test_no_key_has_more_at_a_time_than_its_limit_while_workers_are_killed
     first, second = await asyncio.gather(*(start_worker(url, LIMITED, concurrency=30) for _ in range(2)))
     jobs = [Job(n=number, kind=f"k{chance.randrange(keys)}") for number in range(n)]
     publishing = asyncio.create_task(_publish_slowly(url, jobs[: n // 2]))
-    killed = {}
+    killed: dict[int, float] = {}
+
+    async def child() -> list[int]:
+        return [pid for pid in await second.child_pids() if pid not in killed]
+
     for _ in range(kills):
         await asyncio.sleep(0.5)
-        await until(second.child_pids, 20)
-        at = time.monotonic()
-        killed[await second.kill_child()] = at
+        await until(child, 20)
+        for pid in await child():
+            killed[pid] = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
     await publishing
     # At last one of which nobody is left who could hand anything back.
-    await until(second.child_pids, 20)
-    [last] = await second.child_pids()
+    await until(child, 20)
+    [last] = await child()
     await nothing_pending(url, within=60)
     held_jobs = [Job(n=n + number, kind=f"held {number % 10}") for number in range(40)]
     publishing = asyncio.create_task(_publish_slowly(url, held_jobs, at_once=1))
@@ -147,6 +160,17 @@ async def test_no_key_has_more_at_a_time_than_its_limit_while_workers_are_killed
     measured("seconds until the last of them was taken", waited)
     assert waited < TAKEN_UP
     assert len(await first.child_pids()) == 1
+
+
+@one_server
+async def test_a_burst_does_not_end_while_events_queue(
+    redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger
+) -> None:
+    await publish(redis_server.url, [Job(n=number, kind="k") for number in range(30)])
+    worker = await start_worker(redis_server.url, SLOW, burst=True)
+
+    assert await worker.exit_code() == 0
+    assert [line.key for line in ledger.lines("end")] == [str(number) for number in range(30)]
 
 
 @one_server

@@ -84,4 +84,5 @@ async def test_what_waits_for_its_start_takes_no_slot_from_others(
     took = time.monotonic() - began
     measured("seconds for what takes two in all slots", took)
     measured("limited starts a second meanwhile", sum(line.at >= began for line in ledger.lines("start")) / took)
-    assert took < 3.0
+    # In slots they would wait for those that wait: twenty seconds and more.
+    assert took < 10.0

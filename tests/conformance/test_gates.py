@@ -283,6 +283,17 @@ async def test_a_busy_key_parks_no_backlog_without_end(engine: Engine) -> None:
     assert await consumer.pending() == 1001
 
 
+async def test_long_envelopes_are_read_a_few_at_a_time_and_none_is_left_out(engine: Engine) -> None:
+    consumer = await engine.consumer(gates=(ORDERED,))
+    await consumer.publish(*(order(f"{n}", customer=n, more="x" * 20_000) for n in range(60)))
+
+    seen = []
+    while found := await consumer.fetch_gated(100):
+        seen += texts(found)
+
+    assert seen == [f"{n}" for n in range(60)]
+
+
 async def test_who_waits_is_given_what_comes(engine: Engine) -> None:
     consumer = await engine.consumer(gates=(ORDERED,))
     waiting = asyncio.create_task(consumer.fetch_gated(wait=10.0))

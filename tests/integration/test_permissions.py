@@ -60,6 +60,10 @@ class Job(Event, stream="jobs", key="n"):
     kind: str = ""
 
 
+class Ranked(Event, stream="ranked", priorities=("high", "low")):
+    n: int
+
+
 class Made(Event, stream="made"):
     n: int
 
@@ -277,6 +281,29 @@ async def test_rules_and_changing_what_is_scheduled_need_no_more_than_the_lines_
         assert (await ask(users.url("operator"), "scheduled", "move", "jobs", left, "--delay", "9")).code == 0
         assert (await ask(users.url("operator"), "scheduled", "cancel", "jobs", left)).code == 0
     assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}
+
+
+async def test_priorities_need_a_pattern_more_for_who_publishes_and_a_limited_handler_none(users: Users) -> None:
+    door, shop = App("shop", broker=users.url("publisher")), App("shop", broker=users.url("worker"))
+    ran: list[int] = []
+
+    @shop.on(Ranked, rate_limit="100/s")
+    async def handle(event: Ranked, ctx: Context) -> None:
+        ran.append(event.n)
+        if event.n == 1:
+            ctx.emit(Ranked(n=4), priority="low")
+
+    async with door:
+        with pytest.raises(PublishError, match="how-to/securing"):
+            await door.publish(Ranked(n=0), priority="high")
+        users.take("publisher", "~{stream:*}:lane:*")
+        async with shop.worker():
+            await door.publish(Ranked(n=1), priority="high")
+            await door.publish(Ranked(n=2), priority="low", delay=0.05)
+            await door.publish(Ranked(n=3), priority="low", dedup_key="k")
+            await until(lambda: len(ran) == 4, 10)
+
+    assert sorted(ran) == [1, 2, 3, 4]
 
 
 async def test_blobs_and_records_need_no_more_than_the_lines_of_a_worker_and_of_a_publisher_give(users: Users) -> None:

@@ -151,14 +151,13 @@ class TransportMachine(RuleBasedStateMachine):
     def publish_once_for_a_key(self, key: str, delay: float | None) -> None:
         item = order(dedup_key=key, dedup_window=LONG, delay=delay)
         newest = self._model.ever[-1] if self._model.ever else "0"
-        assert self._call(self._transport.publish([item])) == [self._keys.setdefault(key, item.event_id)]
-        if self._keys[key] != item.event_id:
-            return
-        if delay is None:
-            [stored] = self._call(self._transport.read(_STREAM, after=newest, count=2, wait=0))
-            self._model.append(stored.entry_id)
-        else:
-            (self._model.later if delay else self._model.due).add(item.event_id)
+        [stored] = self._call(self._transport.publish([item]))
+        assert stored == self._keys.setdefault(key, item.event_id)
+        if stored == item.event_id and delay is None:
+            [appended] = self._call(self._transport.read(_STREAM, after=newest, count=1000, wait=0))
+            self._model.append(appended.entry_id)
+        elif stored == item.event_id:
+            (self._model.later if delay else self._model.due).add(stored)
 
     @rule()
     def promote(self) -> None:

@@ -11,6 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.chaos.workers import LONG
 from tests.servers import RedisServer, ServerBinary, available_servers
+from tests.simulation.gate_machine import GateMachine
 from tests.simulation.machine import TransportMachine
 from tests.simulation.subjects import MemorySubject, RedisSubject, Subject
 
@@ -39,12 +40,18 @@ def make_subject(request: pytest.FixtureRequest) -> Iterator[Callable[[], Subjec
 
 @pytest.mark.timeout(14_400 if LONG else 240)
 def test_an_engine_does_what_the_model_says(make_subject: Callable[[], Subject]) -> None:
-    run_state_machine_as_test(
-        lambda: TransportMachine(make_subject()),
-        settings=settings(
-            max_examples=_EXAMPLES,
-            stateful_step_count=_STEPS,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+    run_state_machine_as_test(lambda: TransportMachine(make_subject()), settings=_settings(_EXAMPLES))
+
+
+@pytest.mark.timeout(14_400 if LONG else 240)
+def test_gates_let_through_what_they_may_and_leave_nothing_behind(make_subject: Callable[[], Subject]) -> None:
+    run_state_machine_as_test(lambda: GateMachine(make_subject()), settings=_settings(_EXAMPLES // 8))
+
+
+def _settings(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=_STEPS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
     )

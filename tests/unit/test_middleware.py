@@ -11,6 +11,7 @@ import pytest
 
 from streamtask import (
     App,
+    Batch,
     ConfigurationError,
     ConsumeNext,
     Context,
@@ -138,6 +139,18 @@ async def test_what_is_no_middleware_is_refused() -> None:
             App("shop", broker="memory://", middleware=[odd])  # type: ignore[list-item]
         with pytest.raises(ConfigurationError, match=said):
             Router().add_middleware(odd)  # type: ignore[arg-type]
+
+
+async def test_middleware_cannot_come_later_around_a_handler_of_batches() -> None:
+    app = App("shop", broker="memory://")
+
+    @app.on(batch=Batch(2, wait=1))
+    async def ship(orders: list[Placed]) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"\.ship: middleware with `consume`"):
+        app.add_middleware(Named("late", []))
+    app.add_middleware(PublishOnly())
+    assert len(app.middleware) == 1
 
 
 async def test_a_handler_that_has_nothing_around_it_is_called_without_a_step_more() -> None:

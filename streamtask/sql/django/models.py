@@ -12,7 +12,7 @@ class OutboxRow(models.Model):
 
     position = models.BigAutoField(primary_key=True)
     event_id = models.CharField(max_length=36, unique=True)
-    stream = models.CharField(max_length=200)
+    stream = models.CharField(max_length=255)
     body = models.BinaryField()
     content_type = models.CharField(max_length=200, null=True)  # noqa: DJ001 - none is none
     content_encoding = models.CharField(max_length=200, null=True)  # noqa: DJ001 - as above

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from streamtask.lanes import home
 from streamtask.transport.memory.store import MemoryStore
 from streamtask.transport.values import Result
 
@@ -19,11 +20,11 @@ class MemoryCancellations:
         """Cancel an event, unless it has a result."""
         now = self._clock()
         with self._store.lock:
-            state = self._store.stream(stream)
+            state = self._store.stream(home(stream))
             if state.results.get(event_id, now) is not None:
                 return False
             state.cancelled.put(event_id, value=True, until=now + ttl, now=now)
-            if state.unschedule(event_id) and result is not None:
+            if self._store.stream(stream).unschedule(event_id) and result is not None:
                 self._store.keep(stream, result, now)
             return True
 
@@ -31,5 +32,5 @@ class MemoryCancellations:
         """Whether each of these is cancelled."""
         now = self._clock()
         with self._store.lock:
-            state = self._store.find(stream)
+            state = self._store.find(home(stream))
             return [state.cancelled.get(event_id, now) is not None for event_id in event_ids]

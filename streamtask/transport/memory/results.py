@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from streamtask.lanes import home
 from streamtask.transport.memory.store import MemoryStore, progress_of, results_of
 from streamtask.transport.values import Progress
 
@@ -19,12 +20,12 @@ class MemoryResults:
     async def get(self, stream: str, event_id: str) -> bytes | None:
         """The result of an event."""
         with self._store.lock:
-            return self._store.find(stream).results.get(event_id, self._clock())
+            return self._store.find(home(stream)).results.get(event_id, self._clock())
 
     async def position(self, stream: str) -> str:
         """Where the news stand."""
         with self._store.lock:
-            state = self._store.find(stream)
+            state = self._store.find(home(stream))
             return str(state.old_news + len(state.news))
 
     async def news(self, stream: str, *, after: str, wait: float) -> tuple[list[str], str]:
@@ -34,7 +35,7 @@ class MemoryResults:
             while True:
                 something_came.clear()
                 with self._store.lock:
-                    state = self._store.find(stream)
+                    state = self._store.find(home(stream))
                     found = list(state.news)[max(0, int(after) - state.old_news) :]
                     position = str(state.old_news + len(state.news))
                 if found:
@@ -52,7 +53,7 @@ class MemoryResults:
             while True:
                 something_came.clear()
                 with self._store.lock:
-                    said = self._store.find(stream).progress.get(event_id, self._clock())
+                    said = self._store.find(home(stream)).progress.get(event_id, self._clock())
                 if said is not None and said[0] > int(after):
                     return said[1], str(said[0])
                 try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from streamtask.lanes import home
 from streamtask.transport.memory.log import Entry, EntryId, Group, id_text, parse_id
 from streamtask.transport.memory.store import WAITING, Counts, MemoryStore, Skipped, StreamState
 from streamtask.transport.memory.workflows import go_on, is_over
@@ -68,7 +69,7 @@ def settle(store: MemoryStore, delivery: Delivery, outcome: Outcome, now: float)
 
 
 def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: Done, now: float) -> Verdict:
-    marks, mark = state.ledger(delivery.group).marks, outcome.mark
+    marks, mark = store.stream(home(delivery.stream)).ledger(delivery.group).marks, outcome.mark
     verdict = Verdict.SETTLED
     if is_over(state, outcome.step, now) or (mark is not None and not mark.replace and marks.get(mark.name, now)):
         verdict = Verdict.DUPLICATE
@@ -81,7 +82,8 @@ def _done(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: D
 
 
 def _together(store: MemoryStore, state: StreamState, delivery: Delivery, outcome: Together, now: float) -> Verdict:
-    group, marks = state.log.groups.get(delivery.group), state.ledger(delivery.group).marks
+    group = state.log.groups.get(delivery.group)
+    marks = store.stream(home(delivery.stream)).ledger(delivery.group).marks
     members = [(delivery, outcome.mark), *outcome.others]
     held = sum(holds(group, member) for member, _ in members)
     if not held:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from streamtask.errors import TransportError
+from streamtask.lanes import home
 from streamtask.transport.memory.log import EntryId, Group, Log, id_text
 from streamtask.transport.values import DeadLetter, Outgoing, Progress, Result, StoredBlob, TypeVersion
 
@@ -272,7 +273,7 @@ class MemoryStore:
 
     def keep(self, stream: str, result: Result, now: float) -> None:
         """Store a result, and wake those who wait for one."""
-        state = self.stream(stream)
+        state = self.stream(home(stream))
         state.results.put(result.event_id, result.body, now + result.ttl, now)
         state.news.append(result.event_id)
         if len(state.news) > NEWS:
@@ -282,7 +283,7 @@ class MemoryStore:
 
     def tell_progress(self, stream: str, event_id: str, progress: Progress, now: float) -> None:
         """Keep how far an event is, and wake those who watch."""
-        state = self.stream(stream)
+        state = self.stream(home(stream))
         word, _ = state.progress.get(event_id, now) or (0, progress)
         state.progress.put(event_id, (word + 1, progress), now + PROGRESS_TTL, now)
         self.wake(progress_of(stream))
@@ -301,7 +302,8 @@ class MemoryStore:
     def publish(self, item: Outgoing, now: float) -> str:
         """Store an event, or find it stored already; the entry id, or an event id as `Transport.publish` says."""
         state = self.stream(item.stream)
-        known = state.published.get(item.dedup_key, now) if item.dedup_key is not None else None
+        published = self.stream(home(item.stream)).published
+        known = published.get(item.dedup_key, now) if item.dedup_key is not None else None
         if known is not None:
             return known
         stored = state.log.find_event(item.event_id) if item.again else None
@@ -319,7 +321,7 @@ class MemoryStore:
                 if earlier is not None and earlier != item.event_id:
                     state.delayed.pop(earlier, None)
         if item.dedup_key is not None:
-            state.published.put(item.dedup_key, item.event_id, now + item.dedup_window, now)
+            published.put(item.dedup_key, item.event_id, now + item.dedup_window, now)
             return item.event_id
         return result
 
@@ -356,12 +358,12 @@ class MemoryStore:
 
 def results_of(stream: str) -> str:
     """What to listen to for the results of a stream: no stream is called so."""
-    return f"{stream}\0results"
+    return f"{home(stream)}\0results"
 
 
 def progress_of(stream: str) -> str:
     """What to listen to for how far the events of a stream are."""
-    return f"{stream}\0progress"
+    return f"{home(stream)}\0progress"
 
 
 def fields_of(item: Outgoing) -> list[bytes]:

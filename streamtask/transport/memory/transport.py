@@ -11,6 +11,7 @@ from datetime import datetime
 
 from streamtask.clock import SystemClock
 from streamtask.errors import TransportError
+from streamtask.lanes import home
 from streamtask.transport.memory.cancellations import MemoryCancellations
 from streamtask.transport.memory.checkpoints import MemoryCheckpoints
 from streamtask.transport.memory.dead_letters import MemoryDeadLetters
@@ -164,7 +165,7 @@ class MemoryTransport:
         """See `Transport.marked`."""
         with self._store.lock:
             now = self._clock()
-            ledgers = ((self._store.find(stream).known(group), name) for stream, name in names)
+            ledgers = ((self._store.find(home(stream)).known(group), name) for stream, name in names)
             return [ledger.marks.get(name, now) is not None for ledger, name in ledgers]
 
     async def interest(self, stream: str, group: str) -> frozenset[TypeVersion]:

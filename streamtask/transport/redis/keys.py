@@ -1,8 +1,12 @@
 """The name of every key that streamtask keeps in Redis. No other module spells one.
 
-T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that all keys of a stream share its slot.
+T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that all keys of a stream share its slot. A
+lane of it, `NAME@high`, is a stream of its own in that slot, with `T:lane:high` in place of `stream:NAME` and of T. But
+what is known of an event by its id, marks of handlers and of publishers, and rates are shared by all lanes, beside
+`stream:NAME`.
 
     stream:NAME              STREAM  entries: `envelope` [, content_type, content_encoding, event_id, only, replay]
+    T:lane:PRIORITY          STREAM  entries of a priority other than `normal`, as above
     T:retry:G                ZSET    parked entry id -> due, ms        (index of what `~parked` owns in group G)
     T:waits:G                SET     "TYPE<tab>VERSION" that some entry waits for
     T:wait:G:TYPE:VERSION    ZSET    waiting entry id -> deadline, ms  (index of what `~waiting` owns)
@@ -42,6 +46,8 @@ T below is `{stream:NAME}`: Redis Cluster hashes what stands in braces, so that 
 
 from __future__ import annotations
 
+from streamtask import lanes
+
 #: Owns entries whose retry or hand-back is not taken up yet.
 PARKED = "~parked"
 #: Owns entries of types that only other workers handle.
@@ -54,6 +60,8 @@ RESERVED = frozenset({PARKED, WAITING, QUEUED})
 STREAMS = "{streamtask}:streams"
 WORKERS = "{streamtask}:workers"
 
+_STREAM = "stream:"
+_LANE = ":lane:"
 _PREFIXES = ("stream:", "{stream:", "{streamtask}:", "streamtask:", "{streamtask:")
 
 
@@ -69,12 +77,28 @@ def is_ours(word: object) -> bool:
 
 def stream(name: str) -> str:
     """The stream itself."""
-    return f"stream:{name}"
+    return tag(name) if lanes.is_lane(name) else f"stream:{name}"
+
+
+def name_of(stream_key: bytes) -> str:
+    """The inverse of `stream`."""
+    word = text(stream_key)
+    if word.startswith(_STREAM):
+        return word[len(_STREAM) :]
+    name, _, priority = word.removeprefix("{" + _STREAM).partition("}" + _LANE)
+    return lanes.lane(name, priority)
 
 
 def tag(name: str) -> str:
     """What every other key of the stream begins with."""
+    if lanes.is_lane(name):
+        return f"{home_tag(name)}{_LANE}{lanes.priority_of(name)}"
     return "{stream:" + name + "}"
+
+
+def home_tag(name: str) -> str:
+    """The same of the stream that a lane is of: what all its lanes share begins with it."""
+    return "{stream:" + lanes.home(name) + "}"
 
 
 def retry(name: str, group: str) -> str:
@@ -114,37 +138,37 @@ def queued(name: str, group: str) -> str:
 
 def result(name: str, event_id: str) -> str:
     """The result of an event."""
-    return f"{tag(name)}:result:{event_id}"
+    return f"{home_tag(name)}:result:{event_id}"
 
 
 def results(name: str) -> str:
     """The stream that tells whose results have come."""
-    return f"{tag(name)}:results"
+    return f"{home_tag(name)}:results"
 
 
 def progress(name: str, event_id: str) -> str:
     """How far an event is."""
-    return f"{tag(name)}:progress:{event_id}"
+    return f"{home_tag(name)}:progress:{event_id}"
 
 
 def cancelled(name: str, event_id: str) -> str:
     """That an event is cancelled."""
-    return f"{tag(name)}:cancelled:{event_id}"
+    return f"{home_tag(name)}:cancelled:{event_id}"
 
 
 def workflow(name: str, workflow_id: str) -> str:
     """How far a workflow is."""
-    return f"{tag(name)}:workflow:{workflow_id}"
+    return f"{home_tag(name)}:workflow:{workflow_id}"
 
 
 def values(name: str, group_id: str) -> str:
     """The values of a group of a workflow."""
-    return f"{tag(name)}:group:{group_id}"
+    return f"{home_tag(name)}:group:{group_id}"
 
 
 def done(name: str, group: str, mark: str) -> str:
     """A de-duplication mark."""
-    return f"{tag(name)}:done:{group}:{mark}"
+    return f"{home_tag(name)}:done:{group}:{mark}"
 
 
 def types(name: str, group: str) -> str:
@@ -225,12 +249,12 @@ def relaying(name: str) -> str:
 
 def published(name: str, dedup_key: str) -> str:
     """Publish de-duplication."""
-    return f"{tag(name)}:pub:{dedup_key}"
+    return f"{home_tag(name)}:pub:{dedup_key}"
 
 
 def rate(name: str, group: str, limit: str) -> str:
     """When a limited handler may start again."""
-    return f"{tag(name)}:rate:{group}:{limit}"
+    return f"{home_tag(name)}:rate:{group}:{limit}"
 
 
 def beat(owner: str) -> str:

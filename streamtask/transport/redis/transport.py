@@ -218,7 +218,7 @@ class RedisTransport:
         return [
             Delivery(stream, group, entry_id.decode(), owner, fields)
             for key, entries in reply
-            for stream in [keys.text(key[7:])]
+            for stream in [keys.name_of(key)]
             for entry_id, fields in entries
             if fields is not None
         ]

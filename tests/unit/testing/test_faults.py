@@ -15,6 +15,8 @@ import pytest
 from streamtask import (
     App,
     Backoff,
+    Batch,
+    BatchContext,
     ConfigurationError,
     ConsumeNext,
     Context,
@@ -318,7 +320,7 @@ async def test_a_lock_that_a_paused_handler_holds_is_no_finding() -> None:
         async with lock:
             await asyncio.sleep(0)
 
-    report = await check(app_with(ship), PLACED, patience=0.2, scenarios=["death", "pause"])
+    report = await check(app_with(ship), PLACED, patience=1, scenarios=["death", "pause"])
 
     report.assert_safe()
     assert [text.partition(":")[0] for text in report.untried] == ["deaths without `finally` blocks", "pauses"]
@@ -412,6 +414,27 @@ async def test_each_handler_of_the_event_is_tried_and_named(bank: Bank, effects:
     assert {name.split()[0] for name in unsafe(report)} == {"bill"}
     assert any(trial.name.startswith("ship died") for trial in report.trials)
     only.assert_safe()
+
+
+async def test_a_batch_handler_is_tried_as_well(bank: Bank, effects: Recorder) -> None:
+    async def ship(orders: list[Placed]) -> list[Shipped]:
+        for order in orders:
+            await bank.charge(order.order_id)
+        return [Shipped(order_id=order.order_id) for order in orders]
+
+    async def ship_safely(orders: list[Placed], ctx: BatchContext) -> list[Shipped]:
+        for order, envelope in zip(orders, ctx.envelopes, strict=True):
+            await bank.charge(order.order_id, idempotency_key=envelope.event_id)
+        return [Shipped(order_id=order.order_id) for order in orders]
+
+    report = await check(app_with(ship, batch=Batch(10, 1)), PLACED, effects=effects)
+    safe = await check(app_with(ship_safely, batch=Batch(10, 1)), PLACED, effects=effects)
+
+    assert DIED_AT_THE_END in unsafe(report)
+    assert "failed at its very end" in unsafe(report)
+    assert f"was paused right after charge('1'){OTHER}" in unsafe(report)
+    assert "Shipped was published" not in str(report)
+    safe.assert_safe()
 
 
 async def test_of_many_places_some_from_beginning_to_end_are_tried() -> None:

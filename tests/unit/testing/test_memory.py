@@ -14,7 +14,6 @@ from streamtask import (
     App,
     Backoff,
     Batch,
-    BatchContext,
     BatchError,
     ConfigurationError,
     Context,
@@ -24,9 +23,10 @@ from streamtask import (
     RetryLater,
     TaskCancelledError,
     Tick,
+    chord,
+    group,
 )
 from streamtask.testing import DeadLettersError, FrozenClock, InMemoryApp, in_memory
-from streamtask.testing.faults import check
 
 
 class Placed(Event, stream="t-orders", key="order_id"):
@@ -90,6 +90,11 @@ async def mend(broken: Broken, ctx: Context) -> None:
 @app.task()
 def add(x: int, y: int) -> int:
     return x + y
+
+
+@app.task()
+def total(values: list[int]) -> int:
+    return sum(values)
 
 
 @app.task()
@@ -185,6 +190,25 @@ async def test_a_death_that_is_expected_and_does_not_come_fails(memory: InMemory
         await memory.drain(expect_dead=True)
 
 
+async def test_the_order_of_a_key_holds_while_one_waits_for_its_retry() -> None:
+    own, ran = App("own"), []
+
+    @own.on(Broken, ordered_by="cause", retry=Retry(max_attempts=2, backoff=Backoff(base=100, factor=1, jitter=False)))
+    async def handle(broken: Broken, ctx: Context) -> None:
+        ran.append((broken.cause, ctx.envelope.event_id))
+        if broken.cause == "first fails" and ctx.attempt == 1 and len(ran) == 1:
+            raise ValueError("once")
+
+    with in_memory(own) as memory:
+        one, two = [await memory.publish(Broken(cause="first fails")) for _ in range(2)]
+        other = await memory.publish(Broken(cause="other"))
+        await memory.drain()
+        assert [event_id for _, event_id in ran] == [one, other]
+        memory.clock.advance(100)
+        await memory.drain()
+    assert [event_id for _, event_id in ran] == [one, other, one, two]
+
+
 async def test_the_envelopes_bear_the_time_of_the_clock(memory: InMemoryApp) -> None:
     memory.clock.set(datetime(2031, 2, 3, tzinfo=UTC))
     await memory.publish(Broken(cause="later"))
@@ -205,6 +229,13 @@ async def test_the_result_of_a_task_is_there_after_a_drain_and_nobody_waits_for_
         assert await handles[0].result(timeout=5) == 5
     await asyncio.sleep(0)
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("streamtask")] == []
+
+
+async def test_a_drain_takes_a_workflow_to_its_end(memory: InMemoryApp) -> None:
+    handle = await chord(group(add.s(1, 2), add.s(3, 4)), total.s()).send()
+    await memory.drain()
+
+    assert await handle.result(timeout=5) == 10
 
 
 async def test_a_task_that_is_cancelled_is_not_begun_and_one_that_runs_is_ended(memory: InMemoryApp) -> None:
@@ -349,6 +380,50 @@ async def test_beside_one_another_handlers_keep_their_own_limit() -> None:
     assert most == 2
 
 
+async def test_what_is_ready_is_handled_in_batches() -> None:
+    own = App("t-batches", broker="memory://")
+    batches: list[list[str]] = []
+
+    @own.on(Placed, batch=Batch(size=3, wait=60))
+    async def handle(orders: list[Placed]) -> Shipped | None:
+        batches.append([order.order_id for order in orders])
+        if "bad" in batches[-1]:
+            raise BatchError({batches[-1].index("bad"): Reject("bad")})
+        return Shipped(order_id=orders[0].order_id)
+
+    with in_memory(own) as memory:
+        await memory.publish_many([Placed(order_id=str(n)) for n in range(7)])
+        await memory.drain()
+        assert batches == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+        assert [shipped.order_id for shipped in memory.published_of(Shipped)] == ["0", "3", "6"]
+        await memory.publish_many([Placed(order_id="8"), Placed(order_id="bad"), Placed(order_id="8")])
+        [letter] = await memory.drain(expect_dead=True)
+        assert batches[3:] == [["8", "bad"]]
+        assert letter.reason == "rejected"
+
+
+async def test_events_of_one_key_keep_their_order_beside_one_another_and_through_a_retry() -> None:
+    own = App("t-keys", broker="memory://")
+    done: list[str] = []
+
+    @own.on(Reminder, ordered_by="order_id", retry=Retry(backoff=Backoff(base=100, jitter=False)))
+    async def handle(reminder: Reminder, ctx: Context) -> None:
+        n = ctx.envelope.headers["n"] if ctx.envelope.headers else ""
+        await asyncio.sleep(0.001 if n == "0" else 0)
+        if reminder.order_id == "a" and n == "0" and ctx.attempt == 1:
+            raise ConnectionError
+        done.append(f"{reminder.order_id}{n}")
+
+    with in_memory(own, concurrency=10) as memory:
+        for n in range(3):
+            for key in "ab":
+                await memory.publish(Reminder(order_id=key), headers={"n": str(n)})
+        await memory.drain()
+        assert done == ["b0", "b1", "b2"]
+        await memory.run_for(100)
+        assert done[3:] == ["a0", "a1", "a2"]
+
+
 async def test_what_a_drain_could_not_end_is_handled_by_the_next() -> None:
     own = App("t-again", broker="memory://")
     attempts: list[int] = []
@@ -381,66 +456,3 @@ async def test_a_handler_that_cancels_itself_has_failed() -> None:
         await memory.publish(Placed(order_id="1"))
         [letter] = await memory.drain(expect_dead=True)
     assert letter.reason == "max_attempts"
-
-
-# ── batches ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Line(Event, stream="t-lines", key="n"):
-    n: int
-
-
-class Written(Event, stream="t-written"):
-    lines: list[int]
-
-
-def writer(lists: list[list[int]]) -> App:
-    """An app whose batch handler fails on a 4, and as a whole on what is below 0."""
-    shop = App("t-writer", broker="redis://nowhere.invalid:1")
-
-    @shop.on(batch=Batch(3, wait=3600), retry=Retry(2, backoff=0.0))
-    async def write(lines: list[Line], ctx: BatchContext) -> None:
-        lists.append([line.n for line in lines])
-        if any(line.n < 0 for line in lines):
-            raise OSError("below")
-        ctx.emit(Written(lines=[line.n for line in lines if line.n != 4]))
-        failed = [place for place, line in enumerate(lines) if line.n == 4]
-        if failed:
-            raise BatchError({place: Reject("four") for place in failed})
-
-    return shop
-
-
-async def test_a_drain_handles_batches_that_are_full_and_then_what_is_left() -> None:
-    lists: list[list[int]] = []
-    with in_memory(writer(lists)) as memory:
-        for n in [1, 2, 3, 4, 5, 2]:
-            await memory.publish(Line(n=n))
-        with pytest.raises(DeadLettersError, match="four"):
-            await memory.drain()
-
-        # The second 2 is a duplicate of what was handled in the first batch.
-        assert lists == [[1, 2, 3], [4, 5]]
-        assert [written.lines for written in memory.published_of(Written)] == [[1, 2, 3], [5]]
-
-
-async def test_a_drain_gives_up_alone_what_fails_in_company() -> None:
-    lists: list[list[int]] = []
-    with in_memory(writer(lists)) as memory:
-        for n in [1, -1, 3]:
-            await memory.publish(Line(n=n))
-        with pytest.raises(DeadLettersError, match="below"):
-            await memory.drain()
-
-        assert lists == [[1, -1, 3], [1], [-1], [3]]
-        assert [written.lines for written in memory.published_of(Written)] == [[1], [3]]
-
-
-async def test_what_runs_one_event_by_itself_says_how_a_batch_handler_is_tried() -> None:
-    shop = writer([])
-    [handler] = shop.handlers
-    with in_memory(shop) as memory:
-        with pytest.raises(ConfigurationError, match="write takes a list of events; call it"):
-            await memory.eager(handler.function, Line(n=1))
-        with pytest.raises(ConfigurationError, match="write takes a list of events; faults"):
-            await check(shop, Line(n=1))

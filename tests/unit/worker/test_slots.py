@@ -37,7 +37,7 @@ class Bench:
             settle=lambda each, _: self.settled.append(each.entry_id),
             handle=self._handle,
             limit=options.get("limit", lambda _: None),
-            pace=lambda _: False,
+            pace=None,
             changed=lambda: None,
             shared=lambda _: None,
             failed=self.errors.append,

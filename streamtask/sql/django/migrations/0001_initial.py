@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("position", models.BigAutoField(primary_key=True, serialize=False)),
                 ("event_id", models.CharField(max_length=36, unique=True)),
-                ("stream", models.CharField(max_length=200)),
+                ("stream", models.CharField(max_length=255)),
                 ("body", models.BinaryField()),
                 ("content_type", models.CharField(max_length=200, null=True)),
                 ("content_encoding", models.CharField(max_length=200, null=True)),

@@ -8,7 +8,7 @@
 -- the order of their gates, and of their ids within a gate. "ID:k" in the history is the gate that an entry has come to:
 -- `o` (ordered) or `c`, its limit, and a hash of its name and the entry's key.
 function gates(stream, group, retry, history)
-    local through, queued = '{' .. stream .. '}:gates:' .. group, '{' .. stream .. '}:queued:' .. group
+    local through, queued = tag(stream) .. ':gates:' .. group, tag(stream) .. ':queued:' .. group
     local self = { through = through, queued = queued }
 
     -- An entry at a gate. Ids sort as text once they are of one length.

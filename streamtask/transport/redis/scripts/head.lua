@@ -21,6 +21,16 @@ local function after(id)
     return ms .. '-' .. string.format('%.0f', tonumber(seq) + 1)
 end
 
+-- What the other keys of a stream begin with: the key of a lane, `{stream:NAME}:lane:PRIORITY`, is that itself.
+local function tag(stream)
+    return string.sub(stream, 1, 1) == '{' and stream or '{' .. stream .. '}'
+end
+
+-- The same of the stream that a lane is of: what all its lanes share begins with it.
+local function home_tag(stream)
+    return string.match(stream, '^({.-}):lane:') or tag(stream)
+end
+
 local function fields_of(flat)
     local map = {}
     for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end

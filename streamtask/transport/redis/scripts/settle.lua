@@ -172,7 +172,7 @@ local function store(entry)
         local id, refused = try('XADD', entry.key, '*', unpack(entry.fields))
         return id and { { 'XDEL', entry.key, id } }, refused
     end
-    local delayed, bodies = '{' .. entry.key .. '}:delayed', '{' .. entry.key .. '}:delayed:body'
+    local delayed, bodies = tag(entry.key) .. ':delayed', tag(entry.key) .. ':delayed:body'
     local undo = { { 'ZREM', delayed, entry.event_id }, { 'HDEL', bodies, entry.event_id } }
     local _, refused = try('ZADD', delayed, now + tonumber(entry.delay), entry.event_id)
     if refused then return nil, refused end
@@ -187,9 +187,9 @@ local function take_back(undos)
 end
 
 -- Store a result, and tell those who wait that it is there -> nil and why not, or how to take it back.
-local news, has_news = '{' .. stream .. '}:results', false
+local news, has_news = home_tag(stream) .. ':results', false
 local function keep(found)
-    local key = '{' .. stream .. '}:result:' .. found.name
+    local key = home_tag(stream) .. ':result:' .. found.name
     local _, refused = try('SET', key, found.body, 'PX', found.ttl)
     if refused then return nil, refused end
     _, refused = try('XADD', news, 'MAXLEN', '~', 10000, '*', 'id', found.name)
@@ -219,7 +219,7 @@ local function append(entries)
 end
 
 local function states_of(s)
-    return '{' .. stream .. '}:workflow:' .. s.workflow
+    return home_tag(stream) .. ':workflow:' .. s.workflow
 end
 
 -- Whether the call has been done by another entry, one that was published twice or handed to the group again.
@@ -256,7 +256,7 @@ local function go_on(s)
     local refused, is_new = set_field(undos, states_of(s), s.name, s.state, s.ttl)
     if s.result and not refused then refused = note_undo(undos, keep(s.result)) end
     if m and not refused then
-        local values = '{' .. stream .. '}:group:' .. m.group
+        local values = home_tag(stream) .. ':group:' .. m.group
         refused, is_new = set_field(undos, values, m.index, m.value, s.ttl)
         local n = 0
         if not refused then n, refused = try('HLEN', values) end
