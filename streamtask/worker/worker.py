@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -22,7 +22,6 @@ from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
 from streamtask.handler import Handler
-from streamtask.lanes import home
 from streamtask.lifespan import Lifespan, Lifespans
 from streamtask.middleware import Middleware, around_consume
 from streamtask.rules import Rule
@@ -51,17 +50,17 @@ from streamtask.worker.health import Health
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
-from streamtask.worker.lanes import Lanes
 from streamtask.worker.leases import Leases
-from streamtask.worker.limits import children, intake_of_stream, limit_of, limit_of_stream, paces_of, share_of_stream
+from streamtask.worker.limits import children, limit_of
 from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
-from streamtask.worker.pacer import Pacer
+from streamtask.worker.pacing import Pacing
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.provider import Provider
 from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
 from streamtask.worker.reporting import Reporter
+from streamtask.worker.room import Room
 from streamtask.worker.settler import Settlement, Settler
 from streamtask.worker.slots import Running, Slots
 from streamtask.worker.started import StartedTable
@@ -72,10 +71,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that a delivery may wait here for a slot before it goes back; it is looked at twice in that time.
 _UNSTARTED = 0.6
-#: Events for batches that are read at once: fewer than several slots may take, so that they are handled meanwhile.
-_MOST_AT_ONCE = 500
-#: More than any worker takes in.
-_NO_LIMIT = 1 << 30
 #: Seconds after which a handler without a timeout is told about.
 _RUNS_LONG = 600.0
 #: Seconds between two looks whether a burst is done, and how many have to find nothing: while we ask about one stream,
@@ -143,25 +138,9 @@ class Worker:
         most = max(handler.batch.size if handler.batch else 1 for handler in handlers)
         started = settings.concurrency * most
         self._started = StartedTable.attach(supervisor.started_fd, slots=started) if supervisor else None
-        self._stream_limits = {(sub.stream, sub.group): limit_of_stream(broker, sub) for sub in self._subscriptions}
-        #: How fast limited handlers go, what that means for their streams, and who asks for their starts.
-        self._paces = paces_of(handlers)
-        self._intakes = {
-            place: intake
-            for sub in self._subscriptions
-            for place in [(sub.stream, sub.group)]
-            if (intake := intake_of_stream(broker, sub, self._paces)) is not None
-        }
-        self._pacers: dict[str, Pacer] = {}
-        self._lanes = Lanes(self._streams_with_lanes(), settings.concurrency)
+        self._pacing = Pacing(broker, handlers, self._outcome)
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
-        self._shares = {(sub.stream, sub.group): share_of_stream(broker, sub) for sub in self._subscriptions}
         self._has_tasks = any(handler.is_task for handler in handlers)
-        self._has_limits = any(limit is not None for limit in self._stream_limits.values()) or bool(self._intakes)
-        #: What is here of each stream; only counted where some stream has a limit.
-        self._held: Counter[tuple[str, str]] = Counter()
-        #: How much of that has been started by limited handlers.
-        self._begun: Counter[tuple[str, str]] = Counter()
         self._duties: list[asyncio.Task[None]] = []
         self._fetchers: list[Fetcher] = []
         self._leases = Leases()
@@ -172,10 +151,18 @@ class Worker:
             settle=self._outcome,
             handle=self._handle if all(map(_is_plain, handlers)) else self._handler,
             limit=limit_of,
-            pace=self._pace if self._paces else None,
+            pace=self._pacing.stands_aside if self._pacing.paces else None,
             changed=self._flow.changed,
             shared=self._flow.shared,
             failed=partial(self._fail, "slots"),
+        )
+        self._room = Room(
+            broker,
+            self._subscriptions,
+            self._pacing.paces,
+            flow=self._flow,
+            slots=self._slots,
+            short=self._short,
         )
         self._reporter = Reporter(self.metrics)
         self._connected = False
@@ -266,7 +253,8 @@ class Worker:
         self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
         self._duty("settler", self._settler.run())
         self._duty("progress", self._checkpoints.run())
-        self._start_pacers()
+        for name, asking in self._pacing.start(self._transport.rates, self._slots, self.metrics, self._flow.changed):
+            self._duty(name, asking)
         self._start_readers()
         self.metrics.watch_in_flight(self._in_flight)
         if self._supervisor:
@@ -286,20 +274,6 @@ class Worker:
             metrics=self.metrics,
         )
 
-    def _start_pacers(self) -> None:
-        limited = [handler for handler in self._broker.handlers(*self._places) if handler.rate_limit is not None]
-        for stream in sorted({handler.home for handler in limited}):
-            self._pacers[stream] = Pacer(
-                self._transport.rates,
-                stream,
-                paces=self._paces,
-                outage=Outage("rates", self.metrics, stream=stream),
-                go=self._slots.resume,
-                too_far=self._too_far,
-                changed=self._flow.changed,
-            )
-            self._duty(f"pacer-{stream}", self._pacers[stream].run())
-
     def _start_readers(self) -> None:
         self._relay = Relay(self._transport, self.owner, self._subscriptions, self.metrics)
         for index, subs in enumerate(self._readings()):
@@ -313,8 +287,8 @@ class Worker:
                 lease=self._settings.lease,
                 metrics=self.metrics,
                 take=partial(self._take, due=False),
-                room=self._room,
-                lane=self._lanes.get((subs[0].stream, subs[0].group)),
+                room=self._room.new,
+                lane=self._room.lane(subs[0]),
             )
             self._fetchers.append(fetcher)
             self._duty(f"fetcher-{index}", fetcher.run())
@@ -329,8 +303,8 @@ class Worker:
             metrics=self.metrics,
             take=partial(self._take, due=True),
             expire=self._expire,
-            room=partial(self._own_room, due=True),
-            takes=lambda sub: self._events_for(sub, self._flow.free),
+            room=self._room.due,
+            takes=self._room.in_slots,
         )
         self._duty("reclaimer", self._reclaimer.run())
         self._duty("look-round", self._look_round())
@@ -349,26 +323,13 @@ class Worker:
         readings = []
         for group in dict.fromkeys(sub.group for sub in self._subscriptions):
             subs = [sub for sub in self._subscriptions if sub.group == group]
-            limited = [sub for sub in subs if sub.gates or self._has_own_room(sub)]
-            free = [sub for sub in subs if sub not in limited]
-            readings += [[sub] for sub in limited]
+            apart = [sub for sub in subs if self._room.is_apart(sub)]
+            free = [sub for sub in subs if sub not in apart]
+            readings += [[sub] for sub in apart]
             by_name = {sub.stream: sub for sub in free}
             together = self._transport.together(list(by_name))
             readings += [[by_name[name] for name in names] for names in together if names]
         return readings
-
-    def _has_own_room(self, sub: Subscription) -> bool:
-        place = sub.stream, sub.group
-        has_limit = self._stream_limits[place] is not None or self._shares[place] > 1
-        return has_limit or place in self._intakes or self._lanes.get(place) is not None
-
-    def _streams_with_lanes(self) -> list[list[tuple[tuple[str, str], int]]]:
-        """What is read in several lanes, the highest first; `Lanes` takes it."""
-        streams: dict[tuple[str, str], list[tuple[tuple[str, str], int]]] = {}
-        for sub in self._subscriptions:
-            lane = (sub.stream, sub.group), self._broker.rank(sub.stream)
-            streams.setdefault((home(sub.stream), sub.group), []).append(lane)
-        return [lanes for lanes in streams.values() if len(lanes) > 1]
 
     def _duty(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine, name=f"streamtask-{name}")
@@ -408,10 +369,9 @@ class Worker:
         settler, progress, *readers = self._duties
         await _cancel(readers)
         for delivery in self._slots.close():
-            self._leave(delivery)
+            self._pacing.leave(delivery)
             self._outcome(delivery, Release())
-        for pacer in self._pacers.values():
-            pacer.close()
+        self._pacing.close()
         running = len(self._slots.running)
         if running:
             grace = self._settings.shutdown_timeout
@@ -481,72 +441,22 @@ class Worker:
 
     # ── taking in ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _room(self, subs: Sequence[Subscription]) -> tuple[list[str], int]:
-        """Which of these streams may be read now, and how much may be taken; they are of one group."""
-        room = self._flow.free_for_new
-        if self._lanes:
-            room = max(0, room - self._lanes.owed((subs[0].stream, subs[0].group), self._reclaimer.short))
-        if len(subs) == 1:
-            room = self._events_for(subs[0], room)
-        if not room:
-            return [], 0
-        own = {sub.stream: self._own_room(sub, due=False) for sub in subs}
-        streams = [stream for stream, most in own.items() if most]
-        if len(streams) == 1:
-            room = min(room, own[streams[0]])
-        return streams, room if streams else 0
-
-    def _events_for(self, sub: Subscription, slots: int) -> int:
-        """How many events of a stream so many slots take. Batches fill those that are free; ahead of them waits one."""
-        place = sub.stream, sub.group
-        share = self._shares[place]
-        if share == 1:
-            return slots
-        most = min(slots, max(1, self._flow.free_slots)) * share + self._slots.space(*place)
-        return min(most, max(share, _MOST_AT_ONCE))
-
-    def _own_room(self, sub: Subscription, *, due: bool) -> int:
-        """How much of a stream may be taken in, the worker's slots apart: no more than can run, and soon."""
-        if self._slots.steps_aside(sub.stream, sub.group):
-            return 0
-        place = sub.stream, sub.group
-        limit, intake = self._stream_limits[place], self._intakes.get(place)
-        lane, together = self._lanes.get(place), self._lanes.together(place)
-        room = _NO_LIMIT
-        if limit is not None:
-            most = limit if lane is None else lane.share(limit)
-            room = max(0, most - sum(self._held[each] for each in together))
-        if lane is not None:
-            occupied = self._flow.held - self._slots.paced
-            slots = self._lanes.room(lane, occupied, due=due, unlimited=_NO_LIMIT)
-            room = min(room, self._events_for(sub, slots))
-        if intake is not None and room:
-            waiting = self._slots.paced
-            if intake.is_whole:
-                waiting = sum(self._held[each] - self._begun[each] for each in together)
-            is_short = not due and place in self._reclaimer.short
-            room = min(room, intake.room(waiting, due=due, due_waits=is_short, unlimited=_NO_LIMIT))
-        return room
+    def _short(self) -> Collection[tuple[str, str]]:
+        """Of which streams more is due than there was room for."""
+        return self._reclaimer.short
 
     def _take(self, deliveries: list[Delivery], *, due: bool) -> None:
         """From a fetcher or the reclaimer: hold them until they are settled."""
-        if self._intakes and (intake := self._intakes.get((deliveries[0].stream, deliveries[0].group))) is not None:
-            # What has limits is read and claimed apart.
-            intake.took(due=due)
         self._flow.took(len(deliveries), due=due)
         self._hold(deliveries)
         if failpoints.armed:
             failpoints.reached("before_handler")
-        rank = 0
-        if self._lanes:
-            # What has lanes is read and claimed apart.
-            rank = self._lanes.took((deliveries[0].stream, deliveries[0].group), len(deliveries))
-        self._slots.put(deliveries, rank)
+        self._slots.put(deliveries, self._room.took(deliveries, due=due))
 
     def _hold(self, deliveries: list[Delivery]) -> None:
         self._leases.hold(deliveries)
-        if self._has_limits:
-            self._held.update([(delivery.stream, delivery.group) for delivery in deliveries])
+        if self._room.counts:
+            self._room.hold(deliveries)
 
     def _expire(self, deliveries: list[Delivery]) -> None:
         """From the reclaimer: these have waited too long for a worker that handles them."""
@@ -565,7 +475,7 @@ class Worker:
             if overdue:
                 self._flow.stalled()
             for delivery in overdue:
-                self._leave(delivery)
+                self._pacing.leave(delivery)
                 self._outcome(delivery, Release())
             for running in self._slots.running:
                 timeout = running.run.handler.timeout
@@ -686,56 +596,19 @@ class Worker:
         for settlement in together(settlements):
             self._settler.put(settlement)
 
-    # ── starts of limited handlers ────────────────────────────────────────────────────────────────────────────
-
-    def _pace(self, run: Run) -> bool:
-        """Whether a run has to wait for its start, and stands aside for it.
-
-        Once it has found no slot when its time came, it would do so again where slots are scarce: what has come back
-        waits in a slot.
-        """
-        if run.handler.rate_limit is None or run.delivery.uncharged:
-            return False
-        start = self._broker.start(run)
-        if start is not None:
-            self._pacers[run.handler.home].step_aside(run, start)
-        return start is not None
-
     async def _handle_limited(self, running: Running) -> None:
         """The same for a handler that may start so often only: its time has come, or it waits for it here."""
         run = running.run
-        place = run.delivery.stream, run.delivery.group
-        wait = await self._turn(run)
+        wait = await self._pacing.turn(run)
         if wait is not None:
             self._outcome(run.delivery, Release(wait))
             return
         running.since = time.monotonic()
-        self._begun[place] += 1
-        self._flow.changed()
+        self._room.begin(run.delivery)
         try:
             await self._handle(running)
         finally:
-            self._begun[place] -= 1
-
-    async def _turn(self, run: Run) -> float | None:
-        """Wait in a slot until a limited run may start, if its time has not just come; or when it has to come back."""
-        pacer = self._pacers[run.handler.home]
-        if pacer.may_start(run.delivery) or (start := self._broker.start(run)) is None:
-            return None
-        try:
-            return await pacer.turn(run, start)
-        except asyncio.CancelledError:
-            self._outcome(run.delivery, Release(), run)
-            raise
-
-    def _too_far(self, run: Run, wait: float) -> None:
-        """A run that stands aside cannot start soon: it comes back when it can, here or elsewhere."""
-        if self._slots.dismiss(run):
-            self._outcome(run.delivery, Release(wait))
-
-    def _leave(self, delivery: Delivery) -> None:
-        for pacer in self._pacers.values():
-            pacer.leave(delivery)
+            self._room.end(run.delivery)
 
     # ── what becomes of it ────────────────────────────────────────────────────────────────────────────────────
 
@@ -753,8 +626,8 @@ class Worker:
         self._settler.put(Settlement(delivery, self._signed(outcome), run, seconds))
 
     def _left(self, delivery: Delivery, seconds: float | None = None) -> None:
-        if self._has_limits:
-            self._held[delivery.stream, delivery.group] -= 1
+        if self._room.counts:
+            self._room.leave(delivery)
         self._flow.left(seconds)
 
     def _settled(self, settled: Sequence[tuple[Settlement, Verdict]]) -> None:
