@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,7 +29,8 @@ class Workers:
 
     def start(self, app: str, **environment: str) -> None:
         """Start the worker of an app, "package:attribute". `environment`: beside what there is."""
-        with self._log(app).open("wb") as log:
+        # An exception between the start of a process and the note of it would leave it behind.
+        with self._log(app).open("wb") as log, _signals_held_back():
             self._running[app] = subprocess.Popen(  # noqa: S603 - our own program
                 [*_PROGRAM, "worker", "-A", app, "--broker", self._broker],
                 stdin=subprocess.DEVNULL,
@@ -64,3 +68,22 @@ class Workers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """SIGINT and SIGTERM, which raise in a command wherever it is, come when this is over. In the main thread.
+
+    By handlers and not by a mask, which a process that is started here would have for good.
+    """
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda got, _: came.append(got)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for got in came:
+            signal.raise_signal(got)
