@@ -14,8 +14,8 @@ from tests.simulation.options import RANGES, Faults, Options, expand
 from tests.simulation.world import simulate
 
 #: Seeds that are run each time; the long form runs more.
-_SEEDS = 10_000 if LONG else 120
-_SEEDS_OF_ONE_FAULT = 500 if LONG else 6
+_SEEDS = 10_000 if LONG else 60
+_SEEDS_OF_ONE_FAULT = 500 if LONG else 3
 
 
 @pytest.mark.timeout(7200 if LONG else 300)
