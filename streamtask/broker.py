@@ -340,13 +340,19 @@ class Broker:
         emits += emitted
         return Done(self._emits(run, name, emits) + following, mark, result, step)
 
-    def _emits(self, run: Run, emitter: str, emits: Iterable[Emit]) -> tuple[Outgoing, ...]:
-        """Events as a delivery emits them: with ids that come out the same when it is repeated."""
+    def _emits(
+        self, run: Run, emitter: str, emits: Iterable[Emit], key: tuple[str, str] | None = None
+    ) -> tuple[Outgoing, ...]:
+        """Events as a delivery emits them: with ids that come out the same when it is repeated.
+
+        `key`: the event id and replay generation that the ids are made of, where they are not those of the delivery.
+        """
         envelope, delivery = run.envelope, run.delivery
-        cause, trace_id, replay = envelope.event_id, envelope.trace_id, delivery.replay
+        cause, trace_id = envelope.event_id, envelope.trace_id
+        event_key, replay = key or (cause, delivery.replay)
         outgoing = []
         for index, (event, delay, priority) in enumerate(emits):
-            event_id = envelopes.emit_id(cause, delivery.group, emitter, index, replay)
+            event_id = envelopes.emit_id(event_key, delivery.group, emitter, index, replay)
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay, priority=priority))
         return tuple(outgoing)
 
@@ -361,13 +367,9 @@ class Broker:
         first, name = runs[0], runs[0].handler.name
         causes = ((run.envelope.event_id, run.delivery.replay) for run in runs)
         key = " ".join(f"{event_id}/{replay}" if replay else event_id for event_id, replay in causes)
-        emits: list[tuple[Event, float | None]] = [(event, None) for event in _events(returned, name)]
-        outgoing = []
-        for index, (event, delay) in enumerate([*emits, *emitted]):
-            event_id = envelopes.emit_id(key, first.delivery.group, name, index)
-            cause = first.envelope
-            outgoing.append(self.outgoing(event, event_id, cause.trace_id, cause.event_id, delay=delay))
-        return tuple(outgoing)
+        emits: list[Emit] = [(event, None, None) for event in _events(returned, name)]
+        emits += [(event, delay, None) for event, delay in emitted]
+        return self._emits(first, name, emits, (key, ""))
 
     @staticmethod
     def cancel(run: Run) -> Outcome:
