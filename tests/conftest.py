@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from tests.acl import Users
+from tests.processes import children_of
 from tests.servers import RedisCluster, RedisServer, ServerBinary, available_servers
 
 #: Seconds that what a test has started may take to end after it.
@@ -159,11 +158,7 @@ def _left_children(before: set[int], pool: ServerPool) -> set[int]:
 
 def _children() -> set[int]:
     """Process ids of our children, zombies included (they should have been waited for)."""
-    found: set[int] = set()
-    for tasks in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            found |= {int(pid) for pid in tasks.read_text().split()}
-    return found
+    return set(children_of("self"))
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:

@@ -31,7 +31,8 @@ import redis
 from streamtask import App
 from streamtask.errors import PublishError, TransportError
 from tests.chaos.leaks import leaks, open_files
-from tests.chaos.workers import Emitted, Job, Ledger, WorkerProcess, dead_letters, lives, nothing_pending, until
+from tests.chaos.workers import Emitted, Job, Ledger, WorkerProcess, dead_letters, nothing_pending, until
+from tests.processes import lives
 from tests.servers import RedisServer, available_servers
 
 #: A history of half a minute: the server's memory shows its size within the first part of a soak.

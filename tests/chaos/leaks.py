@@ -19,7 +19,8 @@ from redis.retry import Retry
 
 from streamtask.lanes import lane
 from streamtask.transport.redis import keys
-from tests.chaos.workers import WorkerProcess, lives
+from tests.chaos.workers import WorkerProcess
+from tests.processes import lives
 
 #: Seconds that the kernel and the server may take to notice that a process has died.
 _PATIENCE = 5.0

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from tests.chaos.conftest import Measured, StartWorker
-from tests.chaos.workers import Job, Ledger, dead_letters, lives, nothing_pending, publish, until
+from tests.chaos.workers import Job, Ledger, dead_letters, nothing_pending, publish, until
+from tests.processes import lives
 from tests.servers import RedisServer
 
 POISON = """

@@ -9,7 +9,8 @@ import pytest
 
 from streamtask import App, Progress, Task, TaskCancelledError
 from tests.chaos.conftest import Measured, StartWorker, one_server
-from tests.chaos.workers import Ledger, lives, until
+from tests.chaos.workers import Ledger, until
+from tests.processes import lives
 from tests.servers import RedisServer
 
 SOURCE = """

@@ -14,7 +14,8 @@ import pytest
 
 from streamtask import App
 from tests.chaos.conftest import Measured, StartWorker, one_server
-from tests.chaos.workers import LONG, Job, Ledger, dead_letters, emitted, lives, nothing_pending, publish, until
+from tests.chaos.workers import LONG, Job, Ledger, dead_letters, emitted, nothing_pending, publish, until
+from tests.processes import lives
 from tests.servers import RedisServer
 
 SLEEPER = """

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Self
 from streamtask import App, Event
 from streamtask.errors import PublishError
 from streamtask.transport.connect import Durability, open_transport
+from tests.processes import lives
 
 #: Whether the long forms of tests are wanted: more rounds, more events.
 LONG = os.environ.get("STREAMTASK_LONG") == "1"
@@ -391,15 +392,6 @@ class Publisher:
             else:
                 self.returned[job.n] = time.monotonic()
                 return
-
-
-def lives(pid: int) -> bool:
-    """Whether there is such a process, and it is no zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
 
 
 def _is_gone(pid: int) -> bool:

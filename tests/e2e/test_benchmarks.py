@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from streamtask.transport.embedded import find_server
-from tests.chaos.workers import lives
+from tests.processes import children_of, lives
 
 ROOT = Path(__file__).parents[2]
 #: Seconds for the whole run.
@@ -63,7 +63,7 @@ def test_a_run_that_is_terminated_leaves_no_server_and_no_worker(tmp_path: Path)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         deadline = time.monotonic() + BOUND
         # A server, a publisher and a worker.
-        while len(below := children(process.pid)) < 3:
+        while len(below := children_of(process.pid)) < 3:
             assert time.monotonic() < deadline, "it has started what it needs"
             time.sleep(0.01)
 
@@ -71,11 +71,6 @@ def test_a_run_that_is_terminated_leaves_no_server_and_no_worker(tmp_path: Path)
 
         assert process.wait(BOUND) == 128 + signal.SIGTERM
         assert [pid for pid in below if lives(pid)] == []
-
-
-def children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def test_the_costs_of_one_event_are_printed() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from streamtask.worker.parent import ORPHANED, SupervisorLink
+from tests.processes import lives
 
 #: A parent with a thread (its death is then seen by the parent-death signal first), a child, and a grandchild.
 PARENT = """
@@ -41,18 +42,10 @@ time.sleep(600)
 """
 
 
-def state(pid: int) -> str:
-    """The letter of a process's state; Z where it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "Z"
-
-
 def wait_until_gone(*pids: int) -> None:
     deadline = time.monotonic() + 20
-    while any(state(pid) not in "ZX" for pid in pids):
-        assert time.monotonic() < deadline, [state(pid) for pid in pids]
+    while left := [pid for pid in pids if lives(pid)]:
+        assert time.monotonic() < deadline, left
         time.sleep(0.01)
 
 

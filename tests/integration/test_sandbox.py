@@ -15,6 +15,7 @@ import pytest
 
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, StreamtaskError, WorkerLostError
 from streamtask.worker.sandbox import Sandbox
+from tests.processes import lives
 
 ENTRIES = """
 import ctypes, os, signal, subprocess, sys, threading, time
@@ -165,13 +166,6 @@ async def until(condition: Callable[[], object], patience: float = 20.0) -> None
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.01)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def written(path: Path) -> Callable[[], bool]:
@@ -325,7 +319,7 @@ async def test_a_child_that_dies_is_lost_by_name_and_replaced(sandbox: Sandbox, 
 async def test_an_idle_child_that_was_killed_fails_no_request(sandbox: Sandbox) -> None:
     pid = int(await sandbox.run(b"pid"))
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: not runs(pid))
+    await until(lambda: not lives(pid))
     await until(lambda: not Path(f"/proc/{pid}").exists())
 
     assert await sandbox.run(b"echo again") == b"again"
@@ -337,7 +331,7 @@ async def test_a_forked_copy_that_keeps_the_channel_open_hides_no_death(sandbox:
     with pytest.raises(WorkerLostError, match="exited with code 4"):
         await sandbox.run(b"fork " + bytes(pid_file))
 
-    await until(lambda: not runs(int(pid_file.read_text())))
+    await until(lambda: not lives(int(pid_file.read_text())))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -379,7 +373,7 @@ async def test_a_hard_timeout_kills_the_child_and_frees_its_place(sandbox: Sandb
     with pytest.raises(HandlerTimeoutError):
         await sandbox.run(f"{kind} {pid_file}".encode(), hard=1)
 
-    await until(lambda: not runs(int(pid_file.read_text())))
+    await until(lambda: not lives(int(pid_file.read_text())))
     assert await sandbox.run(b"echo next") == b"next"
 
 
@@ -390,7 +384,7 @@ async def test_a_hard_timeout_kills_what_the_handler_started(sandbox: Sandbox, t
     with pytest.raises(HandlerTimeoutError):
         await sandbox.run(b"child " + bytes(pid_file), hard=3)
 
-    await until(lambda: not runs(int(pid_file.read_text())))
+    await until(lambda: not lives(int(pid_file.read_text())))
 
 
 async def test_a_soft_timeout_is_raised_inside_the_handler(sandbox: Sandbox) -> None:
@@ -414,7 +408,7 @@ async def test_cancelling_kills_the_child_and_frees_its_place(sandbox: Sandbox, 
 
     with pytest.raises(asyncio.CancelledError):
         await task
-    await until(lambda: not runs(int(pid_file.read_text())))
+    await until(lambda: not lives(int(pid_file.read_text())))
     assert await sandbox.run(b"echo next") == b"next"
 
 
@@ -475,7 +469,7 @@ async def test_closing_waits_for_what_runs_and_kills_what_does_not_end(tmp_path:
     assert await quick == b"tidied up"
     with pytest.raises(WorkerLostError, match="SIGKILL"):
         await stuck
-    assert not runs(int(pid_file.read_text()))
+    assert not lives(int(pid_file.read_text()))
     with pytest.raises(StreamtaskError, match="closed"):
         await sandbox.run(b"echo")
 
@@ -496,7 +490,7 @@ async def test_children_and_what_they_started_die_with_a_worker_that_is_killed(t
         worker.kill()
         await worker.wait()
 
-    await until(lambda: not runs(int(pid_file.read_text())))
+    await until(lambda: not lives(int(pid_file.read_text())))
 
 
 async def test_a_script_is_loaded_beside_its_own_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

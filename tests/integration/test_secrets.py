@@ -19,6 +19,7 @@ from streamtask.errors import StreamtaskError
 from streamtask.transport.connect import open_transport
 from tests.chaos.workers import Ledger, WorkerProcess, until
 from tests.command_line import ask, run
+from tests.processes import children_of
 from tests.servers import RedisServer, ServerBinary, free_port
 
 #: Each is a password or token somewhere, and none may be seen anywhere.
@@ -149,9 +150,8 @@ async def test_no_secret_is_seen_in_anything_that_a_worker_and_the_commands_say(
 def arguments_below(pid: int) -> bytes:
     """What `ps` shows of a process and of those that it has started."""
     shown = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") + b"\n"
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            shown += arguments_below(int(child))
+    for child in children_of(pid):
+        shown += arguments_below(child)
     return shown
 
 

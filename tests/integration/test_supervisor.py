@@ -16,6 +16,7 @@ import pytest
 
 from streamtask.worker import supervisor
 from streamtask.worker.started import SLOT_BYTES, started_entries
+from tests.processes import lives
 
 #: What every stand-in child begins with.
 PRELUDE = """
@@ -141,7 +142,7 @@ class Trial:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            until(lambda: not any(runs(pid) for pid in self.pids("started")))
+            until(lambda: not any(lives(pid) for pid in self.pids("started")))
 
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name
@@ -167,13 +168,6 @@ def until(condition: Callable[[], object], patience: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
 # ── death of a child ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -184,8 +178,8 @@ def test_a_killed_child_is_replaced_and_the_others_go_on(trial: Trial) -> None:
     os.kill(first, signal.SIGKILL)
 
     assert trial.wait_for("ready", 3)[:2] == [first, second]
-    assert runs(second)
-    assert not runs(first)
+    assert lives(second)
+    assert not lives(first)
 
 
 def test_what_a_killed_child_held_is_handed_back_with_what_it_had_started(trial: Trial) -> None:
@@ -226,7 +220,7 @@ def test_entries_go_back_only_after_the_whole_process_group_is_dead(trial: Trial
     os.kill(pid, signal.SIGKILL)
     until(trial.estates)
 
-    until(lambda: not runs(grandchild))
+    until(lambda: not lives(grandchild))
     assert trial.estates()[0]["owner"] == f"owner-{pid}"
 
 
@@ -288,7 +282,7 @@ def test_children_die_with_a_supervisor_that_is_killed(trial: Trial, body: str) 
     trial.signal(signal.SIGKILL)
     trial.wait()
 
-    until(lambda: not any(runs(pid) for pid in pids), patience=5)
+    until(lambda: not any(lives(pid) for pid in pids), patience=5)
 
 
 def test_what_children_have_started_dies_with_the_supervisor_too(trial: Trial) -> None:
@@ -305,7 +299,7 @@ def test_what_children_have_started_dies_with_the_supervisor_too(trial: Trial) -
     trial.signal(signal.SIGKILL)
     trial.wait()
 
-    until(lambda: not runs(int((trial.folder / "grandchild").read_text())))
+    until(lambda: not lives(int((trial.folder / "grandchild").read_text())))
 
 
 # ── signals ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -405,7 +399,7 @@ def test_successors_that_fail_leave_the_old_children_at_work(trial: Trial) -> No
     trial.signal(signal.SIGHUP)
 
     until(lambda: "supervisor.replacing_stopped" in trial.log())
-    assert all(runs(pid) for pid in old)
+    assert all(lives(pid) for pid in old)
     trial.signal(signal.SIGTERM)
     assert trial.wait() == 0
 

@@ -23,7 +23,8 @@ from streamtask_contrib.events import BotRequested, BotState
 from streamtask_contrib.leases import Lease
 
 from streamtask import App
-from tests.chaos.workers import lives, until
+from tests.chaos.workers import until
+from tests.processes import lives
 
 #: What is started for a bot here: it says nothing, and ends when it is told to.
 SLEEPS = ("/bin/sleep", "1000")

@@ -15,10 +15,11 @@ import pytest
 from streamtask_contrib.events import BotRecoveryRequested
 
 from tests.chaos.conftest import Measured
-from tests.chaos.workers import LONG, Ledger, emitted, lives, nothing_pending, until
+from tests.chaos.workers import LONG, Ledger, emitted, nothing_pending, until
 from tests.contrib.api.serving import quiet, tone
 from tests.contrib.bot.attempts import record
 from tests.contrib.bot.meetings import REAL, Meetings
+from tests.processes import lives
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -12,9 +12,10 @@ from urllib.parse import quote
 import pytest
 
 from tests.chaos.conftest import Measured
-from tests.chaos.workers import lives, until
+from tests.chaos.workers import until
 from tests.contrib.bot.attempts import Attempt, Stage
 from tests.contrib.pcm import quiet, tone
+from tests.processes import lives
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -20,7 +20,7 @@ from streamtask_contrib.bot.settings import BotSettings
 from streamtask_contrib.bot.states import Bot, ProcessIdentity
 
 from tests.chaos.leaks import open_files
-from tests.chaos.workers import lives
+from tests.processes import lives
 
 #: Tells what it was given, and then does what the test has put in the place of {}.
 PROGRAM = """
