@@ -18,7 +18,7 @@ from streamtask import steps
 from streamtask.clock import Clock, SystemClock
 from streamtask.codec import Codec
 from streamtask.context import Context, Emit
-from streamtask.envelope import Envelope
+from streamtask.envelope import Envelope, Writer
 from streamtask.errors import (
     ConfigurationError,
     EnvelopeError,
@@ -108,6 +108,8 @@ class Broker:
         self._limit = limit
         self._readings: dict[tuple[str, str], _Reading] = {}
         self._classes: dict[str, type[Event]] = {}
+        #: The classes of what was published or emitted so far.
+        self._published: dict[type[Event], tuple[EventType, Writer]] = {}
         #: The first class that declares the priorities of a stream.
         self._lanes: dict[str, EventType] = {}
 
@@ -393,16 +395,12 @@ class Broker:
             self._packed(
                 stream,
                 each.id,
-                envelopes.encode(
-                    event_type=each.task,
-                    schema_version="v1",
-                    source=self.name,
-                    payload=each.payload,
+                self._writer(each.task, "v1").write(
+                    each.payload,
                     event_id=each.id,
                     trace_id=trace_id,
                     timestamp=envelopes.timestamp(self.clock.now()),
                     causation_id=causation_id,
-                    limit=self._limit,
                 ),
                 delay=each.delay,
             )
@@ -547,21 +545,15 @@ class Broker:
             EventRefusedError: a consumer could not read it back; nothing was sent.
             ConfigurationError: its class does not declare the priority.
         """
-        described = describe(type(event))
-        if self._classes.get(described.type) is not described.cls:
-            self.know(described.cls)
-        body = envelopes.encode(
-            event_type=described.type,
-            schema_version=described.version,
-            source=self.name,
-            payload=dump(event),
+        described, writer = self._published.get(type(event)) or self._publishes(type(event))
+        body = writer.write(
+            dump(event),
             event_id=event_id,
             trace_id=trace_id,
             timestamp=envelopes.timestamp(self.clock.now()),
             key=key_of(event) if described.key else None,
             headers=headers,
             causation_id=causation_id,
-            limit=self._limit,
         )
         return self._packed(
             described.stream if priority is None else described.stream_of(priority),
@@ -574,8 +566,27 @@ class Broker:
             again=again,
         )
 
-    def _packed(self, stream: str, event_id: str, body: bytes, **options: Any) -> Outgoing:
-        """An envelope in the app's codec. `options`: fields of `Outgoing`."""
+    def _publishes(self, cls: type[Event]) -> tuple[EventType, Writer]:
+        described = self.know(cls)
+        self._published[cls] = described, self._writer(described.type, described.version)
+        return self._published[cls]
+
+    def _writer(self, type_: str, version: str) -> Writer:
+        return Writer(event_type=type_, schema_version=version, source=self.name, limit=self._limit)
+
+    def _packed(
+        self,
+        stream: str,
+        event_id: str,
+        body: bytes,
+        *,
+        delay: float | None,
+        at: datetime | None = None,
+        dedup_key: str | None = None,
+        debounce_key: str | None = None,
+        again: bool = False,
+    ) -> Outgoing:
+        """An envelope in the app's codec. Each field by name: `**` takes as long as all the rest."""
         content_type = content_encoding = None
         if not self._plain:
             body, content_type, content_encoding = self.codec.encode(body)
@@ -585,7 +596,11 @@ class Broker:
             event_id=event_id,
             content_type=content_type,
             content_encoding=content_encoding,
-            **options,
+            delay=delay,
+            at=at,
+            dedup_key=dedup_key,
+            debounce_key=debounce_key,
+            again=again,
         )
 
 

@@ -21,9 +21,9 @@ from streamtask.envelope import (
     MAX_NAME,
     Envelope,
     StoredEnvelope,
+    Writer,
     decode,
     emit_id,
-    encode,
     new_event_id,
     new_trace_id,
     timestamp,
@@ -63,8 +63,12 @@ def raw(payload: bytes) -> bytes:
 
 
 def written(**changes: object) -> bytes:
-    fields = {**PLAIN, "payload": b'{"order_id":"1","total":9.5}', **changes}
-    return encode(**fields)
+    return write(**{**PLAIN, "payload": b'{"order_id":"1","total":9.5}', **changes})
+
+
+def write(*, event_type: str, schema_version: str, source: str, payload: bytes, limit: int = MAX_BYTES, **fields):
+    writer = Writer(event_type=event_type, schema_version=schema_version, source=source, limit=limit)
+    return writer.write(payload, **fields)
 
 
 def test_an_envelope_typed_by_hand_is_read():
@@ -91,13 +95,13 @@ def test_what_is_written_has_the_form_and_the_order_of_the_contract():
 
 @given(
     event_type=names, schema_version=names, source=names, event_id=names, trace_id=names,
-    key=optional, span_id=optional, causation_id=optional,
+    key=optional, causation_id=optional,
     headers=st.none()
     | st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=3),
     seconds=st.floats(0, 4e9),
 )  # fmt: skip
 def test_what_is_written_is_read_back_equal(seconds, **fields):
-    envelope = decode(encode(payload=b'{"a":1}', timestamp=timestamp(seconds), **fields))
+    envelope = decode(write(payload=b'{"a":1}', timestamp=timestamp(seconds), **fields))
 
     assert {name: getattr(envelope, name) for name in fields} == fields
     assert abs(envelope.timestamp.timestamp() - seconds) < 0.001
@@ -189,12 +193,22 @@ def test_a_payload_that_is_json_but_beyond_reason_does_no_more_harm_than_an_erro
     probe(raw(payload))
 
 
-@pytest.mark.parametrize("name", ["event_type", "schema_version", "source", "event_id", "trace_id"])
-@pytest.mark.parametrize("value", ["", "x" * (MAX_NAME + 1), "lone \ud800 surrogate"])
+TOO_LONG_OR_NONE = ["", "x" * (MAX_NAME + 1)]
+
+
+@pytest.mark.parametrize("name", ["event_id", "trace_id"])
+@pytest.mark.parametrize("value", [*TOO_LONG_OR_NONE, "lone \ud800 surrogate"])
 def test_what_could_not_be_read_back_is_refused_when_written(name, value):
     with pytest.raises(EventRefusedError) as caught:
         written(**{name: value})
     assert caught.value.event_id == (value if name == "event_id" else PLAIN["event_id"])
+
+
+@pytest.mark.parametrize("name", ["event_type", "schema_version", "source"])
+@pytest.mark.parametrize("value", TOO_LONG_OR_NONE)
+def test_a_name_of_all_envelopes_that_could_not_be_read_back_is_refused_before_the_first(name, value):
+    with pytest.raises(EventRefusedError, match="1 to 512 characters"):
+        Writer(**{"event_type": "t", "schema_version": "v1", "source": "s", name: value})
 
 
 @pytest.mark.parametrize("headers", [{"a": 1}, {1: "a"}, {"a": "\ud800"}, {"a": None}])

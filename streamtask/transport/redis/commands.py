@@ -135,11 +135,19 @@ class Targets:
         """What is written to."""
         return [keys.stream(name) if name else self._outbox for name in self._places]
 
+    @property
+    def streams(self) -> list[str]:
+        """Those of them that are streams."""
+        return [name for name in self._places if name]
+
     def place(self, stream: str) -> int:
         """The place of a stream in KEYS; 0 where the outbox has to take what is for it."""
-        if self._is_elsewhere is not None and self._is_elsewhere(stream):
-            return 0
-        return self._places.setdefault(stream, _SETTLE_KEYS + 1 + len(self._places))
+        place = self._places.get(stream)
+        if place is None:
+            if self._is_elsewhere is not None and self._is_elsewhere(stream):
+                return 0
+            place = self._places[stream] = _SETTLE_KEYS + 1 + len(self._places)
+        return place
 
     def words(self, emit: Outgoing) -> list[Argument]:
         """One emit for the settle script."""
@@ -162,7 +170,7 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
     head = (delivery.entry_id, delivery.deliveries)
     match result:
         case Done() | Together():
-            return _handled(delivery, result, targets)
+            return _done(delivery, result, targets) if isinstance(result, Done) else _batch(delivery, result, targets)
         case Retry():
             return ("retry", *head, round(result.delay * 1000), int(result.failed), result.error)
         case Release():
@@ -179,9 +187,7 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
             return ("wait", *head, result.type, result.version, round(result.timeout * 1000))
 
 
-def _handled(delivery: Delivery, result: Done | Together, targets: Targets) -> Sequence[Argument]:
-    if isinstance(result, Done):
-        return _done(delivery, result, targets)
+def _batch(delivery: Delivery, result: Together, targets: Targets) -> Sequence[Argument]:
     words: list[Argument] = ["together", delivery.entry_id, delivery.deliveries, *_mark(result.mark)]
     words.append(len(result.others))
     for other, mark in result.others:

@@ -267,16 +267,17 @@ class RedisTransport:
             places[delivery.stream, delivery.group, delivery.owner].append(index)
         batches = [[settlements[i] for i in indexes] for indexes in places.values()]
         plain = [all(map(commands.is_plain, batch)) for batch in batches]
+        targets = [self._targets(stream) for stream, _, _ in places]
         calls = [
-            self._ack_call(batch) if simple else self._settle_call(batch)
-            for batch, simple in zip(batches, plain, strict=True)
+            self._ack_call(batch) if simple else self._settle_call(batch, written)
+            for batch, simple, written in zip(batches, plain, targets, strict=True)
         ]
         if failpoints.armed:
             # The loop comes to it after it has sent the calls, and before it reads a reply.
             asyncio.get_running_loop().call_soon(failpoints.reached, "settle_sent")
         replies = await self._wire.run_many(calls)
         if not all(plain):
-            await self._name_streams({emit.stream for _, result in settlements for emit in commands.emits_of(result)})
+            await self._name_streams({stream for written in targets for stream in written.streams})
         for (place, indexes), simple, call, reply in zip(places.items(), plain, calls, replies, strict=True):
             if isinstance(reply, ServerError):
                 # The group is gone, and with it all that was held.
@@ -323,7 +324,9 @@ class RedisTransport:
         args += [word for delivery, _ in batch for word in (delivery.entry_id, delivery.deliveries)]
         return self._ack, [keys.stream(first.stream)], args
 
-    def _settle_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
+    def _settle_call(
+        self, batch: Sequence[tuple[Delivery, Outcome]], targets: commands.Targets
+    ) -> tuple[Script, list[str], list[Argument]]:
         stream, group, owner = batch[0][0].stream, batch[0][0].group, batch[0][0].owner
         names = [
             keys.stream(stream),
@@ -335,7 +338,6 @@ class RedisTransport:
             keys.waits(stream, group),
             keys.types(stream, group),
         ]
-        targets = self._targets(stream)
         kept, words = 0, list[Argument]()
         for delivery, outcome in batch:
             kept = (
