@@ -102,7 +102,13 @@ def open_source(url: str, queue: str, options: Mapping[str, Any]) -> Source:
     try:
         connection = Connection(url, transport_options=dict(options), connect_timeout=5)
         driver = connection.transport.driver_type
-    except (KeyError, ImportError, ValueError) as error:
+    except (ImportError, AttributeError) as error:
+        # Without redis-py, kombu fails at the first attribute of it.
+        raise ConfigurationError(
+            f"--from {mask_url(url)}: kombu's driver for it is not installed; for Redis: pip install '.[bridge]' in a "
+            "checkout of streamtask"
+        ) from error
+    except (KeyError, ValueError) as error:
         raise ConfigurationError(f"--from {mask_url(url)}: kombu cannot use it: {error}") from error
     connection.transport_options = {**_DEFAULTS.get(driver, {}), **options}
     with _trouble_told(connection):

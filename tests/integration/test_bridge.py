@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -232,6 +233,12 @@ def test_a_url_of_no_transport_is_an_error_of_settings_without_its_password() ->
     with pytest.raises(ConfigurationError, match="kombu cannot use it") as caught:
         open_source("nothing://me:hunter2@host", "celery", {})
     assert "hunter2" not in str(caught.value)
+
+
+def test_without_the_driver_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kombu.transport.redis.redis", None)
+    with pytest.raises(ConfigurationError, match=re.escape("pip install '.[bridge]'")):
+        open_source("redis://:canary@h/0", "celery", {})
 
 
 def test_a_message_put_aside_keeps_every_field_that_celery_gave_it(

@@ -15,10 +15,11 @@ from streamtask.errors import ConfigurationError, TransportError
 from streamtask.transport.port import Transport
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.addresses import cluster_of
-from streamtask.transport.redis.client import DisconnectedError, Script, ServerError
+from streamtask.transport.redis.client import Script
 from streamtask.transport.redis.cluster import Cluster, ClusterWire
 from streamtask.transport.redis.cluster_transport import ClusterTransport
 from streamtask.transport.redis.hashslots import slot_of
+from streamtask.transport.redis.line import DisconnectedError, ServerError
 from streamtask.transport.redis.transport import RedisTransport
 from streamtask.transport.values import Done, Mark, Outgoing, StoredBlob, Subscription, Verdict
 from tests.conformance.engines import same_slot_as
@@ -379,12 +380,3 @@ async def test_a_clusters_url_that_names_a_single_server_says_what_to_write(priv
 def test_a_clusters_url_that_cannot_be_read_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read"):
         cluster_of(url)
-
-
-def test_a_clusters_url_names_nodes_and_how_to_connect_to_any_of_them() -> None:
-    nodes, connections_to = cluster_of("rediss+cluster://me:p%40ss@a:1,[::1]:2,c/0?ssl_cert_reqs=none")
-
-    assert nodes == [("a", 1), ("::1", 2), ("c", 6379)]
-    connection = connections_to(("d", 9))()
-    assert (connection.host, connection.port, connection.username, connection.password) == ("d", 9, "me", "p@ss")
-    assert type(connection).__name__ == "SSLConnection"

@@ -11,8 +11,8 @@ import pytest
 from streamtask import App, Event
 from streamtask.errors import TransportError
 from streamtask.transport.redis import keys
-from streamtask.transport.redis.client import DisconnectedError
 from streamtask.transport.redis.cluster_transport import ClusterTransport
+from streamtask.transport.redis.line import DisconnectedError
 from streamtask.transport.redis.outbox import RedisOutbox
 from streamtask.transport.values import Dead, Delivery, Done, Outgoing, Subscription
 from tests.acl import rights

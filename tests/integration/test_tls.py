@@ -294,7 +294,7 @@ async def test_a_client_shows_its_own_certificate_where_the_server_asks_for_one(
     [
         ("ssl_ca_certs=/nowhere/ca.pem", "No such file"),
         ("ssl_certfile=/nowhere/cert.pem", "No such file"),
-        ("ssl_cert_reqs=perhaps", "perhaps"),
+        ("ssl_cert_reqs=perhaps", "'ssl_cert_reqs'"),
         ("ssl_shoe_size=7", "'ssl_shoe_size'"),
     ],
 )

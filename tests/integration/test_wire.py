@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from streamtask.transport.redis.addresses import connection_factory
-from streamtask.transport.redis.client import DisconnectedError, Wire
+from streamtask.transport.redis.addresses import dial_of
+from streamtask.transport.redis.client import Wire
+from streamtask.transport.redis.line import DisconnectedError
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 
@@ -26,7 +27,7 @@ async def proxy(redis_server: RedisServer) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def wire(proxy: Proxy) -> AsyncIterator[Wire]:
-    wire = Wire(connection_factory(proxy.url))
+    wire = Wire(dial_of(proxy.url))
     assert await wire.call("PING") == b"PONG"
     yield wire
     await wire.close()

@@ -61,6 +61,14 @@ print(*sys.modules)
     assert {"prometheus_client", "http.server", "cronsim", "kombu", "sqlalchemy"} & set(loaded) == set()
 
 
+def test_a_worker_on_redis_does_not_load_redis_py_which_takes_longer_than_all_of_ours() -> None:
+    names = ("worker.child", "worker.worker", "transport.redis.transport", "transport.redis.cluster_transport")
+    code = f"import sys, {', '.join(f'streamtask.{name}' for name in names)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "streamtask.transport.redis.connecting" in loaded
+    assert "redis" not in loaded
+
+
 @pytest.mark.parametrize(
     ("url", "engine"),
     [("memory://", "memory"), ("embedded://x", "embedded"), ("redis://localhost", "redis")],

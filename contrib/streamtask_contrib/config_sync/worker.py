@@ -15,7 +15,6 @@ from streamtask_contrib.config_sync.redaction import Sealing
 from streamtask_contrib.config_sync.settings import ConfigSettings
 from streamtask_contrib.config_sync.sources.folder import FolderSource
 from streamtask_contrib.config_sync.sources.port import Source
-from streamtask_contrib.config_sync.sources.redis_hash import RedisHashSource
 from streamtask_contrib.config_sync.versions import Configs, Version
 from streamtask_contrib.config_sync.watching import Watch
 from streamtask_contrib.duties import running
@@ -134,9 +133,10 @@ def sources(settings: ConfigSettings) -> list[Source]:
         url = settings.redis_url.get_secret_value()
         if not url:
             raise ConfigurationError("STREAMTASK_CONFIG_HASHES needs STREAMTASK_CONFIG_REDIS_URL")
-        found.append(RedisHashSource(url, settings.hashes, every=settings.every))
+        redis_hash = import_module("streamtask_contrib.config_sync.sources.redis_hash")
+        found.append(redis_hash.RedisHashSource(url, settings.hashes, every=settings.every))
     if settings.pages:
-        # Only who has pages needs httpx.
+        # Only who has pages needs httpx, and who has hashes redis.
         found.append(import_module("streamtask_contrib.config_sync.sources.http").HttpSource(settings))
     if not found:
         raise ConfigurationError("nothing is to be watched: set STREAMTASK_CONFIG_FOLDER, _HASHES or _PAGES")

@@ -1,24 +1,22 @@
-"""A broker URL → what makes connections: to the server, to the primary that the sentinels name, to a cluster's nodes.
+"""A broker URL → what connects: to the server, to the primary that the sentinels name, to a cluster's nodes.
 
-It stands on redis-py's connections for addresses, TLS, AUTH and SELECT. Nothing here sends a command of ours, but the
-question to the sentinels.
+The options of a URL have the names that redis-py gave them, which people know. Nothing here sends a command of ours,
+but the question to the sentinels.
 """
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
-from urllib.parse import unquote, urlsplit
-
-import redis.asyncio.connection as redis_connection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from streamtask.errors import ConfigurationError, TransportError
 from streamtask.redact import mask_url
-from streamtask.transport.redis.client import COMMAND_TIMEOUT, ConnectionFactory, DisconnectedError, Wire
+from streamtask.transport.redis.client import Dial, Wire
+from streamtask.transport.redis.connecting import Target, Tls, connect
+from streamtask.transport.redis.line import Line, UnreachableError
 
 #: Host and port.
 Address = tuple[str, int]
@@ -27,139 +25,171 @@ Address = tuple[str, int]
 _SENTINEL_TIMEOUT = 1.0
 _SENTINEL_PORT = 26379
 _SENTINEL = "+sentinel://"
-#: Options of a URL that are for the sentinels, and how a connection to one calls them.
+#: Options for the sentinels, and what they are to a connection.
 _FOR_SENTINELS = {"sentinel_username": "username", "sentinel_password": "password"}
-
-
-def connection_factory(url: str) -> ConnectionFactory:
-    """A factory of connections for a URL: redis, rediss, unix, valkey, valkeys, redis+sentinel or rediss+sentinel.
-
-    Raises:
-        ConfigurationError: it cannot be read, or an option or a file that it names is wrong.
-    """
-    try:
-        make = _sentinel_factory(url) if _SENTINEL in url else _server_factory(url)
-        _check(make())
-    except (ValueError, TypeError, OSError, RedisError) as error:
-        blame = _blame(error)
-    else:
-        return make
-    # Out here without a cause: it quotes what it could not read, which may be a part of the password.
-    raise _unreadable(url, blame)
-
-
-def _unreadable(url: str, blame: str) -> ConfigurationError:
-    # Without the options: the name of a mistyped one does not tell whether it is a secret.
-    return ConfigurationError(f"the broker URL {mask_url(url).partition('?')[0]} cannot be read: {blame}")
-
-
-def _server_factory(url: str) -> ConnectionFactory:
-    options = _options(url.replace("valkey", "redis", 1) if url.startswith("valkey") else url)
-    make = options.pop("connection_class", redis_connection.Connection)
-    if make is redis_connection.UnixDomainSocketConnection:
-        del options["socket_keepalive"]
-    # No `partial`: it shows its arguments.
-    return lambda: make(**options)
-
-
-def cluster_of(url: str) -> tuple[list[Address], Callable[[Address], ConnectionFactory]]:
-    """redis+cluster://[user:password@]host:port,host:port: some nodes to ask first, and how to connect to any of them.
-
-    rediss+cluster:// for TLS; after a question mark the same options as for one server.
-
-    Raises:
-        ConfigurationError: as from `connection_factory`.
-    """
-    try:
-        nodes, make = _cluster_factory(url)
-        _check(make(nodes[0])())
-    except (ValueError, TypeError, OSError, RedisError) as error:
-        blame = _blame(error)
-    else:
-        return nodes, make
-    raise _unreadable(url, blame)
-
-
-def _cluster_factory(url: str) -> tuple[list[Address], Callable[[Address], ConnectionFactory]]:
-    scheme, _, rest = url.partition("://")
-    place, mark, query = rest.partition("?")
-    credentials, at, hosts = place.rpartition("@")
-    hosts, slash, database = hosts.partition("/")
-    nodes = [_node(address) for address in hosts.split(",")]
-    # What is the same for every node, read as of one server.
-    plain = f"{scheme.removesuffix('+cluster')}://{credentials}{at}localhost{slash}{database}{mark}{query}"
-    options = _options(plain)
-    make = options.pop("connection_class", redis_connection.Connection)
-
-    def connections_to(node: Address) -> ConnectionFactory:
-        # No `partial`: it shows its arguments.
-        return lambda: make(**options | {"host": node[0], "port": node[1]})
-
-    return nodes, connections_to
-
-
-def _node(address: str) -> Address:
-    parts = urlsplit(f"//{address}")
-    if not parts.hostname:
-        raise _UrlError("expected host:port,host:port")
-    return parts.hostname, parts.port or 6379
-
-
-def _options(url: str) -> dict[str, Any]:
-    """What redis-py makes of a URL, and our defaults. It would take what it cannot read for left out."""
-    parts = urlsplit(url)
-    database = "" if parts.scheme == "unix" else parts.path.strip("/")
-    if "#" in url or "@" in database:
-        raise _UrlError("in a password, `/` is written as %2F, `?` as %3F and `#` as %23")
-    if database and not database.isdecimal():
-        raise _UrlError("its database is no number")
-    given: dict[str, Any] = dict(redis_connection.parse_url(url))
-    given.pop("max_connections", None)
-    return {**_defaults(), **given}
-
-
-def _defaults() -> dict[str, Any]:
-    return {
-        "protocol": 2,
-        # No time limit inside redis-py: `Wire` holds one for the whole exchange, which costs a tenth.
-        "socket_timeout": None,
-        "socket_connect_timeout": COMMAND_TIMEOUT,
-        "socket_keepalive": True,
-        "health_check_interval": 0,
-        "retry": Retry(NoBackoff(), 0),
+#: What URLs have for pools and clients of other libraries. Taken, and without meaning here.
+_FOR_OTHERS = frozenset(
+    {
+        "decode_responses",
+        "health_check_interval",
+        "max_connections",
+        "protocol",
+        "retry_on_timeout",
+        "socket_read_size",
+        "socket_timeout",
     }
+)
+_ESCAPES = "in a password, `/` is written as %2F, `?` as %3F and `#` as %23"
+_NO = frozenset({"0", "f", "false", "n", "no"})
+_CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
 
-def _check(connection: Any) -> None:
-    """Read the files that a connection would, so that a missing one is told at once and not retried for ever."""
-    if isinstance(connection, redis_connection.SSLConnection):
-        connection.ssl_context.get()
+T = TypeVar("T")
 
 
 class _UrlError(ValueError):
-    """What is wrong with a URL; quotes nothing of it."""
+    """What is wrong with a URL; quotes nothing of it but the name of an option."""
 
 
-def _blame(error: Exception) -> str:
-    """What is wrong with a URL, quoting nothing of it but the name of an option."""
-    if isinstance(error, _UrlError | RedisError):
-        return str(error)
-    if isinstance(error, OSError):
-        return f"a file that its ssl_ options name: {error}"
-    if isinstance(error, TypeError):
-        # "...got an unexpected keyword argument 'NAME'"
-        return f"it has an option that this kind of URL does not know: {str(error).rpartition(' ')[2]}"
-    return (
-        "expected SCHEME://user:password@host:port/database?option=value, and in user and password % and two "
-        "hexadecimal digits for every character that is no letter or digit"
-    )
+# ── options ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _sentinel_factory(url: str) -> ConnectionFactory:
-    """redis+sentinel://[user:password@]host:port,host:port/service[/db]; connects to the primary of the service.
+def _flag(text: str) -> bool:
+    return text.lower() not in _NO
 
-    With rediss, TLS to the sentinels too.
+
+def _verify_flags(text: str) -> tuple[ssl.VerifyFlags, ...]:
+    return tuple(ssl.VerifyFlags[name.strip()] for name in text.strip("[]").split(","))
+
+
+#: Option → the field of `Target`, and how its text is read.
+_OF_TARGET: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "client_name": ("client_name", str),
+    "db": ("database", int),
+    "password": ("password", str),
+    "socket_connect_timeout": ("timeout", float),
+    "socket_keepalive": ("keepalive", _flag),
+    "username": ("username", str),
+}
+#: The same for `Tls`, without the `ssl_` before them.
+_OF_TLS: Mapping[str, Callable[[str], Any]] = {
+    "ca_certs": str,
+    "ca_data": str,
+    "ca_path": str,
+    "cert_reqs": _CERT_REQS.__getitem__,
+    "certfile": str,
+    "check_hostname": _flag,
+    "ciphers": str,
+    "exclude_verify_flags": _verify_flags,
+    "include_verify_flags": _verify_flags,
+    "keyfile": str,
+    "min_version": lambda text: ssl.TLSVersion(int(text)),
+    "password": str,
+}
+
+
+def _fields(query: str, *, secure: bool) -> dict[str, Any]:
+    """The options of a URL as fields of `Target`."""
+    fields: dict[str, Any] = {}
+    tls: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        of_tls = name.removeprefix("ssl_")
+        try:
+            if name in _OF_TARGET:
+                field, read = _OF_TARGET[name]
+                fields[field] = read(text)
+            elif secure and name.startswith("ssl_") and of_tls in _OF_TLS:
+                tls[of_tls] = _OF_TLS[of_tls](text)
+            elif name not in _FOR_OTHERS and "@" in query:
+                # What stands before it may be the half of a password.
+                raise _UrlError(_ESCAPES)
+            elif name not in _FOR_OTHERS:
+                raise _UrlError(f"it has an option that this kind of URL does not know: {name!r}")
+        except (ValueError, KeyError) as error:
+            if isinstance(error, _UrlError):
+                raise
+            raise _UrlError(f"its option {name!r} has a value that it cannot have") from None
+    if secure:
+        fields["tls"] = Tls(**tls)
+        # A file that is missing is told at once, and not looked for again at each connect.
+        fields["tls"].context()
+    return fields
+
+
+# ── one server ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def target_of(url: str) -> Target:
+    """What redis://, rediss://, unix://, valkey:// and valkeys:// URLs name. Raises ConfigurationError."""
+    return _read(url, _server)
+
+
+def _server(url: str) -> Target:
+    parts = urlsplit(url.replace("valkey", "redis", 1) if url.startswith("valkey") else url)
+    database = "" if parts.scheme == "unix" else parts.path.strip("/")
+    if "#" in url or "@" in database:
+        raise _UrlError(_ESCAPES)
+    if database and not database.isdecimal():
+        raise _UrlError("its database is no number")
+    fields = _fields(parts.query, secure=parts.scheme == "rediss")
+    if database:
+        fields.setdefault("database", int(database))
+    if parts.username:
+        fields["username"] = unquote(parts.username)
+    if parts.password:
+        fields["password"] = unquote(parts.password)
+    if parts.scheme == "unix":
+        return Target(path=unquote(parts.path), **fields)
+    if parts.hostname:
+        fields["host"] = unquote(parts.hostname)
+    return Target(port=parts.port or 6379, **fields)
+
+
+# ── sentinels ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Watched:
+    """The primary that sentinels know by a name."""
+
+    __slots__ = ("primary", "sentinel", "sentinels", "service")
+
+    def __init__(self, sentinels: Sequence[Address], service: str, sentinel: Target, primary: Target) -> None:
+        self.sentinels = sentinels
+        self.service = service
+        #: How to greet one of them, and the primary; where the primary is, they say.
+        self.sentinel = sentinel
+        self.primary = primary
+
+    async def connect(self) -> Line:
+        """Ask the sentinels in turn, then connect."""
+        return await connect(self.primary.at(await self._ask()))
+
+    async def _ask(self) -> Address:
+        trouble = []
+        for host, port in self.sentinels:
+            wire = Wire(partial(connect, self.sentinel.at((host, port))))
+            try:
+                found = await wire.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service, timeout=_SENTINEL_TIMEOUT)
+            except TransportError as error:
+                trouble.append(f"{host}:{port}: {error}")
+            else:
+                if found is not None:
+                    return found[0].decode(), int(found[1])
+                trouble.append(f"{host}:{port} does not know it")
+            finally:
+                await wire.close()
+        raise UnreachableError(f"no sentinel names a primary of {self.service!r} ({'; '.join(trouble)})")
+
+
+def watched_of(url: str) -> Watched:
+    """redis+sentinel://[user:password@]host:port,host:port/service[/db]; with rediss, TLS to the sentinels too.
+
+    Raises ConfigurationError.
     """
+    return _read(url, _watched)
+
+
+def _watched(url: str) -> Watched:
     # Not by `urlsplit`: newer Pythons refuse a list of hosts with an IPv6 address in it.
     scheme, _, rest = url.partition("+sentinel://")
     place, mark, query = rest.partition("?")
@@ -170,59 +200,74 @@ def _sentinel_factory(url: str) -> ConnectionFactory:
         raise _UrlError("expected redis+sentinel://host:port,host:port/service")
     addresses = [urlsplit(f"//{address}") for address in hosts.split(",")]
     sentinels = [(address.hostname or "", address.port or _SENTINEL_PORT) for address in addresses]
-    options = _options(f"{scheme}://{credentials}{at}primary/{database}{mark}{query}")
-    make = _SecureSentinelConnection if scheme == "rediss" else _SentinelConnection
-    plain = redis_connection.SSLConnection if scheme == "rediss" else redis_connection.Connection
-    for name in ("connection_class", "host"):
-        options.pop(name, None)
-    own = {theirs: options.pop(ours) for ours, theirs in _FOR_SENTINELS.items() if ours in options}
-    ssl = {name: value for name, value in options.items() if name.startswith("ssl_")}
-
-    def ask(host: str, port: int) -> Any:
-        return plain(host=host, port=port, **_defaults(), **own, **ssl)
-
-    return lambda: make(sentinels, ask, unquote(service), options)
+    options = parse_qsl(query, keep_blank_values=True)
+    own: dict[str, Any] = {_FOR_SENTINELS[name]: text for name, text in options if name in _FOR_SENTINELS}
+    others = "&".join(each for each in query.split("&") if each.partition("=")[0] not in _FOR_SENTINELS)
+    primary = _server(f"{scheme}://{credentials}{at}primary/{database}{mark}{others}")
+    sentinel = Target(timeout=_SENTINEL_TIMEOUT, keepalive=primary.keepalive, tls=primary.tls, **own)
+    return Watched(sentinels, unquote(service), sentinel, primary)
 
 
-class _SentinelConnection(redis_connection.Connection):
-    """A connection to what the sentinels call the primary at the moment of connecting.
+# ── clusters ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    redis-py has one too. It keeps connections to the sentinels open that nothing closes.
+
+def cluster_of(url: str) -> tuple[list[Address], Target]:
+    """redis+cluster://[user:password@]host:port,host:port: some nodes to ask first, and how to greet any of them.
+
+    rediss+cluster:// for TLS; after a question mark the same options as for one server.
+
+    Raises:
+        ConfigurationError: as from `dial_of`.
     """
-
-    def __init__(
-        self,
-        sentinels: Sequence[Address],
-        ask: Callable[[str, int], Any],
-        service: str,
-        options: Mapping[str, Any],
-    ) -> None:
-        super().__init__(**options)
-        self._sentinels = sentinels
-        self._ask = ask
-        self._service = service
-
-    async def connect(self) -> None:
-        """Ask the sentinels in turn, then connect."""
-        self.host, self.port = await self._primary()
-        await super().connect()  # type: ignore[no-untyped-call] # redis-py leaves it unannotated
-
-    async def _primary(self) -> Address:
-        trouble = []
-        for host, port in self._sentinels:
-            wire = Wire(partial(self._ask, host, port))
-            try:
-                found = await wire.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service, timeout=_SENTINEL_TIMEOUT)
-            except TransportError as error:
-                trouble.append(f"{host}:{port}: {error}")
-            else:
-                if found is not None:
-                    return found[0].decode(), int(found[1])
-                trouble.append(f"{host}:{port} does not know it")
-            finally:
-                await wire.close()
-        raise DisconnectedError(f"no sentinel names a primary of {self._service!r} ({'; '.join(trouble)})")
+    return _read(url, _cluster)
 
 
-class _SecureSentinelConnection(_SentinelConnection, redis_connection.SSLConnection):
-    """The same with TLS."""
+def _cluster(url: str) -> tuple[list[Address], Target]:
+    scheme, _, rest = url.partition("://")
+    place, mark, query = rest.partition("?")
+    credentials, at, hosts = place.rpartition("@")
+    hosts, slash, database = hosts.partition("/")
+    nodes = [_node(address) for address in hosts.split(",")]
+    # What is the same for every node, read as of one server.
+    plain = f"{scheme.removesuffix('+cluster')}://{credentials}{at}localhost{slash}{database}{mark}{query}"
+    return nodes, _server(plain)
+
+
+def _node(address: str) -> Address:
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname:
+        raise _UrlError("expected host:port,host:port")
+    return parts.hostname, parts.port or 6379
+
+
+# ── any of the first two ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def dial_of(url: str) -> Dial:
+    """What connects to a URL: redis, rediss, unix, valkey, valkeys, redis+sentinel or rediss+sentinel.
+
+    Raises:
+        ConfigurationError: it cannot be read, or an option or a file that it names is wrong.
+    """
+    return watched_of(url).connect if _SENTINEL in url else partial(connect, target_of(url))
+
+
+def _read(url: str, read: Callable[[str], T]) -> T:
+    try:
+        return read(url)
+    except (ValueError, OSError) as error:
+        blame = _blame(error)
+    # Out here without a cause: it quotes what it could not read, which may be a part of the password. And without the
+    # options: the name of a mistyped one does not tell whether it is a secret.
+    raise ConfigurationError(f"the broker URL {mask_url(url).partition('?')[0]} cannot be read: {blame}")
+
+
+def _blame(error: Exception) -> str:
+    if isinstance(error, _UrlError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"a file that its ssl_ options name: {error}"
+    return (
+        "expected SCHEME://user:password@host:port/database?option=value, and in user and password % and two "
+        "hexadecimal digits for every character that is no letter or digit"
+    )

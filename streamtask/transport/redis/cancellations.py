@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamtask.transport.redis import keys
-from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument
 from streamtask.transport.values import Result
 
 

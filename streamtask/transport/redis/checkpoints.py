@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 from streamtask.transport.redis import keys
-from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument, ServerError
 from streamtask.transport.values import Delivery, Progress
 
 _STATE: Final = ":s"

@@ -1,78 +1,20 @@
-"""One connection to Redis: commands out, replies back in order, errors as our own. Knows no streams, never retries.
-
-redis-py makes the connection (`addresses.py`) and greets the server; then its socket is ours. redis-py's client retries
-writes by itself, which doubles entries; its reading side wakes a task several times for each reply and takes one
-command at a time. Here hiredis reads what has come in and hands the replies to those who asked, in the order of their
-questions, so that many may ask at once without waiting for each other.
-"""
+"""Commands and scripts to Redis on a connection that is there when it is needed. Knows no streams, never retries."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import hiredis
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from redis.exceptions import ConnectionError as RedisConnectionError
-
-from streamtask.errors import TransportError
+from streamtask.transport.redis.line import COMMAND_TIMEOUT, Argument, DisconnectedError, Line, ServerError
 from streamtask.transport.redis.permissions import lacking
 
-Argument = str | bytes | int | float
-#: Builds a redis-py connection that is not connected yet.
-ConnectionFactory = Callable[[], Any]
-
-#: Seconds for a command that does not block on purpose, and for connecting.
-COMMAND_TIMEOUT = 5.0
-#: A reply that is late is waited for while bytes move: seconds in which none has moved, and it is given up.
-_STILL = 2.0
-#: After one of these the server will not take our commands on this connection: resolve and connect anew.
-#: UNBLOCKED: a primary has become a replica, and closes the connection after it.
-_RECONNECT = frozenset({"READONLY", "LOADING", "MASTERDOWN", "UNKILLABLE", "NOAUTH", "UNBLOCKED"})
-#: How Redis 6.2 wraps what a command within a script was refused with.
-_WITHIN_SCRIPT = re.compile(r"@user_script: ?\d+: -?([A-Z]+ .+)", re.DOTALL)
-#: How a script is told that the ACL of its user does not allow a command or key: before Redis 7.2, and since.
-_NOT_ALLOWED = re.compile("The user executing the script can't|ACL failure in script")
-#: What to think of when a server hangs up on our greeting, without and with TLS.
-_HUNG_UP = {
-    False: "; is it a port of TLS? Its URLs begin with rediss://",
-    True: "; over TLS: does the server ask for a certificate of ours (ssl_certfile, ssl_keyfile)?",
-}
-#: What hiredis answers while a reply is not whole.
-_NOT_YET = object()
-
-#: A command as bytes. hiredis takes a tenth of redis-py's time for it.
-_pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment] # it says: one word
-
-
-class DisconnectedError(TransportError):
-    """No reply: whether the command ran is unknown."""
-
-    is_unknown = True
-
-
-class UnreachableError(DisconnectedError):
-    """No connection: nothing was sent."""
-
-    is_unknown = False
-
-
-class ServerError(TransportError):
-    """The server replied with an error."""
-
-    def __init__(self, message: str) -> None:
-        within = _WITHIN_SCRIPT.search(message)
-        message = within[1] if within else message
-        super().__init__(message)
-        #: First word of the reply: "NOGROUP", "OOM", "NOSCRIPT", "ERR"...
-        self.code = "NOPERM" if _NOT_ALLOWED.search(message) else message.split(" ", 1)[0].rstrip(":")
+#: Connects. Raises ServerError where the server refuses who we are, UnreachableError where there is no connection.
+Dial = Callable[[], Awaitable[Line]]
 
 
 class Script:
@@ -154,9 +96,9 @@ class Caller(ABC):
 class Wire(Caller):
     """A connection that is there when it is needed. Any number of tasks may use it at once."""
 
-    def __init__(self, make: ConnectionFactory) -> None:
-        self._make = make
-        self._line: _Line | None = None
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
+        self._line: Line | None = None
         self._connecting = asyncio.Lock()
         self._generation = 0
 
@@ -172,7 +114,7 @@ class Wire(Caller):
         line = self._line
         if line is None or line.is_over:
             line = await self._connected()
-        replies = await line.ask(b"".join([_packed(command) for command in commands]), len(commands), timeout)
+        replies = await line.ask(commands, timeout)
         return [*map(_explained, replies, commands)] if line.may_not else replies
 
     async def close(self) -> None:
@@ -181,135 +123,12 @@ class Wire(Caller):
         if line is not None:
             line.drop(DisconnectedError("the connection was closed"))
 
-    async def _connected(self) -> _Line:
+    async def _connected(self) -> Line:
         async with self._connecting:
             if self._line is None or self._line.is_over:
-                self._line = await self._connect()
+                self._line = await self._dial()
                 self._generation += 1
             return self._line
-
-    async def _connect(self) -> _Line:
-        connection = self._make()
-        try:
-            async with asyncio.timeout(COMMAND_TIMEOUT):
-                await connection.connect()
-            return _Line(connection)
-        except BaseException as error:
-            await connection.disconnect(nowait=True)
-            if isinstance(error, RedisError | OSError | TimeoutError):
-                raise _translate(error, secure=hasattr(connection, "ssl_context")) from _without_frames(error)
-            raise
-
-
-class _Question:
-    """A pipeline that was sent, and what has been answered so far."""
-
-    __slots__ = ("answer", "deadline", "replies", "wanted")
-
-    def __init__(self, answer: asyncio.Future[list[Any]], wanted: int, deadline: float) -> None:
-        self.answer = answer
-        self.wanted = wanted
-        self.deadline = deadline
-        self.replies: list[Any] = []
-
-
-class _Line(asyncio.Protocol):
-    """One connected socket. Ends for good at the first trouble, and then says so to all who wait."""
-
-    def __init__(self, connection: Any) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._reader = hiredis.Reader(replyError=ServerError, notEnoughData=_NOT_YET)
-        self._questions: deque[_Question] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        #: When bytes came last; how many were handed to the socket; how many of them had left at the last look, and how
-        #: many waited.
-        self._heard_at = 0.0
-        self._written = 0
-        self._left = 0
-        self._waited = 0
-        #: Nothing more may be asked here.
-        self.is_over = False
-        #: The server has refused something here because its ACL does not allow it.
-        self.may_not = False
-        # redis-py has no public way to hand over its socket. It keeps nothing, or it would close ours one day; the
-        # writer is kept here, which closes the socket when it is collected.
-        self._writer: asyncio.StreamWriter = connection._writer  # noqa: SLF001
-        connection._writer = connection._reader = None  # noqa: SLF001
-        self._transport = self._writer.transport
-        self._transport.set_protocol(self)
-
-    async def ask(self, packed: bytes, wanted: int, timeout: float) -> list[Any]:
-        """Send a pipeline; its replies. Cancelled, it leaves the replies unread, and the others theirs."""
-        answer: asyncio.Future[list[Any]] = self._loop.create_future()
-        deadline = self._loop.time() + timeout
-        self._questions.append(_Question(answer, wanted, deadline))
-        if self._timer is None or deadline < self._timer.when():
-            self._look_at(deadline)
-        self._written += len(packed)
-        self._transport.write(packed)
-        return await answer
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the loop: hand out the replies that are whole."""
-        reader, questions = self._reader, self._questions
-        self._heard_at = self._loop.time()
-        try:
-            reader.feed(data)
-            while (reply := reader.gets()) is not _NOT_YET:
-                question = questions[0]
-                question.replies.append(reply)
-                if isinstance(reply, ServerError):
-                    self.is_over = self.is_over or reply.code in _RECONNECT
-                    self.may_not = self.may_not or reply.code == "NOPERM"
-                if len(question.replies) == question.wanted:
-                    questions.popleft()
-                    if not question.answer.done():
-                        question.answer.set_result(question.replies)
-        except (hiredis.ProtocolError, IndexError) as error:
-            self.drop(DisconnectedError(f"the server does not speak the protocol: {error!r}"))
-        if self.is_over and not questions:
-            self.drop(DisconnectedError("the connection was closed"))
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Called by the loop."""
-        self.drop(DisconnectedError(str(error) if error else "the server closed the connection"))
-
-    def drop(self, reason: DisconnectedError) -> None:
-        """Close the socket, and tell all who wait."""
-        self.is_over = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._transport.abort()
-        questions, self._questions = self._questions, deque()
-        for question in questions:
-            if not question.answer.done():
-                question.answer.set_exception(DisconnectedError(str(reason)))
-
-    def _look_at_the_time(self) -> None:
-        # One timer for all: what was asked first has to be answered first.
-        self._timer = None
-        if self._questions:
-            now, next_look = self._loop.time(), self._questions[0].deadline
-            if next_look <= now:
-                if not self._moves(now):
-                    self.drop(DisconnectedError("no reply in time"))
-                    return
-                next_look = now + _STILL
-            self._look_at(next_look)
-
-    def _look_at(self, moment: float) -> None:
-        if self._timer is not None:
-            # Set for a question that was given longer, and has been answered.
-            self._timer.cancel()
-        self._timer = self._loop.call_at(moment, self._look_at_the_time)
-
-    def _moves(self, now: float) -> bool:
-        """Whether bytes are under way: whoever gave up a large reply on a slow network would ask for it for ever."""
-        waited, self._waited = self._waited, self._transport.get_write_buffer_size()
-        left_before, self._left = self._left, self._written - self._waited
-        is_sending = (waited or self._waited) and self._left > left_before
-        return bool(is_sending) or now - self._heard_at < _STILL
 
 
 def _explained(reply: Any, command: Sequence[Argument]) -> Any:
@@ -327,36 +146,3 @@ def _text_of(sha: str) -> str | None:
     """The text of the script of ours that a server knows by this name."""
     names = [file.name.removesuffix(".lua") for file in (files(__package__) / "scripts").iterdir()]
     return next((script.text for script in map(Script, names) if script.sha == sha), None)
-
-
-def _packed(command: Sequence[Argument]) -> bytes:
-    try:
-        return _pack(tuple(command))
-    except UnicodeEncodeError:
-        # The name of something foreign, read with `keys.text`.
-        words = (word.encode("utf-8", "surrogateescape") if isinstance(word, str) else word for word in command)
-        return _pack(tuple(words))
-
-
-def _without_frames(error: BaseException) -> BaseException:
-    """An error of redis-py without its frames, whose local variables hold the password."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    return error
-
-
-def _translate(error: Exception, *, secure: bool) -> TransportError:
-    """What went wrong while connecting. `secure`: over TLS."""
-    if isinstance(error, AuthenticationError):
-        return ServerError(f"NOAUTH {error}")
-    if isinstance(error, TimeoutError) and not isinstance(error, RedisError):
-        return UnreachableError(f"no connection in time{'; does this port speak TLS?' if secure else ''}")
-    if isinstance(error, ResponseError):
-        return ServerError(str(error))
-    if isinstance(error, RedisConnectionError | OSError):
-        hung_up = isinstance(error.__context__, ConnectionResetError) or "closed by server" in str(error)
-        hint = _HUNG_UP[secure] if hung_up else ""
-        return UnreachableError(f"{error}{hint}" if str(error) else type(error).__name__)
-    return UnreachableError(f"{type(error).__name__}: {error}")

@@ -11,21 +11,16 @@ import asyncio
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from streamtask.errors import ConfigurationError, TransportError
 from streamtask.transport.redis.addresses import Address
-from streamtask.transport.redis.client import (
-    COMMAND_TIMEOUT,
-    Argument,
-    Caller,
-    ConnectionFactory,
-    ServerError,
-    UnreachableError,
-    Wire,
-)
+from streamtask.transport.redis.client import Caller, Wire
+from streamtask.transport.redis.connecting import Target, connect
 from streamtask.transport.redis.hashslots import slot_of_command
+from streamtask.transport.redis.line import COMMAND_TIMEOUT, Argument, ServerError, UnreachableError
 
 #: A node, and whether it is asked although it does not serve the slot yet; places in the pipeline; what is sent.
 _Part = tuple[tuple[Address, bool], list[int], list[Sequence[Argument]]]
@@ -46,8 +41,8 @@ _LONGEST_PAUSE = 0.2
 class Cluster:
     """What is known of a cluster: its nodes, and which one serves which slot. Shared by the wires of a transport."""
 
-    def __init__(self, seeds: Sequence[Address], connections_to: Callable[[Address], ConnectionFactory]) -> None:
-        self.connections_to = connections_to
+    def __init__(self, seeds: Sequence[Address], target: Target) -> None:
+        self._target = target
         self._seeds = list(seeds)
         self._owners: dict[int, Address] = {}
         #: Every node that was heard of, replicas included: each can say who serves what.
@@ -55,6 +50,10 @@ class Cluster:
         self._is_in_doubt = True
         self._asked_at = -math.inf
         self._asking = asyncio.Lock()
+
+    def wire_to(self, address: Address) -> Wire:
+        """A connection of one's own to a node."""
+        return Wire(partial(connect, self._target.at(address)))
 
     def owner(self, slot: int) -> Address | None:
         """The node that serves a slot, as far as is known."""
@@ -108,7 +107,7 @@ class Cluster:
         raise UnreachableError(f"no node of the cluster answers ({told})")
 
     async def _ask(self, address: Address) -> list[Any]:
-        wire = Wire(self.connections_to(address))
+        wire = self.wire_to(address)
         try:
             async with asyncio.timeout(_NODE_TIMEOUT):
                 ranges: list[Any] = await wire.call("CLUSTER", "SLOTS")
@@ -200,7 +199,7 @@ class ClusterWire(Caller):
         """One node's replies, or why there are none."""
         wire = self._wires.get(address)
         if wire is None:
-            wire = self._wires[address] = Wire(self._cluster.connections_to(address))
+            wire = self._wires[address] = self._cluster.wire_to(address)
         try:
             if not asking:
                 return await wire.many(commands, timeout=timeout)

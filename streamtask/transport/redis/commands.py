@@ -10,7 +10,7 @@ import msgspec
 
 from streamtask.errors import EventRefusedError, PublishError, StoreFullError
 from streamtask.transport.redis import keys
-from streamtask.transport.redis.client import Argument, ServerError
+from streamtask.transport.redis.line import Argument, ServerError
 from streamtask.transport.values import (
     Dead,
     Delivery,

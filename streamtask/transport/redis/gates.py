@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 from streamtask.transport.redis import commands, keys
-from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument
 from streamtask.transport.values import Delivery, Subscription
 
 #: Entries of a group that may queue: one busy key must not park a backlog without end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from binascii import crc_hqx
 from collections.abc import Sequence
 
-from streamtask.transport.redis.client import Argument
+from streamtask.transport.redis.line import Argument
 
 SLOTS = 16_384
 #: Where a command has its key, if it is not the word after its name.

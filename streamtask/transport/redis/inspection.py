@@ -14,7 +14,8 @@ import msgspec
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.checkpoints import progress_field, progress_of
-from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument, ServerError
 from streamtask.transport.values import ConsumerInfo, Delivery, PendingEntry, StreamInfo
 
 _COPIED = 500

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from streamtask.transport.redis import commands, keys
-from streamtask.transport.redis.client import Argument, Caller, Script, ServerError
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument, ServerError
 from streamtask.transport.values import DeadLetter, KnownRule, RuleText, Slot, Standing
 
 #: Events that one call moves from the schedule into a stream.

@@ -16,7 +16,8 @@ from typing import Any
 
 from streamtask.errors import TransportError
 from streamtask.transport.redis import keys
-from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument
 from streamtask.transport.values import Outgoing, Relayed
 
 #: Entries that are published in one go.

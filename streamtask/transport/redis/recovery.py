@@ -10,7 +10,8 @@ from typing import Any
 
 from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
-from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument
 from streamtask.transport.values import Claimed, Delivery, Subscription
 
 

@@ -11,7 +11,8 @@ import logging
 import time
 from typing import Protocol
 
-from streamtask.transport.redis.client import Caller, ServerError
+from streamtask.transport.redis.client import Caller
+from streamtask.transport.redis.line import ServerError
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from streamtask.errors import TransportError
-from streamtask.transport.redis.client import COMMAND_TIMEOUT, Argument, Caller, DisconnectedError
+from streamtask.transport.redis.client import Caller
+from streamtask.transport.redis.line import COMMAND_TIMEOUT, Argument, DisconnectedError
 from streamtask.transport.redis.replicas import AllReplicas, Fixed, Wanted
 from streamtask.transport.values import Copies
 

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 
 from streamtask.errors import TransportError
 from streamtask.transport.redis import commands, keys
-from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument
 from streamtask.transport.values import StoredBlob
 
 #: Seconds for which bytes outlive their blob: whoever has just asked where they are can read them.

@@ -35,14 +35,15 @@ from streamtask.transport.port import (
     Workflows,
 )
 from streamtask.transport.redis import commands, keys
-from streamtask.transport.redis.addresses import connection_factory
+from streamtask.transport.redis.addresses import dial_of
 from streamtask.transport.redis.cancellations import RedisCancellations
 from streamtask.transport.redis.capabilities import probe
 from streamtask.transport.redis.checkpoints import RedisCheckpoints
-from streamtask.transport.redis.client import Argument, Caller, Script, ServerError, Wire
+from streamtask.transport.redis.client import Caller, Script, Wire
 from streamtask.transport.redis.gates import RedisGates
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
+from streamtask.transport.redis.line import Argument, ServerError
 from streamtask.transport.redis.permissions import lacking
 from streamtask.transport.redis.rates import RedisRates
 from streamtask.transport.redis.recovery import RedisRecovery
@@ -122,8 +123,8 @@ class RedisTransport:
 
     def _wires(self, url: str) -> tuple[Callable[[], Caller], Callable[[], Caller]]:
         """What makes connections, and those that publish."""
-        factory = connection_factory(url)
-        return partial(Wire, factory), partial(Wire, factory)
+        dial = dial_of(url)
+        return partial(Wire, dial), partial(Wire, dial)
 
     def together(self, streams: Sequence[str]) -> list[list[str]]:
         """See `Transport.together`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from streamtask.transport.redis import commands, keys
-from streamtask.transport.redis.client import Argument, Caller, Script
+from streamtask.transport.redis.client import Caller, Script
+from streamtask.transport.redis.line import Argument
 from streamtask.transport.values import Result
 
 #: The field that says what a workflow is made of: no call is named so.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from streamtask.transport.redis.client import Script, ServerError
+from streamtask.transport.redis.client import Script
+from streamtask.transport.redis.line import ServerError
 from streamtask.transport.redis.permissions import lacking
 
 ACK = Script("ack")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from streamtask.transport.redis.client import Argument, Caller, ServerError
+from streamtask.transport.redis.client import Caller
+from streamtask.transport.redis.line import Argument, ServerError
 from streamtask.transport.redis.replicas import AllReplicas
 
 

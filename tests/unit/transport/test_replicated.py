@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from streamtask.errors import TransportError
-from streamtask.transport.redis.client import Argument, Caller, DisconnectedError, ServerError
+from streamtask.transport.redis.client import Caller
+from streamtask.transport.redis.line import Argument, DisconnectedError, ServerError
 from streamtask.transport.redis.replicated import NotReplicatedError, Replicated
 
 
