@@ -119,6 +119,27 @@ def test_waiting_for_more_replicas_than_there_are_or_for_fewer_is_found() -> Non
     assert durability(2, 2) == durability(0, 2) == durability("replica", 2) == []
 
 
+@pytest.mark.parametrize(
+    ("engine", "version", "settings", "level"),
+    [
+        ("redis", "8.6.3", {}, None),
+        ("redis", "8.6.3", {"appendfsync": "everysec"}, Level.WARNING),
+        ("redis", "8.6.3", {"appendfsync": "no"}, Level.PROBLEM),
+        ("redis", "8.6.3", {"aof_enabled": "0"}, Level.PROBLEM),
+        ("redis", "7.0.15", {}, Level.PROBLEM),
+        ("valkey", "9.1.2", {}, None),
+        ("valkey", "9.1.2", {"appendfsync": "everysec"}, Level.PROBLEM),
+    ],
+)
+def test_waiting_for_a_disk_that_takes_long_or_cannot_be_waited_for_is_found(
+    engine: str, version: str, settings: dict[str, str], level: Level | None
+) -> None:
+    facts = Facts(engine=engine, version=version, settings=SOUND | settings, durability="disk")
+    found = [finding for finding in examine(facts) if finding.check == "durability"]
+
+    assert [finding.level for finding in found] == ([] if level is None else [level])
+
+
 def test_emits_that_are_not_passed_on_are_found() -> None:
     finding = one(of(outboxes={"orders": 100, "bills": 3}))
 
