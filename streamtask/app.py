@@ -36,9 +36,9 @@ from streamtask.settings import CANCELLED_FOR, Retention, WorkerSettings
 from streamtask.task import Task
 from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.connect import Connector, Durability, broker_url
+from streamtask.transport.connect import Connector, broker_url
 from streamtask.transport.port import Schedule, Storage, Transport
-from streamtask.transport.values import Outgoing, Progress, Result
+from streamtask.transport.values import Durability, Outgoing, Progress, Result
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
 from streamtask.workflow import Plan
@@ -58,9 +58,9 @@ class App(Router):
 
     `name` is the `source` of every envelope and the default group. `broker`: a URL; without one $STREAMTASK_BROKER,
     else a Redis server that streamtask starts and stops by itself. `codec`, `compress`, `accept`: the page on codecs.
-    `durability`: `publish` returns when a "replica", or so many of them, has the event, too. `blobs`: where large data
-    is kept, and from where it is read. `middleware`: around all that the app publishes and handles; the first is
-    outermost.
+    `durability`: `publish` returns when a "replica", so many of them, or the "disk" has the event, too. `blobs`: where
+    large data is kept, and from where it is read. `middleware`: around all that the app publishes and handles; the
+    first is outermost.
     """
 
     def __init__(

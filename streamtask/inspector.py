@@ -24,6 +24,7 @@ from streamtask.transport.values import (
     ConsumerInfo,
     DeadLetter,
     Delivery,
+    Durability,
     GroupStats,
     KnownRule,
     PendingEntry,
@@ -196,12 +197,18 @@ class Connected(Protocol):
     def broker(self) -> Broker:
         """What reads its entries."""
 
+    @property
+    def durability(self) -> Durability:
+        """What its publishes wait for."""
+
 
 class Connection:
     """A transport without an app around it: JSON and what compresses it can be read."""
 
-    def __init__(self, transport: Transport, broker: Broker | None = None) -> None:
+    def __init__(self, transport: Transport, broker: Broker | None = None, *, durability: Durability = "none") -> None:
+        """`durability`: what the publishes of an app wait for that is asked about."""
         self.transport = transport
+        self.durability = durability
         self.broker = broker or Broker("inspector", limit=_LIMIT)
 
 
@@ -469,7 +476,7 @@ class Inspector:
             settings=await self.inspection.settings(),
             groups=groups,
             dead=[await self._dead_facts(name, now) for name in await self.streams()],
-            copies=capabilities.copies,
+            durability=self._app.durability,
             outboxes={info.stream: info.outbox for info in await self.stream_infos() if info.outbox},
         )
 

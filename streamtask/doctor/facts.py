@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from streamtask.transport.values import Copies
+from streamtask.transport.values import Durability
 
 
 class Level(Enum):
@@ -88,7 +88,7 @@ class Facts:
     settings: Mapping[str, str] = field(default_factory=dict)
     groups: Sequence[GroupFacts] = ()
     dead: Sequence[DeadFacts] = ()
-    #: Replicas that have an event when `publish` returns.
-    copies: Copies = 0
+    #: What a publish of the app waits for.
+    durability: Durability = "none"
     #: Stream -> emits of its handlers on their way to streams of another server.
     outboxes: Mapping[str, int] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from streamtask.doctor.facts import Facts, Finding, Level
+from streamtask.transport.disk import unfit_for_disk
 
 #: Part of `maxmemory` from which on the server is close to full.
 _NEARLY_FULL = 0.9
@@ -126,10 +127,36 @@ def _replicas(facts: Facts) -> Iterator[Finding]:
 
 
 def _durability(facts: Facts) -> Iterator[Finding]:
+    if facts.durability == "disk":
+        yield from _on_disk(facts)
+    elif facts.durability not in ("none", 0):
+        yield from _on_replicas(facts)
+
+
+def _on_disk(facts: Facts) -> Iterator[Finding]:
+    unfit = unfit_for_disk(facts.engine, facts.version, facts.settings)
+    if unfit is not None:
+        yield Finding(
+            level=Level.PROBLEM,
+            check="durability",
+            message=f'durability="disk" is refused on this server: {unfit.reason}',
+            remedy=unfit.remedy,
+        )
+    elif facts.settings.get("appendfsync") == "everysec":
+        yield Finding(
+            level=Level.WARNING,
+            check="durability",
+            message='publishes wait for the disk (durability="disk"), which is synced once a second (appendfsync '
+            "everysec): each takes up to two seconds",
+            remedy="CONFIG SET appendfsync always, where that is too long",
+        )
+
+
+def _on_replicas(facts: Facts) -> Iterator[Finding]:
     there = _number(facts, "connected_slaves")
-    if "connected_slaves" not in facts.settings or not facts.copies:
+    if "connected_slaves" not in facts.settings:
         return
-    least = 1 if facts.copies == "all" else facts.copies
+    least = facts.durability if isinstance(facts.durability, int) else 1
     if there < least:
         yield Finding(
             level=Level.PROBLEM,
@@ -138,12 +165,12 @@ def _durability(facts: Facts) -> Iterator[Finding]:
             "publish raises after a second, although the event is stored",
             remedy="attach replicas, or ask for fewer",
         )
-    elif facts.copies != "all" and there > facts.copies:
+    elif isinstance(facts.durability, int) and there > facts.durability:
         yield Finding(
             level=Level.WARNING,
             check="durability",
-            message=f"publishes wait for {facts.copies} of {there} replicas (durability): a failover to another one "
-            "while the old primary still runs loses what only the others have",
+            message=f"publishes wait for {facts.durability} of {there} replicas (durability): a failover to another "
+            "one while the old primary still runs loses what only the others have",
             remedy=f'durability="replica", which waits for all of them, or durability={there}',
         )
 

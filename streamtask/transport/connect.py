@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from streamtask.errors import ConfigurationError
 from streamtask.redact import MaskedUrl, mask_url
 from streamtask.transport.port import Transport
-from streamtask.transport.values import Copies
+from streamtask.transport.values import Durability
 
 if TYPE_CHECKING:
     from streamtask.transport.embedded import EmbeddedServer
@@ -20,8 +20,12 @@ DEFAULT_URL = "embedded://"
 _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "valkey", "valkeys")
 _CLUSTER = ("redis+cluster", "rediss+cluster")
 SCHEMES = (*_REDIS, *_CLUSTER, "embedded", "memory")
-#: What a publish waits for: the server's word alone, that of its replicas, or that of so many replicas.
-Durability = Literal["none", "replica"] | int
+#: Why `durability` is refused where the server is part of the program.
+_NO_DISK = {
+    "memory": "memory:// has no disk",
+    "embedded": "embedded:// has no server that can say when its disk has something; "
+    "use one of your own (Redis 7.2 or newer, or Valkey)",
+}
 
 
 def broker_url(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
@@ -38,10 +42,11 @@ class Connector:
         if scheme not in SCHEMES:
             known = ", ".join(f"{name}://" for name in SCHEMES)
             raise ConfigurationError(f"unknown broker URL {mask_url(url)!r}; known schemes: {known}")
-        self._copies = _copies(durability)
-        if self._copies and scheme in {"memory", "embedded"}:
+        self._durability = _checked(durability)
+        if durability not in ("none", 0) and scheme in _NO_DISK:
+            no_replica = f"{scheme}:// has no replica that could confirm anything"
             raise ConfigurationError(
-                f"durability={durability!r}: {scheme}:// has no replica that could confirm anything"
+                f"durability={durability!r}: {_NO_DISK[scheme] if durability == 'disk' else no_replica}"
             )
         self.url = MaskedUrl(url)
         self.scheme = scheme
@@ -70,7 +75,7 @@ class Connector:
             make = import_module("streamtask.transport.redis.cluster_transport").ClusterTransport
         else:
             make = import_module("streamtask.transport.redis.transport").RedisTransport
-        transport = make(url, copies=self._copies)
+        transport = make(url, durability=self._durability)
         return transport
 
     def close(self) -> None:
@@ -79,13 +84,10 @@ class Connector:
             self._server.release()
 
 
-def _copies(durability: Durability) -> Copies:
-    """Replicas that a publish waits for."""
-    known: dict[str, Copies] = {"none": 0, "replica": "all"}
-    copies = known.get(durability) if isinstance(durability, str) else durability
-    if copies is None or (copies != "all" and copies < 0):
-        raise ConfigurationError(f"durability is 'none', 'replica' or a number of replicas, got {durability!r}")
-    return copies
+def _checked(durability: Durability) -> Durability:
+    if durability not in ("none", "replica", "disk") and (isinstance(durability, str) or durability < 0):
+        raise ConfigurationError(f"durability is 'none', 'replica', 'disk' or a number of replicas, got {durability!r}")
+    return durability
 
 
 def open_transport(url: str) -> Transport:

@@ -376,8 +376,9 @@ class Progress(msgspec.Struct, frozen=True):
 
 # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-#: Replicas that a publish waits for: so many, or all that a failover may promote.
-Copies = int | Literal["all"]
+#: What a publish waits for: the server's word alone, that of all replicas that a failover may promote, of so many
+#: replicas, or that the server's own disk has it.
+Durability = Literal["none", "replica", "disk"] | int
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -387,8 +388,6 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     #: Entries survive a restart of the process that holds them.
     durable: bool = True
-    #: Replicas that have an event when `publish` returns.
-    copies: Copies = 0
     #: Emits, mark and ack are one atomic step.
     atomic: bool = True
     #: Newer commands found on this server, e.g. {"XACKDEL", "XNACK"}.

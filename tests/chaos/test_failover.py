@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from streamtask.transport.connect import Durability
+from streamtask.transport.values import Durability
 from tests.chaos.conftest import Measured, StartWorker, one_server
 from tests.chaos.workers import LONG, Ledger, Publisher, emitted, until
 from tests.servers import RedisServer, ServerBinary, free_port

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple, Self
 
 from streamtask import App, Event
 from streamtask.errors import PublishError
-from streamtask.transport.connect import Durability, open_transport
+from streamtask.transport.connect import open_transport
+from streamtask.transport.values import Durability
 from tests.processes import lives
 
 #: Whether the long forms of tests are wanted: more rounds, more events.

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from streamtask.doctor import DeadFacts, Facts, Finding, GroupFacts, Level, Skipped, Waiting, examine
-from streamtask.transport.values import Copies
+from streamtask.transport.values import Durability
 
 #: A server on which there is nothing to be found.
 SOUND = {
@@ -107,16 +107,37 @@ def test_a_setting_that_is_as_it_should_be_is_not_found(settings: dict[str, str]
 
 
 def test_waiting_for_more_replicas_than_there_are_or_for_fewer_is_found() -> None:
-    def durability(copies: Copies, there: int) -> list[Finding]:
+    def durability(asked: Durability, there: int) -> list[Finding]:
         settings = SOUND | {"connected_slaves": str(there), "min-replicas-to-write": "1"}
-        facts = Facts(engine="redis", version="7.0.15", settings=settings, copies=copies)
+        facts = Facts(engine="redis", version="7.0.15", settings=settings, durability=asked)
         return [finding for finding in examine(facts) if finding.check == "durability"]
 
     assert one(durability(1, 0)).level is Level.PROBLEM
-    assert one(durability("all", 0)).level is Level.PROBLEM
+    assert one(durability("replica", 0)).level is Level.PROBLEM
     assert one(durability(1, 2)).level is Level.WARNING
     assert "durability=2" in one(durability(1, 2)).remedy
-    assert durability(2, 2) == durability(0, 2) == durability("all", 2) == []
+    assert durability(2, 2) == durability(0, 2) == durability("replica", 2) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "settings", "level"),
+    [
+        ("redis", "8.6.3", {}, None),
+        ("redis", "8.6.3", {"appendfsync": "everysec"}, Level.WARNING),
+        ("redis", "8.6.3", {"appendfsync": "no"}, Level.PROBLEM),
+        ("redis", "8.6.3", {"aof_enabled": "0"}, Level.PROBLEM),
+        ("redis", "7.0.15", {}, Level.PROBLEM),
+        ("valkey", "9.1.2", {}, None),
+        ("valkey", "9.1.2", {"appendfsync": "everysec"}, Level.PROBLEM),
+    ],
+)
+def test_waiting_for_a_disk_that_takes_long_or_cannot_be_waited_for_is_found(
+    engine: str, version: str, settings: dict[str, str], level: Level | None
+) -> None:
+    facts = Facts(engine=engine, version=version, settings=SOUND | settings, durability="disk")
+    found = [finding for finding in examine(facts) if finding.check == "durability"]
+
+    assert [finding.level for finding in found] == ([] if level is None else [level])
 
 
 def test_emits_that_are_not_passed_on_are_found() -> None:

@@ -32,6 +32,8 @@ _BETWEEN_QUESTIONS = 0.1
 _ELSEWHERE = frozenset({"MOVED", "ASK"})
 #: Refusals that pass: the slot is on its way, nobody serves it yet, or its node has just become or been another.
 _PASSING = frozenset({"TRYAGAIN", "CLUSTERDOWN", "LOADING", "UNBLOCKED", "MASTERDOWN"})
+#: What concerns all that was sent before it: WAIT is answered by a number, WAITAOF by two.
+_WAITS = frozenset({"WAIT", "WAITAOF"})
 #: A command that is sent from node to node more often than this meets nodes that do not agree yet.
 _HOPS = 3
 _FIRST_PAUSE = 0.01
@@ -153,8 +155,8 @@ class ClusterWire(Caller):
     async def many(self, commands: Sequence[Sequence[Argument]], *, timeout: float = COMMAND_TIMEOUT) -> list[Any]:
         """See `Caller.many`. Commands for one node keep their order; those for several are on their way at once.
 
-        A command without a key goes to where the first one with a key goes. WAIT, which stands last, goes to every node
-        that was written to, and its reply is the least of theirs.
+        A command without a key goes to where the first one with a key goes. WAIT or WAITAOF, which stands last, goes to
+        every node that was written to, and its reply is the least of theirs.
         """
         if not commands:
             return []
@@ -247,12 +249,12 @@ class _Pipeline:
 
     def __init__(self, commands: Sequence[Sequence[Argument]]) -> None:
         #: Sent along with whatever is sent; it concerns what stands before it.
-        self._wait = commands[-1] if commands[-1][0] == "WAIT" else None
+        self._wait = commands[-1] if commands[-1][0] in _WAITS else None
         self._commands = commands if self._wait is None else commands[:-1]
         slots = [slot_of_command(command) for command in self._commands]
         first = next((slot for slot in slots if slot is not None), None)
         self._slots = [first if slot is None else slot for slot in slots]
-        self._least: int | ServerError | None = None
+        self._least: Any = None
         self.replies: list[Any] = [None] * len(self._commands)
         self.sent_to: list[Address] = [("", 0)] * len(self._commands)
         #: Places of open commands -> the node that is to be asked although it does not serve the slot yet.
@@ -273,17 +275,17 @@ class _Pipeline:
         return [(place, indexes, [*(self._commands[i] for i in indexes), *wait]) for place, indexes in places.items()]
 
     def put(self, indexes: Iterable[int], answers: Sequence[Any]) -> None:
-        """Keep what was answered to the commands at these places, and to WAIT behind them."""
+        """Keep what was answered to the commands at these places, and to what waits behind them."""
         places = list(indexes)
         for index, answer in zip(places, answers, strict=False):
             self.replies[index] = answer
         if self._wait is None or len(answers) == len(places) or all(map(_is_refused, answers[:-1])):
             return
-        copies = answers[-1]
-        if self._least is None or not isinstance(copies, int):
-            self._least = copies
-        elif isinstance(self._least, int):
-            self._least = min(self._least, copies)
+        answer = answers[-1]
+        if self._least is None or isinstance(answer, ServerError):
+            self._least = answer
+        elif not isinstance(self._least, ServerError):
+            self._least = min(self._least, answer)
 
     def result(self) -> list[Any]:
         """The replies. Raises UnreachableError where a command could not be sent."""

@@ -21,7 +21,7 @@ from streamtask.transport.redis.commands import Targets, emits_of
 from streamtask.transport.redis.hashslots import slot_of
 from streamtask.transport.redis.outbox import RedisOutbox
 from streamtask.transport.redis.transport import RedisTransport
-from streamtask.transport.values import Copies, Delivery, Outcome, Outgoing, Verdict
+from streamtask.transport.values import Delivery, Durability, Outcome, Outgoing, Verdict
 
 #: Seconds for which a publish is sent again while slots move or a node is replaced: a program waits for it.
 _PATIENT = 5.0
@@ -32,10 +32,10 @@ _BRISK = 0.5
 class ClusterTransport(RedisTransport):
     """streamtask on a Redis Cluster."""
 
-    def __init__(self, url: str, *, copies: Copies = 0) -> None:
+    def __init__(self, url: str, *, durability: Durability = "none") -> None:
         self._cluster = Cluster(*cluster_of(url))
         # One replica: a master that is replaced while it lives hears of it from the others before it says yes again.
-        super().__init__(url, copies=1 if copies == "all" else copies)
+        super().__init__(url, durability=1 if durability == "replica" else durability)
         self._relayed = RedisOutbox(self._wire, self.publish)
         self.outbox = self._relayed
 

@@ -12,7 +12,7 @@ SLOTS = 16_384
 _KEY_AT = {"EVALSHA": 3, "EVAL": 3, "XINFO": 2, "XGROUP": 2, "MEMORY": 2}
 _READS = frozenset({"XREAD", "XREADGROUP"})
 #: Any node answers these.
-_KEYLESS = frozenset({"INFO", "COMMAND", "CONFIG", "TIME", "WAIT"})
+_KEYLESS = frozenset({"INFO", "COMMAND", "CONFIG", "TIME", "WAIT", "WAITAOF"})
 
 
 def slot_of(key: str | bytes) -> int:

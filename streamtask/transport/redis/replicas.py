@@ -1,4 +1,4 @@
-"""How many replicas have to have a write: a number, or all that a failover may promote.
+"""Writing that returns when replicas have it (WAIT): so many, or all that a failover may promote.
 
 A primary that Sentinel has replaced, and that lives on, does not know it for some seconds. It sees one replica less,
 the promoted one, and takes the word of the others for what none of them will keep. So a replica that is gone counts for
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from streamtask.transport.redis.client import Caller
 from streamtask.transport.redis.line import ServerError
 
 log = logging.getLogger(__name__)
 
+#: Seconds that the replicas may take; well below what a reply may.
+_WITHIN = 1.0
 #: Seconds for which the last look at the server holds.
 _LOOK = 1.0
 #: Seconds after which a replica that is gone was not promoted: Sentinel would have demoted this primary long before.
@@ -27,6 +30,22 @@ class Wanted(Protocol):
 
     async def number(self) -> int:
         """At least 1."""
+
+
+class OnReplicas:
+    """The memory of replicas. See `Confirmation`."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+
+    async def question(self) -> Sequence[str | int]:
+        """See `Confirmation.question`."""
+        return ["WAIT", await self._wanted.number(), round(_WITHIN * 1000)]
+
+    def missing(self, question: Sequence[str | int], answer: Any) -> str:
+        """See `Confirmation.missing`."""
+        wanted = int(question[1])
+        return "" if answer >= wanted else f"{answer} of {wanted} replicas confirmed it within {_WITHIN:g} s"
 
 
 class Fixed:

@@ -15,8 +15,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from streamtask import failpoints
 from streamtask.errors import TransportError
 from streamtask.transport.port import (
@@ -40,6 +38,8 @@ from streamtask.transport.redis.cancellations import RedisCancellations
 from streamtask.transport.redis.capabilities import probe
 from streamtask.transport.redis.checkpoints import RedisCheckpoints
 from streamtask.transport.redis.client import Caller, Script, Wire
+from streamtask.transport.redis.confirmed import Confirmed
+from streamtask.transport.redis.disk import OnDisk, refuse_unfit
 from streamtask.transport.redis.gates import RedisGates
 from streamtask.transport.redis.inspection import RedisInspection
 from streamtask.transport.redis.keeping import RedisDeadLetters, RedisRetention, RedisSchedule
@@ -47,14 +47,14 @@ from streamtask.transport.redis.line import Argument, ServerError
 from streamtask.transport.redis.permissions import lacking
 from streamtask.transport.redis.rates import RedisRates
 from streamtask.transport.redis.recovery import RedisRecovery
-from streamtask.transport.redis.replicated import Replicated
+from streamtask.transport.redis.replicas import AllReplicas, Fixed, OnReplicas
 from streamtask.transport.redis.results import RedisResults
 from streamtask.transport.redis.storage import RedisStorage
 from streamtask.transport.redis.workflows import RedisWorkflows
 from streamtask.transport.values import (
     Capabilities,
-    Copies,
     Delivery,
+    Durability,
     GroupStats,
     Outcome,
     Outgoing,
@@ -84,15 +84,15 @@ _VERDICTS = {
 class RedisTransport:
     """streamtask on Redis 6.2 or newer, or Valkey. One instance belongs to one event loop."""
 
-    def __init__(self, url: str, *, copies: Copies = 0) -> None:
-        """`copies`: replicas that have what was published when `publish` returns."""
+    def __init__(self, url: str, *, durability: Durability = "none") -> None:
+        """`durability`: who has what was published when `publish` returns."""
         self._new_wire, new_publisher = self._wires(url)
         #: Settling, and everything short. Publishing has its own, so that neither waits for the other.
         self._wire = self._new_wire()
-        self._publisher = _confirmed(new_publisher(), copies)
+        self._publisher = _confirmed(new_publisher(), durability)
         #: Blobs, which are long: nothing else waits behind them.
         self._carrier = self._new_wire()
-        self._keeper = _confirmed(new_publisher(), copies)
+        self._keeper = _confirmed(new_publisher(), durability)
         #: Blocking reads: a connection for each that is under way, kept for the next.
         self._readers: list[Caller] = []
         self._idle_readers: list[Caller] = []
@@ -105,7 +105,7 @@ class RedisTransport:
         self._publish = Script("publish")
         self._lag = Script("lag")
         self.capabilities = Capabilities(engine="redis")
-        self._copies = copies
+        self._durability = durability
         self.recovery: Recovery = RedisRecovery(self._wire)
         self._gates = RedisGates(self._wire, self._blocking)
         self.gates: Gates = self._gates
@@ -132,8 +132,9 @@ class RedisTransport:
 
     async def connect(self) -> None:
         """Connect and find out what the server can do."""
-        found = await probe(self._wire, clustered=self.outbox is not None)
-        self.capabilities = msgspec.structs.replace(found, copies=self._copies)
+        self.capabilities = await probe(self._wire, clustered=self.outbox is not None)
+        if self._durability == "disk":
+            await refuse_unfit(self._wire, self.capabilities)
 
     async def close(self) -> None:
         """Drop every connection."""
@@ -424,6 +425,10 @@ class RedisTransport:
         )
 
 
-def _confirmed(caller: Caller, copies: Copies) -> Caller:
-    """What writes through this caller, and returns when these replicas have it."""
-    return Replicated(caller, copies=copies) if copies else caller
+def _confirmed(caller: Caller, durability: Durability) -> Caller:
+    """What writes through this caller, and returns when that is as durable as it has to be."""
+    if durability in ("none", 0):
+        return caller
+    if durability == "disk":
+        return Confirmed(caller, OnDisk())
+    return Confirmed(caller, OnReplicas(AllReplicas(caller) if durability == "replica" else Fixed(int(durability))))

@@ -1,40 +1,45 @@
-"""Writing that returns when replicas have what was written: WAIT behind the commands, on their connection.
+"""Writing that returns when replicas or a disk have it: WAIT or WAITAOF behind the commands, on their connection.
 
-WAIT holds a connection up until the replicas have answered, so what is to be written meanwhile is collected, sent in
-one pipeline and waited for once.
+They hold a connection up until they are answered, so what is to be written meanwhile is collected, sent in one pipeline
+and waited for once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from streamtask.errors import TransportError
 from streamtask.transport.redis.client import Caller
 from streamtask.transport.redis.line import COMMAND_TIMEOUT, Argument, DisconnectedError
-from streamtask.transport.redis.replicas import AllReplicas, Fixed, Wanted
-from streamtask.transport.values import Copies
 
-#: Seconds that the replicas may take; well below what a reply may.
-_WITHIN = 1.0
-#: Commands that one WAIT stands behind.
+#: Commands that are waited for together.
 _MOST = 500
 
 
-class NotReplicatedError(TransportError):
-    """The primary has it, and not enough replicas have said so in time: a failover may lose it."""
+class UnconfirmedError(TransportError):
+    """The server has it, and whoever had to confirm it has not, in time: it may be lost with the server."""
 
     is_unknown = True
 
 
-class Replicated(Caller):
-    """What is written through it is on the primary and on some replicas, or `NotReplicatedError` is raised."""
+class Confirmation(Protocol):
+    """Who confirms what is written."""
 
-    def __init__(self, caller: Caller, *, copies: Copies) -> None:
-        """`copies`: how many replicas."""
+    async def question(self) -> Sequence[str | int]:
+        """The command to send behind what is written. Raises TransportError where that cannot be told."""
+
+    def missing(self, question: Sequence[str | int], answer: Any) -> str:
+        """What the answer lacks, in words; empty where it is a yes."""
+
+
+class Confirmed(Caller):
+    """What is written through it is confirmed, or `UnconfirmedError` is raised."""
+
+    def __init__(self, caller: Caller, confirmation: Confirmation) -> None:
         self._caller = caller
-        self._wanted: Wanted = AllReplicas(caller) if copies == "all" else Fixed(copies)
+        self._confirmation = confirmation
         self._waiting: list[tuple[Sequence[Sequence[Argument]], asyncio.Future[list[Any]]]] = []
         self._sender: asyncio.Task[None] | None = None
 
@@ -48,7 +53,7 @@ class Replicated(Caller):
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._waiting.append((commands, answer))
         if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send(timeout), name="streamtask-replicated")
+            self._sender = asyncio.create_task(self._send(timeout), name="streamtask-confirmed")
         return await answer
 
     async def close(self) -> None:
@@ -67,26 +72,23 @@ class Replicated(Caller):
                 batch.append(self._waiting.pop(0))
                 commands += batch[-1][0]
             try:
-                wanted = await self._wanted.number()
-                *replies, copies = await self._caller.many(
-                    [*commands, ["WAIT", wanted, round(_WITHIN * 1000)]], timeout=timeout
-                )
+                question = await self._confirmation.question()
+                *replies, confirmed = await self._caller.many([*commands, question], timeout=timeout)
             except TransportError as error:
                 _fail(batch, error)
                 continue
-            if isinstance(copies, int) and copies >= wanted:
-                for each, answer in batch:
-                    mine, replies = replies[: len(each)], replies[len(each) :]
-                    if not answer.done():
-                        answer.set_result(mine)
-            else:
-                _fail(batch, NotReplicatedError(_told(copies, wanted)))
-
-
-def _told(copies: Any, wanted: int) -> str:
-    if isinstance(copies, Exception):
-        return f"WAIT was refused: {copies}"
-    return f"{copies} of {wanted} replicas confirmed it within {_WITHIN:g} s"
+            missing = (
+                f"{question[0]} was refused: {confirmed}"
+                if isinstance(confirmed, Exception)
+                else self._confirmation.missing(question, confirmed)
+            )
+            if missing:
+                _fail(batch, UnconfirmedError(missing))
+                continue
+            for each, answer in batch:
+                mine, replies = replies[: len(each)], replies[len(each) :]
+                if not answer.done():
+                    answer.set_result(mine)
 
 
 def _fail(batch: Sequence[tuple[object, asyncio.Future[list[Any]]]], error: TransportError) -> None:
