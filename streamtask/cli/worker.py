@@ -44,6 +44,6 @@ def worker(reference: str | None, broker: str | None, processes: int, reload: bo
     # The supervisor takes this process over: what was imported to parse the command line is not kept in memory.
     os.execve(  # noqa: S606 - our own interpreter and file
         sys.executable,
-        [sys.executable, "-P", supervisor.__file__, json.dumps(config)],
+        [sys.executable, "-P", "-S", supervisor.__file__, json.dumps(config)],
         os.environ | ({BROKER_VARIABLE: broker} if broker else {}),
     )

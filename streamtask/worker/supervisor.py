@@ -1,8 +1,9 @@
 """The supervisor: keeps N worker processes running, and hands back at once what a dead one held.
 
-    python -P .../supervisor.py '{"child": ["python", "-m", "..."], "processes": 2, "slots": 100}'
+    python -P -S .../supervisor.py '{"child": ["python", "-m", "..."], "processes": 2, "slots": 100}'
 
-It is run by path and imports the standard library only, so that it costs as little memory as a Python process can;
+It is run by path and imports the standard library only, so that it costs as little memory as a Python process can, and
+stands between a command and its worker for as short as one can; -S spares it the look at what is installed.
 streamtask itself comes in when a child has died and its entries have to go back. It handles no events and opens no
 connection before that. (`dataclasses`, `typing` and `tempfile` alone would add a quarter to its own memory.)
 
@@ -27,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 log = logging.getLogger("streamtask.supervisor")
 
@@ -54,6 +55,18 @@ MISCONFIGURED = 2
 _FILES_CHANGED = 0
 
 HandBack = Callable[[str, str, list[tuple[str, str]], bytes], int]
+
+
+_looking_for_packages = threading.Lock()
+
+
+def _installed(name: str) -> ModuleType:
+    """Import what is no part of the standard library. Raises `ImportError`."""
+    with _looking_for_packages:
+        if "site" not in sys.modules:
+            # What Python does at its start, but with -S.
+            importlib.import_module("site").main()
+    return importlib.import_module(name)
 
 
 class Settings:
@@ -271,7 +284,7 @@ class Returner:
         module, _, function = self._name.partition(":")
         try:
             # The only way in for streamtask, taken when somebody has died: until then we weigh next to nothing.
-            hand_back: HandBack = getattr(importlib.import_module(module), function)
+            hand_back: HandBack = getattr(_installed(module), function)
             entries = hand_back(estate.broker, estate.owner, estate.subscriptions, estate.started)
         # A duty loop: whatever is wrong with the server or the installation, it is said, and tried again.
         except Exception as error:  # noqa: BLE001
@@ -298,7 +311,7 @@ class Watch:
 
     def _work(self) -> None:
         try:
-            watchfiles = importlib.import_module("watchfiles")
+            watchfiles = _installed("watchfiles")
         except ImportError:
             changes = self._look()
         else:

@@ -103,7 +103,7 @@ class Trial:
         argument = json.dumps(defaults | settings)
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", supervisor.__file__, argument],
+                [sys.executable, "-P", "-S", supervisor.__file__, argument],
                 env=os.environ | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"},
                 stderr=log,
                 start_new_session=True,
