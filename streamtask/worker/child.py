@@ -40,6 +40,7 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         burst=options["burst"],
         shutdown_timeout=options["shutdown_timeout"],
         lease=options["lease"],
+        max_memory=options["max_memory"],
     )
     await _patiently(app.__aenter__)
     try:
