@@ -124,4 +124,6 @@ def main(argument: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    exit_code = main(sys.argv[1])
+    logs.let_go()
+    sys.exit(exit_code)

@@ -733,9 +733,17 @@ def main(argument: str) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter(as_json=settings.log_format == "json"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
+    # A log that cannot be written cannot be complained about in it, either: each line is tried once.
+    logging.raiseExceptions = False
     # Last in the path, for a checkout that is not installed: nothing there can hide a module of the standard library.
     sys.path.append(str(Path(__file__).parents[2]))
-    return Supervisor(settings).run()
+    exit_code = Supervisor(settings).run()
+    try:
+        sys.stderr.flush()
+    except OSError:
+        # Python would end with 120 where its last lines cannot be written, whatever the children have come to.
+        sys.stderr = None
+    return exit_code
 
 
 if __name__ == "__main__":
