@@ -49,7 +49,7 @@ def leak(job: Job, ctx: Context) -> Made:
 
 
 @one_server
-@pytest.mark.timeout(1200 if LONG else 180)
+@pytest.mark.timeout(2400 if LONG else 180)
 async def test_a_worker_whose_handlers_leak_stays_near_its_limit_and_handles_each_event_once(
     redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
