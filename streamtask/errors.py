@@ -4,7 +4,7 @@ StreamtaskError
     ConfigurationError          the program is wrong: an unknown URL scheme, two handlers for one event, a bad option
     PublishError                unknown whether it is stored; publish again with the same `event_id`
         EventRefusedError       refused before anything was sent: this event could not be read back
-        StoreFullError          the server is out of memory and refused the event; consumers go on draining
+        StoreFullError          the server is out of memory, or of disk, and refused the event; nothing was stored
     EnvelopeError               these bytes can never be handled: dead letter, no retry
         EnvelopeTooLargeError   more bytes than the app allows
     PayloadError                the envelope is sound, its payload does not fit the event class: dead letter, no retry
@@ -63,7 +63,10 @@ class EventRefusedError(PublishError):
 
 
 class StoreFullError(PublishError):
-    """The server is out of memory and refused the event; nothing was stored."""
+    """The server is out of memory, or cannot write to its disk, and refused the event; nothing was stored.
+
+    Without memory it is drained by its workers as before; without disk it takes nothing from them, either.
+    """
 
 
 class TaskFailedError(StreamtaskError):

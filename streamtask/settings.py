@@ -36,9 +36,13 @@ class WorkerSettings:
     shutdown_timeout: float = 30.0
     #: Seconds without a renewal after which a living owner loses an entry.
     lease: float = 60.0
+    #: MiB of memory; a process of `pool="process"` that has more is replaced between two runs. None: whatever it takes.
+    max_memory: int | None = None
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError(f"concurrency is at least 1, got {self.concurrency}")
         if self.lease <= 0:
             raise ValueError(f"lease is in seconds and above 0, got {self.lease}")
+        if self.max_memory is not None and self.max_memory < 1:
+            raise ValueError(f"max_memory is in MiB and at least 1, got {self.max_memory}")

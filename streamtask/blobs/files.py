@@ -28,6 +28,8 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What the system says of a path that has no file, and of one that is something else than a file.
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _NO_FILE = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+#: And of a file system, or a share of one, that is full.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _Given = ParamSpec("_Given")
 _Answer = TypeVar("_Answer")
@@ -185,6 +187,11 @@ async def _in_thread(
             raise _no_file(path) from error
         if error.errno in _MISSING:
             raise BlobMissingError(f"there is no blob {path!a}, or not any more") from error
+        if error.errno in _NO_ROOM:
+            raise TransportError(
+                f"the folder for blobs has no room for {path!a} ({error.strerror}): nothing was stored, and what had "
+                "this name before stands; put it again when there is room"
+            ) from error
         raise TransportError(f"the folder for blobs cannot be used for {path!a}: {error}") from error
 
 

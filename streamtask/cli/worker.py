@@ -12,6 +12,7 @@ import click
 
 from streamtask.cli.options import app_option, broker_option
 from streamtask.worker import supervisor
+from streamtask.worker.memory import resident_mib
 from streamtask.worker.parent import BROKER_VARIABLE
 
 
@@ -28,10 +29,13 @@ from streamtask.worker.parent import BROKER_VARIABLE
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--shutdown-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds.")
 @click.option("--lease", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds.")
+@click.option("--max-memory", type=click.IntRange(1), metavar="MIB", help="Replace a process that has more.")
 def worker(reference: str | None, broker: str | None, processes: int, reload: bool, **options: Any) -> None:
     """Run consumers until SIGTERM or Ctrl-C."""
     if not reference:
         raise click.UsageError("which app? Give -A module:attribute or set STREAMTASK_APP.")
+    if options["max_memory"] is not None and not resident_mib(os.getpid()):
+        raise click.UsageError("--max-memory needs /proc/PID/statm, which this system does not have")
     child = [sys.executable, "-m", "streamtask.worker.child", json.dumps({"app": reference, **options})]
     config = {
         "child": child,
@@ -40,6 +44,7 @@ def worker(reference: str | None, broker: str | None, processes: int, reload: bo
         "slots": options["concurrency"],
         "reload": [str(Path.cwd())] if reload else None,
         "log_format": options["log_format"],
+        "max_memory": options["max_memory"],
     }
     # The supervisor takes this process over: what was imported to parse the command line is not kept in memory.
     os.execve(  # noqa: S606 - our own interpreter and file

@@ -22,6 +22,8 @@ from typing import Any, Literal, NamedTuple, TextIO
 from streamtask.errors import ConfigurationError
 from streamtask.redact import mask_text
 
+log = logging.getLogger(__name__)
+
 LogFormat = Literal["text", "json"]
 
 #: Characters of one field; what is longer loses its middle (a traceback says most at both ends).
@@ -232,7 +234,30 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 class LogHandler(logging.StreamHandler[TextIO]):
-    """What `configure` installs: a class of its own, so that a second call finds and replaces it."""
+    """What `configure` installs: a class of its own, so that a second call finds and replaces it.
+
+    A log that cannot be written, because its disk is full or its reader is gone, stops nobody: lines are left out until
+    it can be again, and then it is said that there were some.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._left_out = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, as far as that is possible."""
+        before = self._left_out
+        super().emit(record)
+        if before and before == self._left_out:
+            self._left_out = 0
+            log.warning("log.works_again", extra={"left_out": before})
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
+        """Count a line that could not be written; what is wrong with a line itself is shown, as ever."""
+        if isinstance(sys.exc_info()[1], OSError):
+            self._left_out += 1
+        else:
+            super().handleError(record)
 
 
 def configure(
@@ -261,6 +286,18 @@ def configure(
     root.addHandler(installed)
     root.setLevel(number)
     return installed
+
+
+def let_go() -> None:
+    """Flush standard output and error at the end of a process, or do without.
+
+    Python ends with 120 where what it still has for either cannot be written, whatever the process has come to.
+    """
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError:
+            setattr(sys, name, None)
 
 
 def configured_format() -> LogFormat | None:

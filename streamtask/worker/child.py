@@ -40,6 +40,7 @@ async def consume(app: Any, options: dict[str, Any], supervisor: SupervisorLink 
         burst=options["burst"],
         shutdown_timeout=options["shutdown_timeout"],
         lease=options["lease"],
+        max_memory=options["max_memory"],
     )
     await _patiently(app.__aenter__)
     try:
@@ -123,4 +124,6 @@ def main(argument: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    exit_code = main(sys.argv[1])
+    logs.let_go()
+    sys.exit(exit_code)

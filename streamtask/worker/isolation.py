@@ -141,8 +141,12 @@ def decode_outcome(reply: bytes) -> Outcome:
 class Isolation:
     """The child processes of one worker, started when needed: `children` for the process pool, a few for suspects."""
 
-    def __init__(self, app: Application, *, children: int, modules: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: Application, *, children: int, modules: Collection[str] = (), max_memory: int | None = None
+    ) -> None:
+        """`max_memory`: MiB beyond which a child is replaced after its run."""
         self._app = app
+        self._max_memory = max_memory
         #: Where handlers are defined: modules that the app's own need not import.
         self._modules = modules
         self._children = children
@@ -193,7 +197,7 @@ class Isolation:
     async def _sandbox_of(self, size: int, runs: str) -> Sandbox:
         # In a thread: an embedded server may have to be started first.
         arguments = await asyncio.to_thread(app_arguments, self._app, self._modules)
-        return Sandbox(_ENTRY, size=size, arguments={**arguments, "runs": runs})
+        return Sandbox(_ENTRY, size=size, arguments={**arguments, "runs": runs}, max_memory=self._max_memory)
 
     async def close(self) -> None:
         """Kill what still runs and end the children."""

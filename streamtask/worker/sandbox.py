@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -21,7 +22,10 @@ from pathlib import Path
 from typing import Final, Self
 
 from streamtask.errors import ConfigurationError, HandlerTimeoutError, StreamtaskError, WorkerLostError
+from streamtask.worker.memory import resident_mib
 from streamtask.worker.sandbox_child import ASIDE, ERROR, HEADER, REQUEST, SETUP
+
+log = logging.getLogger(__name__)
 
 #: Run by -c, so that the path of this process comes before the first import of ours; -P keeps the current folder out.
 _BOOTSTRAP: Final = (
@@ -45,11 +49,18 @@ class Sandbox:
     Once a child, before the first request, `attach(parent)` and `prepare(arguments)` of the entry's module are called,
     and once it is told to end `finish()`, as far as there are such functions.
     Belongs to one event loop, whose thread has to live as long as the children do (the parent-death signal is bound to
-    it). `start_timeout`: seconds that an import and `prepare` may take.
+    it). `start_timeout`: seconds that an import and `prepare` may take. `max_memory`: MiB; a child that has more
+    when it has answered is sent no other request.
     """
 
     def __init__(
-        self, entry: str, *, size: int, arguments: Mapping[str, str] | None = None, start_timeout: float = 600.0
+        self,
+        entry: str,
+        *,
+        size: int,
+        arguments: Mapping[str, str] | None = None,
+        start_timeout: float = 600.0,
+        max_memory: int | None = None,
     ) -> None:
         if not all(entry.partition(":")):
             raise ConfigurationError(f'an entry is named "module:function", got {entry!r}')
@@ -58,6 +69,7 @@ class Sandbox:
         self._entry = entry
         self._arguments = dict(arguments or {})
         self._start_timeout = start_timeout
+        self._max_memory = max_memory
         self._size = size
         self._free = asyncio.Semaphore(size)
         self._idle: list[_Child] = []
@@ -124,10 +136,28 @@ class Sandbox:
             raise
         finally:
             self._running.discard(child)
-            if child.alive and not self._closed:
+            if child.alive and not self._closed and not self._has_grown(child):
                 self._idle.append(child)
             else:
                 self._end(child)
+
+    def _has_grown(self, child: _Child) -> bool:
+        """Whether a child has come to need more memory than it may have."""
+        if self._max_memory is None or (memory := resident_mib(child.pid)) <= self._max_memory:
+            return False
+        log.warning("sandbox.recycled", extra=self._size_of(child, memory))
+        return True
+
+    def _check_room(self, child: _Child) -> None:
+        """See whether a new child fits into the memory that it may have."""
+        if self._max_memory is None or (memory := resident_mib(child.pid)) <= self._max_memory:
+            return
+        # Its successors would need as much: each event would pay for a start, and nothing would get smaller.
+        log.warning("sandbox.needs_more_memory", extra=self._size_of(child, memory))
+        self._max_memory = None
+
+    def _size_of(self, child: _Child, memory: float) -> dict[str, object]:
+        return {"child_pid": child.pid, "memory_mib": round(memory), "limit_mib": self._max_memory}
 
     async def close(self, *, grace: float) -> None:
         """Let what runs end within `grace` seconds, then kill it (its `run` raises `WorkerLostError`)."""
@@ -171,6 +201,7 @@ class Sandbox:
             if isinstance(error, TimeoutError):
                 raise ConfigurationError(f"{self._entry} took longer than {self._start_timeout:g} s to start") from None
             raise
+        self._check_room(child)
         return child
 
     def _end(self, child: _Child) -> None:

@@ -11,6 +11,7 @@ connection before that. (`dataclasses`, `typing` and `tempfile` alone would add 
    reaped, then its entries go back to their groups, while a replacement is already starting.
 2. SIGTERM and SIGINT ask the children to drain; a second one, or SIGQUIT, kills them. SIGHUP replaces them one by one.
 3. A child that ends with 0 is finished, with 2 its configuration is wrong; anything else is restarted.
+4. A child that has more memory than it may have is replaced as by SIGHUP: its successor works before it is told to end.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 #: Seconds between two looks at the files, where `watchfiles` is not installed.
 LOOK_EVERY = 0.5
+#: Seconds between two looks at the memory of the children, where it is limited.
+WEIGH_EVERY = 1.0
 
 OK = 0
 FAILED = 1
@@ -74,6 +77,8 @@ class Settings:
 
     `shutdown_timeout`: seconds that a child takes to drain, at most, by itself. `slots`: entries that one child may
     have started at a time. `reload`: files and folders whose change starts the children anew; None: nothing is watched.
+    `max_memory`: MiB of a child beyond which it is replaced; None: it may have whatever it takes. `weigh_from`: seconds
+    that a child works before it is replaced for that, so that a limit too low does not come to nothing but starts.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class Settings:
         slots: int = 1,
         reload: list[str] | None = None,
         log_format: str = "text",
+        max_memory: int | None = None,
+        weigh_from: float = 5.0,
         hand_back: str = "streamtask.worker.handback:hand_back",
     ) -> None:
         self.child = child
@@ -93,6 +100,8 @@ class Settings:
         self.slots = slots
         self.reload = reload
         self.log_format = log_format
+        self.max_memory = max_memory
+        self.weigh_from = weigh_from
         self.hand_back = hand_back
 
 
@@ -114,6 +123,8 @@ class Child:
         self.newcomer = False
         #: It was killed on somebody's order, or because it did not end in time: no fault of what it was running.
         self.cut_short = False
+        #: From when on it is replaced if it has too much memory: never, before it is ready.
+        self.weigh_at = float("inf")
         #: When it is killed if it has not ended by then.
         self.kill_at: float | None = None
         self.owner = ""
@@ -345,6 +356,38 @@ def _python_files(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in files if name.endswith(".py"))
 
 
+# ── weighing children ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Scales:
+    """Finds out who has more memory than it may have, and says so."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: MiB."""
+        self._limit = limit
+        # As small as the rest of us; by name, because a checkout that is not installed is in the path by now only.
+        self._resident_mib: Callable[[int], float] = importlib.import_module("streamtask.worker.memory").resident_mib
+
+    def is_too_heavy_at_rest(self, child: Child) -> bool:
+        """Whether it has too much memory before it has done anything: its successors would have as much."""
+        if found := self._excess(child):
+            log.warning("child.needs_more_memory", extra=found)
+        return bool(found)
+
+    def is_too_heavy(self, child: Child) -> bool:
+        """Whether it has come to have too much."""
+        if found := self._excess(child):
+            log.warning("child.recycled", extra=found)
+        return bool(found)
+
+    def _excess(self, child: Child) -> dict[str, int]:
+        """What there is to say of a child that has too much; nothing of any other."""
+        memory = self._resident_mib(child.pid)
+        if memory <= self._limit:
+            return {}
+        return {"place": child.place, "child_pid": child.pid, "memory_mib": round(memory), "limit_mib": self._limit}
+
+
 # ── the supervisor ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -373,6 +416,11 @@ class Supervisor:
         self._wake_up, self._woken = os.pipe()
         #: Places whose child is to be replaced, the first one's successor being on its way.
         self._rolling: list[int] = []
+        #: All children are among them: somebody has asked for it.
+        self._rolling_all = False
+        self._scales = Scales(settings.max_memory) if settings.max_memory is not None else None
+        #: When the children are weighed next.
+        self._weigh_at = time.monotonic()
         self._stopping = False
         self._at_terminal = os.isatty(0)
         self._hurry = False
@@ -477,6 +525,8 @@ class Supervisor:
         if child.ready and not was_ready:
             self._places[child.place].failures = 0
             log.info("child.ready", extra={"place": child.place, "child_pid": child.pid, "owner": child.owner})
+            if self._scales is not None and not self._scales.is_too_heavy_at_rest(child):
+                child.weigh_at = time.monotonic() + self._settings.weigh_from
             if child.newcomer:
                 self._hand_over(child)
 
@@ -503,7 +553,7 @@ class Supervisor:
             if not _ended_well(child, code):
                 self._exit_code = self._exit_code or FAILED
         elif child.newcomer:
-            self._rolling = []
+            self._stop_rolling()
             log.error("supervisor.replacing_stopped", extra={"place": child.place, "how": _how(code)})
         elif self._places[child.place].child is child:
             self._vacate(child, code)
@@ -536,18 +586,44 @@ class Supervisor:
 
     def _roll(self) -> None:
         """Replace the children one by one; each goes on until its successor is ready."""
-        if self._stopping or self._rolling:
+        if self._stopping or self._rolling_all:
             return
-        self._rolling = [index for index, place in enumerate(self._places) if place.child is not None]
-        log.info("supervisor.replacing", extra={"children": len(self._rolling)})
-        self._send_for_a_newcomer()
+        places = [index for index, place in enumerate(self._places) if place.child is not None]
+        log.info("supervisor.replacing", extra={"children": len(places)})
+        self._rolling_all = True
+        # Who is on its way to take over from one that is too heavy may be made of what is to be replaced.
+        is_one_on_its_way = bool(self._rolling)
+        self._rolling += places
+        if not is_one_on_its_way:
+            self._send_for_a_newcomer()
+
+    def _stop_rolling(self) -> None:
+        """Whoever still was to be replaced goes on."""
+        self._rolling = []
+        self._rolling_all = False
+        # What stood in the way of a successor may do so for a while.
+        self._weigh_at = time.monotonic() + LONGEST_PAUSE
+
+    def _weigh(self) -> None:
+        """Replace a child that has more memory than it may have; the next one when that is done."""
+        now = time.monotonic()
+        self._weigh_at = now + WEIGH_EVERY
+        if self._scales is None or self._rolling:
+            return
+        for index, place in enumerate(self._places):
+            child = place.child
+            if child is not None and child.weigh_at <= now and self._scales.is_too_heavy(child):
+                self._rolling = [index]
+                self._send_for_a_newcomer()
+                return
 
     def _send_for_a_newcomer(self) -> None:
         if not self._rolling:
+            self._rolling_all = False
             return
         newcomer = self._start(self._rolling[0])
         if newcomer is None:
-            self._rolling = []
+            self._stop_rolling()
         else:
             newcomer.newcomer = True
 
@@ -566,7 +642,7 @@ class Supervisor:
         if self._stopping:
             return
         log.info("supervisor.reloading")
-        self._rolling = []
+        self._stop_rolling()
         for child in self._children:
             if not child.leaving:
                 child.newcomer = False
@@ -582,6 +658,7 @@ class Supervisor:
         moments = [child.kill_at for child in self._children if child.kill_at is not None]
         if not self._stopping:
             moments += [place.due for place in self._places if place.due is not None]
+            moments += [self._weigh_at] if self._scales is not None else []
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _do_what_is_due(self) -> None:
@@ -597,6 +674,8 @@ class Supervisor:
         for index, place in enumerate(self._places):
             if place.due is not None and place.due <= now:
                 self._fill(index)
+        if self._scales is not None and self._weigh_at <= now:
+            self._weigh()
 
 
 def _ended_well(child: Child, code: int) -> bool:
@@ -667,9 +746,17 @@ def main(argument: str) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter(as_json=settings.log_format == "json"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
+    # A log that cannot be written cannot be complained about in it, either: each line is tried once.
+    logging.raiseExceptions = False
     # Last in the path, for a checkout that is not installed: nothing there can hide a module of the standard library.
     sys.path.append(str(Path(__file__).parents[2]))
-    return Supervisor(settings).run()
+    exit_code = Supervisor(settings).run()
+    try:
+        sys.stderr.flush()
+    except OSError:
+        # Python would end with 120 where its last lines cannot be written, whatever the children have come to.
+        sys.stderr = None
+    return exit_code
 
 
 if __name__ == "__main__":

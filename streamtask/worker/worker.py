@@ -126,7 +126,10 @@ class Worker:
         handlers = broker.handlers(*self._places)
         self._plans = [each.dependencies for each in handlers if each.dependencies and each.pool != "process"]
         self._isolation = Isolation(
-            app, children=children(handlers), modules={handler.function.__module__ for handler in handlers}
+            app,
+            children=children(handlers),
+            modules={handler.function.__module__ for handler in handlers},
+            max_memory=settings.max_memory,
         )
         #: By stream, those whose ticks this worker runs.
         self._rules: dict[str, list[Rule]] = defaultdict(list)

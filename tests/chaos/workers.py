@@ -191,10 +191,11 @@ class WorkerProcess:
         self._environment = {"CHAOS_LEDGER": str(ledger.path), "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Self:
-        """Start it; `wait_until_ready` waits."""
+    def start(self, *, log_to: Path | None = None) -> Self:
+        """Start it; `wait_until_ready` waits. `log_to`: where its lines go, instead of where `logs` finds them."""
+        (self.folder / "log").touch()
         code = "from streamtask.cli import main; main()"
-        with (self.folder / "log").open("ab") as log:
+        with (log_to or self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, "worker", *self._arguments],
                 cwd=self.folder,

@@ -24,6 +24,7 @@ from streamtask.errors import SoftTimeoutError
 
 greeting = "unprepared"
 parent = None
+kept = []
 
 
 def attach(worker):
@@ -59,6 +60,11 @@ def do_nothing(text): return None
 def do_segfault(text): ctypes.string_at(0)
 def do_print(text): print(text); return "printed"
 def do_terminate(text): os.kill(os.getpid(), int(text)); return "alive"
+
+
+def do_keep(mebibytes):
+    kept.append(b"x" * (int(mebibytes) << 20))
+    return str(os.getpid())
 
 
 def do_note_and_exit(path):
@@ -449,6 +455,41 @@ async def test_a_start_that_hangs_is_given_up() -> None:
         await sandbox.warm()
 
     await sandbox.close(grace=0)
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_child_that_has_too_much_memory_answers_and_is_sent_no_other_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sandbox = Sandbox("sandbox_entries:entry", size=1, max_memory=150)
+
+    first = [await sandbox.run(b"keep 90") for _ in range(2)]
+    second = [await sandbox.run(b"keep 1") for _ in range(2)]
+
+    # The first answer was given with room to spare, the second above the limit.
+    assert first[0] == first[1]
+    assert second[0] == second[1] != first[0]
+    await until(lambda: not lives(int(first[0])))
+    [line] = [record for record in caplog.records if record.getMessage() == "sandbox.recycled"]
+    assert (line.__dict__["child_pid"], line.__dict__["limit_mib"]) == (int(first[0]), 150)
+    assert line.__dict__["memory_mib"] > 150
+    await sandbox.close(grace=5)
+
+
+async def test_children_that_have_too_much_memory_before_the_first_request_are_told_of_once_and_stay(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sandbox = Sandbox("sandbox_entries:entry", size=2, max_memory=1)
+
+    pids = [set(await asyncio.gather(sandbox.run(b"pid"), sandbox.run(b"pid"))) for _ in range(3)]
+
+    assert pids[0] == pids[1] == pids[2]
+    words = [record.getMessage() for record in caplog.records]
+    assert words.count("sandbox.needs_more_memory") == 1
+    assert "sandbox.recycled" not in words
+    await sandbox.close(grace=5)
 
 
 @pytest.mark.parametrize("entry", ["", "module", ":function", "module:"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -400,6 +401,104 @@ def test_successors_that_fail_leave_the_old_children_at_work(trial: Trial) -> No
 
     until(lambda: "supervisor.replacing_stopped" in trial.log())
     assert all(lives(pid) for pid in old)
+    trial.signal(signal.SIGTERM)
+    assert trial.wait() == 0
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#: MiB: more than a stand-in child has to begin with, and no more than what it takes when it grows.
+LIMIT = 60
+
+#: Grows when the test says so.
+GROWS = """
+begin()
+while not (folder / f"grow-{os.getpid()}").exists():
+    time.sleep(0.01)
+ballast = b"x" * (60 << 20)
+go_on()
+"""
+
+
+def grow(trial: Trial, pid: int) -> None:
+    """Have a child take more memory than it may have; the supervisor has seen it ready."""
+    until(lambda: f"child_pid={pid} owner=owner-{pid}\n" in trial.log())
+    (trial.folder / f"grow-{pid}").touch()
+
+
+def test_a_child_that_has_too_much_memory_is_told_to_end_when_its_successor_is_ready(trial: Trial) -> None:
+    trial.start(GROWS, processes=2, max_memory=LIMIT, weigh_from=0.0)
+    first, second = trial.wait_for("ready", 2)
+
+    grow(trial, second)
+
+    assert trial.wait_for("drained", 1) == [second]
+    words = [line.split()[0] for line in (trial.folder / "notes").read_text().splitlines()]
+    assert words[: words.index("drained")].count("works") == 3
+    assert lives(first)
+    [line] = [line for line in trial.log().splitlines() if "child.recycled" in line]
+    assert f"child_pid={second} memory_mib=" in line
+    assert f"limit_mib={LIMIT}" in line
+    trial.signal(signal.SIGTERM)
+    assert trial.wait() == 0
+
+
+def test_a_child_works_for_some_time_before_it_is_replaced_for_its_memory(trial: Trial) -> None:
+    trial.start(GROWS, max_memory=LIMIT, weigh_from=2.5)
+    moments = []
+    for generation in range(1, 4):
+        pid = trial.wait_for("ready", generation)[-1]
+        moments.append(time.monotonic())
+        grow(trial, pid)
+
+    assert trial.wait_for("drained", 2) == trial.pids("ready")[:2]
+    assert min(later - earlier for earlier, later in itertools.pairwise(moments)) > 2.4
+
+
+def test_children_that_have_too_much_memory_before_they_work_are_told_of_and_go_on(trial: Trial) -> None:
+    trial.start(STEADY, processes=2, max_memory=1, weigh_from=0.0)
+    trial.wait_for("ready", 2)
+    until(lambda: trial.log().count("child.needs_more_memory") == 2)
+    # As long as several looks take.
+    time.sleep(3 * supervisor.WEIGH_EVERY)
+
+    assert len(trial.pids("started")) == 2
+    assert "child.recycled" not in trial.log()
+    assert trial.log().count("child.needs_more_memory") == 2
+
+
+def test_a_hangup_while_one_is_replaced_for_its_memory_replaces_all_nevertheless(trial: Trial) -> None:
+    trial.start(GROWS, processes=2, max_memory=LIMIT, weigh_from=0.0)
+    old = trial.wait_for("ready", 2)
+    trial.child("while not (folder / 'go').exists():\n    time.sleep(0.01)\n" + STEADY)
+    grow(trial, old[0])
+    slow = trial.wait_for("started", 3)[2]
+    trial.child(STEADY)
+
+    trial.signal(signal.SIGHUP)
+    until(lambda: "supervisor.replacing children=2" in trial.log())
+    (trial.folder / "go").touch()
+
+    # The successor, too: it was started before.
+    until(lambda: {*old, slow} == set(trial.pids("drained")))
+    until(lambda: trial.log().count("child.ready") == 5)
+    trial.signal(signal.SIGTERM)
+    assert trial.wait() == 0
+    assert len(trial.pids("started")) == 5
+
+
+def test_where_no_successor_can_start_the_child_that_has_too_much_memory_goes_on(trial: Trial) -> None:
+    trial.start(GROWS, max_memory=LIMIT, weigh_from=0.0)
+    [pid] = trial.wait_for("ready", 1)
+    trial.child("sys.exit(2)\n")
+
+    grow(trial, pid)
+
+    until(lambda: "supervisor.replacing_stopped" in trial.log())
+    # As long as several looks take: the next successor is tried later.
+    time.sleep(3 * supervisor.WEIGH_EVERY)
+    assert lives(pid)
+    assert trial.log().count("child.started") == 2
     trial.signal(signal.SIGTERM)
     assert trial.wait() == 0
 

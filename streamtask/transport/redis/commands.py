@@ -103,6 +103,12 @@ def published(item: Outgoing, reply: Any) -> str | Exception:
                 "Consumers go on; publish again when memory is free.",
                 event_id=item.event_id,
             )
+        if reply.code == "MISCONF":
+            return StoreFullError(
+                f"Redis cannot write to its disk and refused the event; nothing was stored ({reply}). "
+                "Workers wait, and what they have ended is settled when it can; publish again when the disk has room.",
+                event_id=item.event_id,
+            )
         if reply.code == "WRONGTYPE":
             return EventRefusedError(
                 f"the key stream:{item.stream} exists and is not a stream; nothing was stored", event_id=item.event_id

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 import threading
 import timeit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, time
+from pathlib import Path
 
 import pytest
 
@@ -339,6 +344,67 @@ def test_configure_before_the_users_module_makes_its_basic_config_harmless() -> 
         logging.basicConfig(level=logging.DEBUG, stream=io.StringIO())
         logging.getLogger("shop").info("hello")
         assert json.loads(stream.getvalue())["event"] == "hello"
+
+
+class _Disk(io.StringIO):
+    """A file on a disk that may be full."""
+
+    full = False
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_lines_that_cannot_be_written_are_left_out_and_told_of_when_there_is_room(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with bare_logging():
+        stream = _Disk()
+        logs.configure("json", "INFO", stream)
+        log = logging.getLogger("shop")
+        log.info("before")
+        stream.full = True
+        for _ in range(3):
+            log.info("to nobody")
+        stream.full = False
+        log.info("after")
+        log.info("later")
+
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["before", "after", "log.works_again", "later"]
+    assert lines[2]["left_out"] == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_line_that_is_wrong_itself_is_shown_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    with bare_logging():
+        stream = io.StringIO()
+        logs.configure("json", "INFO", stream)
+        logging.getLogger("shop").info("%d events", "many")
+
+    assert stream.getvalue() == ""
+    assert "TypeError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_cannot_be_written_at_the_end_does_not_become_the_exit_code(stream: str) -> None:
+    code = f"""
+import sys
+from streamtask.telemetry import logs
+sys.{stream}.write("last words")
+logs.let_go()
+sys.exit(3)
+"""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONUNBUFFERED": ""},
+            check=False,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full},  # type: ignore[call-overload]
+        )
+    assert ended.returncode == 3
 
 
 @pytest.mark.parametrize(("wrong", "known"), [({"format": "xml"}, "json"), ({"level": "loud"}, "warning")])
