@@ -22,10 +22,8 @@ class PluggedServer(RedisServer):
         super().__init__(binary, appendfsync=appendfsync)
         self._notes = self.folder / "synced"
         self._notes.touch()
-        environment = preloading(library) | {"SYNCED_NOTES": str(self._notes)}
-        if sync_takes:
-            environment["SYNCED_SLOWLY"] = str(round(sync_takes * 1000))
-        self.binary = replace(binary, env=binary.env | environment)
+        variables = {"SYNCED_NOTES": str(self._notes), "SYNCED_SLOWLY": str(round(sync_takes * 1000))}
+        self.binary = replace(binary, env=preloading(library, binary.env, **variables))
 
     @property
     def seconds_since_sync(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ def compiled(name: str, folder: Path) -> Path:
     return library
 
 
-def preloading(*libraries: Path) -> dict[str, str]:
-    """The environment of a program that calls these first."""
-    others = os.environ.get("LD_PRELOAD", "").split()
-    return {"LD_PRELOAD": " ".join([*map(str, libraries), *others])}
+def preloading(library: Path, environment: Mapping[str, str] | None = None, **variables: str) -> dict[str, str]:
+    """The environment of a program that calls a library first, added to another one; with more variables."""
+    environment = {**(environment or {}), **variables}
+    others = environment.get("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))
+    return environment | {"LD_PRELOAD": f"{library} {others}".strip()}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.clocks import HOUR, WrongClock
 from tests.chaos.conftest import Measured, StartWorker, one_server
 from tests.chaos.oracle import LOAD, no_suspects
 from tests.chaos.power import PluggedServer
@@ -91,6 +92,43 @@ async def test_a_power_cut_takes_more_than_two_seconds_where_a_sync_takes_as_lon
 
     # What came since the last sync began that has ended: its own time, up to a second, and the next one's so far.
     assert 2.0 < max(ages) < 2 * 2.0 + 1.0 + MARGIN
+
+
+@pytest.mark.parametrize("remedy", ["", "told", "restarted"])
+async def test_a_server_whose_clock_was_set_back_syncs_no_more_until_it_is_told_to_or_restarted(
+    server_binary: ServerBinary, tmp_path: Path, measured: Measured, *, remedy: str
+) -> None:
+    clock = WrongClock(compiled("clock", tmp_path), tmp_path / "clock")
+    server = PluggedServer(clock.of(server_binary), compiled("synced", tmp_path), appendfsync="everysec")
+    try:
+        server.start()
+        async with Publisher(server.url) as publisher:
+            await asyncio.sleep(2.0)
+            clock.move(-HOUR)
+            set_at = time.monotonic()
+            await asyncio.sleep(2.0)
+            if remedy == "told":
+                before = len(publisher.returned)
+                server.client().config_set("appendfsync", "always")
+                await until(lambda: len(publisher.returned) > before + 10, 10)
+                server.client().config_set("appendfsync", "everysec")
+            elif remedy == "restarted":
+                server.restart()
+            await asyncio.sleep(2.0 + MARGIN)
+            acknowledged, cut_at = dict(publisher.returned), time.monotonic()
+            server.pull_the_plug()
+            server.start()
+        there = {each["n"] for each in await emitted(server.url, "jobs")}
+        ages = [cut_at - moment for n, moment in acknowledged.items() if n not in there]
+    finally:
+        server.close()
+
+    measured("seconds since the clock was set back", cut_at - set_at)
+    measured("age of the oldest that is lost, s", max(ages, default=0.0))
+    if remedy:
+        assert max(ages, default=0.0) < 2.0 + MARGIN
+    else:
+        assert max(ages) > cut_at - set_at - 1.0
 
 
 async def test_a_power_cut_takes_everything_from_a_server_that_leaves_syncing_to_the_system(
