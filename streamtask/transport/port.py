@@ -124,7 +124,8 @@ class Recovery(Protocol):
     async def beat(self, owner: str, info: bytes, *, ttl: float) -> str:
         """Say that the owner lives, for `ttl` seconds; `info` is a JSON object for `inspect workers`.
 
-        Returns the identity of the server process (its run id), which changes when it restarts.
+        Returns the identity of the server process (its run id), which changes when it restarts. So it does when the
+        server's clock is set: what is known of ages is as good as gone then, too.
         """
 
     async def retire(self, owner: str, subscriptions: Sequence[Subscription]) -> None:

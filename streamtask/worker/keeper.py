@@ -108,8 +108,7 @@ class Keeper:
                     transport = await asyncio.to_thread(self._open)
                     await transport.connect()
                 renew = self._reachable_since is None or time.monotonic() - renewed >= self._lease / 3
-                await self._beat(transport)
-                if renew:
+                if await self._beat(transport) or renew:
                     renewed = time.monotonic()
                     await self._renew(transport)
                 delay = min(BEAT_EVERY, self._lease / 6)
@@ -126,16 +125,18 @@ class Keeper:
         if transport is not None:
             await transport.close()
 
-    async def _beat(self, transport: Transport) -> None:
+    async def _beat(self, transport: Transport) -> bool:
+        """Beat; whether the server is another one than at the last beat, or its clock was set."""
         run_id = await transport.recovery.beat(self._owner, self._info(), ttl=BEAT_TTL)
         now = time.monotonic()
         if self._reachable_since is None or run_id != self._run_id or now - self._last > _GAP:
             self._reachable_since = now
             self._trust = _TRUST_AFTER_OUTAGE if self._run_id else _TRUST
-        self._run_id, self._last = run_id, now
+        is_another, self._run_id, self._last = run_id != self._run_id, run_id, now
         self._beaten.set()
         self._outage.over()
         self._on_beat(ok=True)
+        return is_another
 
     async def _renew(self, transport: Transport) -> None:
         held = self._leases.snapshot()

@@ -1,50 +1,46 @@
-"""A server whose power can be cut: it is killed, and what it had not synced is cut off its files.
+"""A server whose plug can be pulled: what it has not synced is gone, as on a disk that keeps nothing that it need not.
 
-It stands for a disk that keeps what it says it has. The server tells by itself what it has synced, through a library
-that is loaded into it (`synced.c`).
+The worst case: a real disk, and the kernel before it, may have kept more. What is written to append-only files counts;
+their names, once given, stay.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-import subprocess
-import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
+from tests.chaos.preload import preloading
 from tests.servers import RedisServer, ServerBinary
 
-_SOURCE = Path(__file__).with_name("synced.c")
-#: Where this machine has a C compiler.
-COMPILER = shutil.which("cc")
 
+class PluggedServer(RedisServer):
+    """`library`: of `synced.c`."""
 
-class FrailServer(RedisServer):
-    """A server with a plug. What it has synced is known from its first start on."""
+    def __init__(self, binary: ServerBinary, library: Path, *, appendfsync: str, sync_takes: float = 0.0) -> None:
+        """`sync_takes`: seconds that every sync takes longer than it does."""
+        super().__init__(binary, appendfsync=appendfsync)
+        self._notes = self.folder / "synced"
+        self._notes.touch()
+        variables = {"SYNCED_NOTES": str(self._notes), "SYNCED_SLOWLY": str(round(sync_takes * 1000))}
+        self.binary = replace(binary, env=preloading(library, binary.env, **variables))
 
-    def __init__(self, binary: ServerBinary) -> None:
-        self._notes = Path(tempfile.mkdtemp(prefix="st-synced-"))
-        library = self._notes / "synced.so"
-        assert COMPILER is not None
-        subprocess.run([COMPILER, "-shared", "-fPIC", "-O1", "-o", library, _SOURCE, "-ldl"], check=True, timeout=60)
-        env = binary.env | {"LD_PRELOAD": str(library), "SYNCED": str(self._notes)}
-        super().__init__(dataclasses.replace(binary, env=env))
+    @property
+    def seconds_since_sync(self) -> float:
+        """Since the end of the last sync of any file."""
+        return time.time() - self._notes.stat().st_mtime
 
-    def cut_power(self) -> int:
-        """Kill it, and cut off what it had not synced; how many bytes that were."""
+    def pull_the_plug(self) -> int:
+        """Kill the server, and take from its append-only files what was never synced; how many bytes that were."""
         self.kill()
-        lost = 0
-        for file in (self.folder / "appendonlydir").iterdir():
-            found = file.stat()
-            note = self._notes / str(found.st_ino)
-            kept = int(note.read_text()) if note.exists() else 0
-            if kept < found.st_size:
-                lost += found.st_size - kept
-                with file.open("r+b") as cut:
-                    cut.truncate(kept)
-        return lost
-
-    def close(self) -> None:
-        """See `RedisServer.close`."""
-        super().close()
-        shutil.rmtree(self._notes, ignore_errors=True)
+        # The last note of a file counts: its number may have been another's before.
+        synced = {int(inode): int(length) for inode, length in map(str.split, self._notes.read_text().splitlines())}
+        cut = 0
+        for file in (*self.folder.glob("appendonly.aof"), *self.folder.glob("appendonlydir/*")):
+            there = file.stat()
+            kept = min(synced.get(there.st_ino, 0), there.st_size)
+            if kept < there.st_size:
+                cut += there.st_size - kept
+                with file.open("r+b") as opened:
+                    opened.truncate(kept)
+        return cut

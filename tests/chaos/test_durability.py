@@ -1,6 +1,6 @@
 """What each durability setting of the server is worth when its process is killed: counted, not believed.
 
-The host goes on living, so what the kernel had been given is in the file. A power cut is not tried here.
+The host goes on living, so what the kernel had been given is in the file. `test_power_cut.py` takes that away, too.
 """
 
 from __future__ import annotations

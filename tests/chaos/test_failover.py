@@ -2,17 +2,19 @@
 may be lost.
 
 A publisher that waits for nobody loses what the new primary had not received; how much is printed. One that waits for
-its replicas loses nothing, also where the old primary lives on and goes on saying yes. One of
-two is not enough for that.
+its replicas loses nothing, also where the old primary lives on and goes on saying yes, or is cut off together with its
+clients. One of two is not enough for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -21,7 +23,8 @@ import redis
 
 from streamtask.transport.values import Durability
 from tests.chaos.conftest import Measured, StartWorker, one_server
-from tests.chaos.workers import LONG, Ledger, Publisher, emitted, until
+from tests.chaos.workers import LONG, Ledger, Publisher, emitted, nothing_pending, until
+from tests.proxy import Proxy
 from tests.servers import RedisServer, ServerBinary, free_port
 
 COUNT = """
@@ -29,6 +32,19 @@ COUNT = """
 async def count(job: Job) -> None:
     note("end", job.n, kind=job.kind)
 """
+
+#: Beside them, what an event leads to.
+CARRY = """
+@app.on(Job)
+async def carry(job: Job) -> Made:
+    await asyncio.sleep(0.05)
+    note("end", job.n, kind=job.kind)
+    return Made(n=job.n, by=job.kind)
+"""
+
+#: Seconds that a primary may be without word from a replica, that it is cut off, and that this machine may be late by.
+MAX_LAG, CUT = (10, 60.0) if LONG else (3, 12.0)
+MARGIN = 4.0
 
 _CONFIG = """
 port {port}
@@ -54,17 +70,23 @@ class Watched:
         """What a transport connects to."""
         return "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in self._ports) + "/main"
 
-    def start(self) -> None:
-        """Start all, and wait until every sentinel knows both replicas and the other sentinels."""
+    def start(self, *options: str, at: int = 0) -> None:
+        """Start all, and wait until every sentinel knows both replicas and the other sentinels.
+
+        `options`: of each server. `at`: the port at which the others reach the primary, if it is not its own.
+        """
         primary, *replicas = self.servers
-        primary.start("--repl-diskless-sync-delay", "0")
+        at = at or primary.port
+        options += ("--repl-diskless-sync-delay", "0")
+        primary.start(*options)
         for replica in replicas:
-            replica.start("--replicaof", "127.0.0.1", str(primary.port), "--repl-diskless-sync-delay", "0")
+            # Said, because a primary that is reached by a proxy does not see where its replicas are.
+            replica.start("--replicaof", "127.0.0.1", str(at), "--replica-announce-ip", "127.0.0.1", *options)
         for port in self._ports:
             folder = self._folder / f"sentinel-{port}"
             folder.mkdir()
             config = folder / "sentinel.conf"
-            config.write_text(_CONFIG.format(port=port, folder=folder, primary=primary.port))
+            config.write_text(_CONFIG.format(port=port, folder=folder, primary=at))
             command = [str(primary.binary.path), str(config), "--sentinel"]
             with (folder / "log").open("wb") as log:
                 environment = os.environ | primary.binary.env
@@ -107,14 +129,18 @@ class Watched:
 
 
 @pytest.fixture
-def watched(server_binary: ServerBinary, tmp_path: Path) -> Iterator[Watched]:
-    """All of it, in step."""
+def watched_apart(server_binary: ServerBinary, tmp_path: Path) -> Iterator[Watched]:
+    """Nothing of it runs yet; ended after the test."""
     made = Watched(server_binary, tmp_path)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.close()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def watched(watched_apart: Watched) -> Watched:
+    """All of it, in step."""
+    watched_apart.start()
+    return watched_apart
 
 
 @one_server
@@ -170,6 +196,74 @@ async def test_a_primary_that_dies_takes_nothing_with_it_that_a_replica_had_to_h
     lost = await _lost(watched, publishers, measured)
     assert lost["a replica"] == set()
     await _handled(ledger, "a replica", publishers["a replica"])
+
+
+@pytest.fixture
+async def network(watched_apart: Watched, chance: random.Random) -> AsyncIterator[Proxy]:
+    """Between the first primary and all that is to be elsewhere: its replicas, the sentinels, and who asks those."""
+    async with Proxy(watched_apart.servers[0].socket, chance) as proxy:
+        options = ("--min-replicas-to-write", "1", "--min-replicas-max-lag", str(MAX_LAG))
+        # In a thread: the sentinels' way to the primary is on this loop.
+        await asyncio.to_thread(watched_apart.start, *options, at=proxy.port)
+        yield proxy
+
+
+@one_server
+@pytest.mark.timeout(400 if LONG else 180)
+async def test_a_primary_that_is_cut_off_with_its_clients_says_yes_no_longer_than_it_may_be_without_replicas(
+    watched_apart: Watched, network: Proxy, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    watched, old = watched_apart, watched_apart.servers[0]
+    inside = await start_worker(old.url, CARRY)
+    await start_worker(watched.url, CARRY)
+    waits: dict[str, Durability] = {"nobody": "none", "a replica": "replica"}
+    publishers = {
+        f"{kind}, {where}": Publisher(url, kind=f"{kind}, {where}", durability=each)
+        for where, url in {"inside": old.url, "outside": watched.url}.items()
+        for kind, each in waits.items()
+    }
+    cut_off = [publishers[f"{kind}, inside"] for kind in waits]
+    async with AsyncExitStack() as stack:
+        for publisher in publishers.values():
+            await stack.enter_async_context(publisher)
+        await asyncio.sleep(2.0)
+        network.fall_silent()
+        silent = time.monotonic()
+        await _promoted(watched, old)
+        measured("seconds until another was promoted", time.monotonic() - silent)
+        await until(lambda: all(publisher.raised for publisher in cut_off), MAX_LAG + 20)
+        await asyncio.sleep(max(0.0, silent + CUT - time.monotonic()))
+        # Split in two, and it does not know.
+        assert len(watched.primaries()) == 2
+        network.heal()
+        healed = time.monotonic()
+        await until(lambda: old not in watched.primaries(), 60, every=0.1)
+        measured("seconds until the old primary was demoted, from healing", time.monotonic() - healed)
+        await asyncio.sleep(2.0)
+        for publisher in cut_off:
+            await publisher.abandon()
+    ended = time.monotonic()
+    await inside.terminate()
+    measured("seconds that the worker inside took to end", time.monotonic() - ended)
+    await nothing_pending(watched.url, within=30)
+
+    yes = max(moment for publisher in cut_off for moment in publisher.returned.values()) - silent
+    measured("seconds for which the old primary went on saying yes", yes)
+    assert yes < MAX_LAG + MARGIN
+    lost = await _lost(watched, publishers, measured)
+    assert lost["nobody, inside"]
+    assert lost["a replica, inside"] == lost["a replica, outside"] == set()
+    for kind, publisher in publishers.items():
+        # All that is lost came at the cut or behind it; of what was published outside, nothing that came later.
+        moments = [publisher.returned[n] - silent for n in lost[kind]]
+        assert not moments or min(moments) > -MARGIN
+        assert kind.endswith("inside") or not moments or max(moments) < MARGIN
+    stored = Counter((each["kind"], each["n"]) for each in await emitted(watched.url, "jobs"))
+    made = Counter((each["by"], each["n"]) for each in await emitted(watched.url, "made"))
+    runs = Counter((line.more["kind"], int(line.key)) for line in ledger.lines("end"))
+    measured("events that were handled again", sum(runs[event] - 1 for event in stored))
+    assert set(stored.values()) == {1}
+    assert made == stored, f"skipped {stored - made}, doubled {made - stored}"
 
 
 async def _promoted(watched: Watched, old: RedisServer) -> float:

@@ -1,137 +1,180 @@
-"""The power fails: what a server had not synced is gone. What each setting keeps of it, and what `durability="disk"`.
+"""A power cut: the server is gone, and with it whatever its disk had not been made to keep. Counted, by setting.
 
-The host lives on, of course; the files are cut back to what the server had synced, see `power.py`.
+No plug is pulled: the server runs with a library of ours that notes how much of each file was synced (`synced.c`), is
+killed, and its files are cut back to that. So a cut takes all that it may.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-import redis
 
-from tests.chaos.conftest import Measured
-from tests.chaos.power import COMPILER, FrailServer
-from tests.chaos.workers import LONG, Publisher, emitted, until
-from tests.servers import ServerBinary, available_servers
+from tests.chaos.clocks import HOUR, WrongClock
+from tests.chaos.conftest import Measured, StartWorker, one_server
+from tests.chaos.oracle import LOAD, no_suspects
+from tests.chaos.power import PluggedServer
+from tests.chaos.preload import compiled
+from tests.chaos.workers import LONG, Ledger, Publisher, emitted, nothing_pending, until
+from tests.servers import ServerBinary
 
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="a power cut takes a C compiler (cc)")
+#: Seconds that this machine may be late by, with all that it does meanwhile.
+MARGIN = 3.0
+#: Seconds between two syncs by which `everysec` is far from either.
+IN_BETWEEN = 0.5
 
-_CUTS = 20 if LONG else 2
-#: Since 7.0 the file is in a folder of its own.
-_NEW = [each for each in available_servers() if each.version >= (7,)]
-_ABLE = [each for each in _NEW if each.has_waitaof]
-_TRUTHFUL = [each for each in _ABLE if each.name.startswith("redis") and each.version >= (8,)]
-_HASTY = [each for each in _ABLE if each not in _TRUTHFUL]
-
-
-def first_of(binaries: list[ServerBinary], *, why_none: str) -> pytest.MarkDecorator:
-    """The first of these, each in the long form, or the reason why there is none."""
-    given = [pytest.param(each, id=each.name) for each in (binaries if LONG else binaries[:1])]
-    none = pytest.param(None, marks=pytest.mark.skip(reason=why_none), id="no server")
-    return pytest.mark.parametrize("server_binary", given or [none], indirect=True)
-
-
-new = first_of(_NEW, why_none="no server here is Redis 7.0 or newer, or Valkey")
-able = first_of(_ABLE, why_none="no server here has WAITAOF: it takes Redis 7.2 or newer, or Valkey")
-truthful = first_of(_TRUTHFUL, why_none="no server here is Redis 8.0 or newer")
-hasty = first_of(_HASTY, why_none="no server here is Valkey, or Redis 7.2 or 7.4")
+#: (appendfsync, **options) -> a server that runs.
+Plugged = Callable[..., PluggedServer]
 
 
 @pytest.fixture
-def server(server_binary: ServerBinary) -> Iterator[FrailServer]:
-    """Not started yet."""
-    server = FrailServer(server_binary)
-    yield server
-    server.close()
+def plugged(server_binary: ServerBinary, tmp_path: Path) -> Iterator[Plugged]:
+    """Start servers whose plug can be pulled; ended after the test."""
+    library, servers = compiled("synced", tmp_path), []
+
+    def start(appendfsync: str, **options: float) -> PluggedServer:
+        servers.append(PluggedServer(server_binary, library, appendfsync=appendfsync, **options))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
 
 
-async def lost_by_cuts(
-    server: FrailServer, appendfsync: str, publisher: Publisher, measured: Measured, *, load_for: float = 0.0
+async def lost_by_a_cut(
+    server: PluggedServer, measured: Measured, *, after: float, unsynced: float = 0.0
 ) -> list[float]:
-    """Cut the power under load, again and again: for each publish that returned and is gone, how long before the cut.
+    """Publish for `after` seconds and pull the plug: of each event that is lost, how long ago it was acknowledged.
 
-    In seconds. `load_for`: so long between two cuts, and a hundred publishes.
+    `unsynced`: seconds since the last sync at the least, so that there is something to lose.
     """
-    options = ("--appendonly", "yes", "--appendfsync", appendfsync)
-    cuts: list[float] = []
-    server.start(*options)
-    async with publisher:
-        for _ in range(_CUTS):
-            enough, until_then = len(publisher.returned) + 100, time.monotonic() + load_for
-            await until(lambda: len(publisher.returned) > enough and time.monotonic() > until_then, 60)  # noqa: B023
-            server.cut_power()
-            cuts.append(time.monotonic())
-            await asyncio.to_thread(server.start, *options)
-    there = [each["n"] for each in await emitted(server.url, "jobs")]
-    assert len(there) == len(set(there))
-    lost = [publisher.returned[n] for n in publisher.returned.keys() - set(there)]
-    measured("published", len(publisher.returned))
-    measured("publishes that raised", publisher.raised.total())
-    measured("published and lost", len(lost))
-    # What the server had answered may be read a little after its end.
-    return [next(cut for cut in cuts if at < cut + 0.1) - at for at in lost]
+    async with Publisher(server.url, lanes=3) as publisher:
+        await asyncio.sleep(after)
+        await until(lambda: server.seconds_since_sync >= unsynced, 20)
+        acknowledged, cut_at = dict(publisher.returned), time.monotonic()
+        taken = server.pull_the_plug()
+        server.start()
+    there = {each["n"] for each in await emitted(server.url, "jobs")}
+    ages = [cut_at - moment for n, moment in acknowledged.items() if n not in there]
+    measured("acknowledged", len(acknowledged))
+    measured("bytes that were not synced", taken)
+    measured("lost", len(ages))
+    measured("age of the oldest that is lost, s", max(ages, default=0.0))
+    return ages
 
 
-@new
-async def test_with_a_file_that_is_never_synced_all_is_lost(server: FrailServer, measured: Measured) -> None:
-    server.start("--appendonly", "yes", "--appendfsync", "no")
-    client = server.client()
-    for n in range(100):
-        client.xadd("stream:jobs", {"n": n})
-    measured("bytes lost", server.cut_power())
-    server.start("--appendonly", "yes", "--appendfsync", "no")
-    assert server.client().xlen("stream:jobs") == 0
-
-
-@new
-@pytest.mark.timeout(300 if LONG else 60)
-async def test_with_a_file_that_is_always_synced_nothing_is_lost(server: FrailServer, measured: Measured) -> None:
-    assert await lost_by_cuts(server, "always", Publisher(server.url, lanes=5), measured) == []
-
-
-@new
-@pytest.mark.timeout(300 if LONG else 60)
-async def test_with_a_file_that_is_synced_every_second_the_last_seconds_are_lost(
-    server: FrailServer, measured: Measured
+async def test_a_power_cut_takes_nothing_from_a_server_that_syncs_every_write(
+    plugged: Plugged, measured: Measured
 ) -> None:
-    lost = await lost_by_cuts(server, "everysec", Publisher(server.url, lanes=5), measured, load_for=2.5)
-
-    assert lost
-    measured("seconds before the cut, the longest", max(lost))
-    assert max(lost) < 3
+    for _ in range(5 if LONG else 1):
+        assert await lost_by_a_cut(plugged("always"), measured, after=2.0) == []
 
 
-@able
-@pytest.mark.timeout(300 if LONG else 60)
-async def test_what_the_disk_had_to_have_is_not_lost(server: FrailServer, measured: Measured) -> None:
-    publisher = Publisher(server.url, lanes=5, durability="disk")
-    assert await lost_by_cuts(server, "always", publisher, measured) == []
-
-
-@truthful
-@pytest.mark.timeout(900 if LONG else 60)
-async def test_what_the_disk_had_to_have_is_not_lost_though_it_is_synced_once_a_second(
-    server: FrailServer, measured: Measured
+async def test_a_power_cut_takes_two_seconds_at_most_from_a_server_that_syncs_every_second(
+    plugged: Plugged, measured: Measured
 ) -> None:
-    publisher = Publisher(server.url, lanes=50, durability="disk")
-    assert await lost_by_cuts(server, "everysec", publisher, measured) == []
+    for _ in range(5 if LONG else 1):
+        ages = await lost_by_a_cut(plugged("everysec"), measured, after=5.0, unsynced=IN_BETWEEN)
+        assert ages
+        assert max(ages) < 2.0 + MARGIN
 
 
-@hasty
-async def test_a_server_that_is_refused_says_yes_and_loses_it(server: FrailServer, measured: Measured) -> None:
-    """Why it is refused. Should this fail on a newer version, that one can be believed."""
-    server.start("--appendonly", "yes", "--appendfsync", "everysec")
-    with redis.Redis.from_url(server.url) as client:
-        said_yes = 0
-        for n in range(200):
-            client.xadd("stream:jobs", {"n": n})
-            said_yes += client.execute_command("WAITAOF", 1, 0, 3000)[0]
-        server.cut_power()
-    server.start("--appendonly", "yes", "--appendfsync", "everysec")
+@one_server
+async def test_a_power_cut_takes_more_than_two_seconds_where_a_sync_takes_as_long(
+    plugged: Plugged, measured: Measured
+) -> None:
+    ages = await lost_by_a_cut(plugged("everysec", sync_takes=2.0), measured, after=4.0, unsynced=IN_BETWEEN)
 
-    kept = server.client().xlen("stream:jobs")
-    measured("said to be on disk, and lost", said_yes - kept)
-    assert kept < said_yes
+    # What came since the last sync began that has ended: its own time, up to a second, and the next one's so far.
+    assert 2.0 < max(ages) < 2 * 2.0 + 1.0 + MARGIN
+
+
+@pytest.mark.parametrize("remedy", ["", "told", "restarted"])
+async def test_a_server_whose_clock_was_set_back_syncs_no_more_until_it_is_told_to_or_restarted(
+    server_binary: ServerBinary, tmp_path: Path, measured: Measured, *, remedy: str
+) -> None:
+    clock = WrongClock(compiled("clock", tmp_path), tmp_path / "clock")
+    server = PluggedServer(clock.of(server_binary), compiled("synced", tmp_path), appendfsync="everysec")
+    try:
+        server.start()
+        async with Publisher(server.url) as publisher:
+            await asyncio.sleep(2.0)
+            clock.move(-HOUR)
+            set_at = time.monotonic()
+            await asyncio.sleep(2.0)
+            if remedy == "told":
+                before = len(publisher.returned)
+                server.client().config_set("appendfsync", "always")
+                await until(lambda: len(publisher.returned) > before + 10, 10)
+                server.client().config_set("appendfsync", "everysec")
+            elif remedy == "restarted":
+                server.restart()
+            await asyncio.sleep(2.0 + MARGIN)
+            acknowledged, cut_at = dict(publisher.returned), time.monotonic()
+            server.pull_the_plug()
+            server.start()
+        there = {each["n"] for each in await emitted(server.url, "jobs")}
+        ages = [cut_at - moment for n, moment in acknowledged.items() if n not in there]
+    finally:
+        server.close()
+
+    measured("seconds since the clock was set back", cut_at - set_at)
+    measured("age of the oldest that is lost, s", max(ages, default=0.0))
+    if remedy:
+        assert max(ages, default=0.0) < 2.0 + MARGIN
+    else:
+        assert max(ages) > cut_at - set_at - 1.0
+
+
+async def test_a_power_cut_takes_everything_from_a_server_that_leaves_syncing_to_the_system(
+    plugged: Plugged, measured: Measured
+) -> None:
+    server = plugged("no")
+    ages = await lost_by_a_cut(server, measured, after=1.0)
+
+    assert len(ages) > 100
+    assert server.client().exists("stream:jobs") == 0
+
+
+@one_server
+@pytest.mark.timeout(600 if LONG else 180)
+async def test_of_what_power_cuts_leave_nothing_is_skipped_and_each_event_has_its_effects_once(
+    plugged: Plugged, start_worker: StartWorker, ledger: Ledger, measured: Measured
+) -> None:
+    server = plugged("everysec")
+    workers = [await start_worker(server.url, LOAD, concurrency=50) for _ in range(2)]
+    cuts, lost, ages = 20 if LONG else 3, set[int](), list[float]()
+    async with Publisher(server.url, lanes=3) as publisher:
+        # Until the disk has the group, too.
+        await asyncio.sleep(3.0)
+        for _ in range(cuts):
+            # New files take the place of the old ones, now and then under load, too.
+            server.client().bgrewriteaof()
+            await asyncio.sleep(1.0)
+            await until(lambda: server.seconds_since_sync > IN_BETWEEN, 10)
+            acknowledged, cut_at = dict(publisher.returned), time.monotonic()
+            server.pull_the_plug()
+            server.start()
+            there = {each["n"] for each in await emitted(server.url, "jobs")}
+            ages += [cut_at - acknowledged[n] for n in acknowledged.keys() - there - lost]
+            lost |= acknowledged.keys() - there
+    await nothing_pending(server.url, within=30)
+
+    stored = Counter(each["n"] for each in await emitted(server.url, "jobs"))
+    made = Counter(each["n"] for each in await emitted(server.url, "made"))
+    ends = ledger.count("end")
+    again = sum(ends[str(n)] - 1 for n in stored)
+    measured("acknowledged", len(publisher.returned))
+    measured(f"lost by {cuts} cuts", len(publisher.returned.keys() - stored.keys()))
+    measured("age of the oldest that is lost, s", max(ages))
+    measured("handled again, for their acks were lost", again)
+    assert set(stored.values()) == {1}
+    assert made == stored, f"skipped {stored - made}, doubled {made - stored}"
+    assert again > 0
+    assert max(ages) < 2.0 + MARGIN
+    no_suspects(workers)

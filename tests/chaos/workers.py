@@ -371,9 +371,15 @@ class Publisher:
         """Publish nothing new, and wait until the last one has returned."""
         self._stop = True
         if kind is not None:
-            for task in self._tasks:
-                task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=kind is not None)
+            await self.abandon()
+        await asyncio.gather(*self._tasks)
+
+    async def abandon(self) -> None:
+        """Publish nothing more, and give up what has not returned: who is asked will never say yes again."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
         async with App("chaos", broker=self._url, durability=self._durability) as app:

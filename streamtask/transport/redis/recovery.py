@@ -5,6 +5,8 @@ Never touches a live owner's work on its own: it reports and parks, the reclaime
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -12,7 +14,13 @@ from streamtask.transport.redis import commands, keys
 from streamtask.transport.redis.capabilities import parse_info
 from streamtask.transport.redis.client import Caller, Script
 from streamtask.transport.redis.line import Argument
+from streamtask.transport.redis.serverclock import ServerClock
 from streamtask.transport.values import Claimed, Delivery, Subscription
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which the living have beaten again since the server's clock was set; as after an outage.
+_ALL_HAVE_BEATEN = 10.0
 
 
 class RedisRecovery:
@@ -28,10 +36,17 @@ class RedisRecovery:
         self._mend_gates = Script("mend_gates", gated=True)
         self._run_id = ""
         self._run_id_of = -1
+        #: The clock that beats go by, and by stream that of its entries: on a cluster it may be another node's.
+        self._clock = ServerClock()
+        self._clocks: dict[str, ServerClock] = {}
 
     async def beat(self, owner: str, info: bytes, *, ttl: float) -> str:
         """See `Recovery.beat`."""
-        await self._wire.run(self._beat, [keys.beat(owner), keys.WORKERS], [owner, round(ttl * 1000), info])
+        asked_at = time.monotonic()
+        now_ms = await self._wire.run(self._beat, [keys.beat(owner), keys.WORKERS], [owner, round(ttl * 1000), info])
+        moved = self._clock.saw(now_ms / 1000, asked_at=asked_at, now=time.monotonic())
+        if moved:
+            log.warning("server.clock_set", extra={"owner": owner, "seconds": round(moved, 1)})
         if self._run_id_of != self._wire.generation:
             # A restart breaks the connection: the run id can only change with it.
             generation = self._wire.generation
@@ -39,7 +54,7 @@ class RedisRecovery:
             _, info = await self._wire.every([["EXISTS", keys.beat(owner)], ["INFO", "server"]])
             self._run_id = parse_info(info)["run_id"]
             self._run_id_of = generation
-        return self._run_id
+        return f"{self._run_id}+{self._clock.times_set}" if self._clock.times_set else self._run_id
 
     async def retire(self, owner: str, subscriptions: Sequence[Subscription]) -> None:
         """See `Recovery.retire`."""
@@ -72,22 +87,46 @@ class RedisRecovery:
     async def lost_owners(self, stream: str, group: str, *, lease: float) -> dict[str, str]:
         """See `Recovery.lost_owners`."""
         key = keys.stream(stream)
-        summary = await self._wire.call("XPENDING", key, group)
+        clock = self._clocks.setdefault(stream, ServerClock())
+        [summary], _ = await self._and_time([["XPENDING", key, group]], clock)
         owners = [keys.text(name) for name, _ in summary[3] or () if keys.text(name) not in keys.RESERVED]
         if not owners:
             return {}
-        asked: list[list[Argument]] = []
-        for owner in owners:
-            asked.append(["EXISTS", keys.beat(owner)])
-            asked.append(["XPENDING", key, group, "IDLE", round(lease * 1000), "-", "+", 1, owner])
-        replies = await self._wire.every(asked)
+        living = await self._living(owners)
+        ages: list[list[Argument]] = [
+            ["XPENDING", key, group, "IDLE", round(lease * 1000), "-", "+", 1, owner] for owner in owners
+        ]
+        stale, _ = await self._and_time(ages, clock)
+        # A clock that goes an hour ahead makes every beat run out and every entry old, in one moment.
+        believed = time.monotonic() - max(self._clock.set_at, clock.set_at)
         lost: dict[str, str] = {}
-        for owner, beats, stale in zip(owners, replies[::2], replies[1::2], strict=True):
-            if not beats:
-                lost[owner] = "dead"
-            elif stale:
+        for owner, is_stale in zip(owners, stale, strict=True):
+            if owner not in living:
+                if believed >= _ALL_HAVE_BEATEN:
+                    lost[owner] = "dead"
+            elif is_stale and believed >= max(_ALL_HAVE_BEATEN, lease):
                 lost[owner] = "stale"
         return lost
+
+    async def _living(self, owners: Sequence[str]) -> set[str]:
+        """Those of the owners that have a beat, not one from after now, which lasts as long as a clock was set back."""
+        beats: list[list[Argument]] = [["EXISTS", keys.beat(owner)] for owner in owners]
+        beaten: list[list[Argument]] = [["ZSCORE", keys.WORKERS, owner] for owner in owners]
+        replies, now = await self._and_time([*beats, *beaten], self._clock)
+        found = zip(owners, replies[: len(owners)], replies[len(owners) :], strict=True)
+        latest = (now + _ALL_HAVE_BEATEN) * 1000
+        return {owner for owner, beats, beaten_at in found if beats and float(beaten_at or 0) < latest}
+
+    async def _and_time(self, commands: Sequence[Sequence[Argument]], clock: ServerClock) -> tuple[list[Any], float]:
+        """The replies, and the time in seconds of the server that has the first key, of which its clock is told.
+
+        It is asked for last: whatever was found after the clock was set is known to have been.
+        """
+        asked_at = time.monotonic()
+        *replies, told = await self._wire.every([*commands, ["TIME"]])
+        seconds = int(told[0]) + int(told[1]) / 1e6
+        clock.saw(seconds, asked_at=asked_at, now=time.monotonic())
+        return replies, seconds
 
     async def hand_back(
         self,

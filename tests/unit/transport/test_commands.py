@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamtask.errors import PublishError, StoreFullError
-from streamtask.transport.redis.client import ServerError
 from streamtask.transport.redis.commands import published
+from streamtask.transport.redis.line import ServerError
 from streamtask.transport.values import Outgoing
 
 
