@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streamtask.telemetry.logs import UNPRINTABLE
+from streamtask.unprintable import UNPRINTABLE
 
 _UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"))
 _SIZES = ("B", "KB", "MB", "GB", "TB")

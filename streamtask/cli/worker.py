@@ -10,10 +10,13 @@ from typing import Any
 
 import click
 
+from streamtask import worker as worker_package
 from streamtask.cli.options import app_option, broker_option
-from streamtask.worker import supervisor
 from streamtask.worker.memory import resident_mib
-from streamtask.worker.parent import BROKER_VARIABLE
+from streamtask.worker.variables import BROKER_VARIABLE
+
+#: By path, which it is run by: what it needs is not loaded twice.
+_SUPERVISOR = str(Path(worker_package.__file__).with_name("supervisor.py"))
 
 
 @click.command()
@@ -49,6 +52,6 @@ def worker(reference: str | None, broker: str | None, processes: int, reload: bo
     # The supervisor takes this process over: what was imported to parse the command line is not kept in memory.
     os.execve(  # noqa: S606 - our own interpreter and file
         sys.executable,
-        [sys.executable, "-P", "-S", supervisor.__file__, json.dumps(config)],
+        [sys.executable, "-P", "-S", _SUPERVISOR, json.dumps(config)],
         os.environ | ({BROKER_VARIABLE: broker} if broker else {}),
     )

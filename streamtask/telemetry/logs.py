@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 from streamtask.errors import ConfigurationError
 from streamtask.redact import mask_text
+from streamtask.unprintable import UNPRINTABLE
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ FIELD_LIMIT = 8_192
 #: Containers within containers beyond this many are written as text: a field may refer to itself.
 _DEPTH = 4
 
-#: What ends a line, drives a terminal, reorders what is shown, or cannot be encoded.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 #: A value that is not one plain word is quoted, so that it cannot pass for a field of its own.
 _NOT_A_WORD = re.compile(r'[\s"=\\]|' + UNPRINTABLE.pattern)

@@ -15,7 +15,8 @@ from typing import Any
 from streamtask.errors import ConfigurationError, StreamtaskError, TransportError
 from streamtask.settings import WorkerSettings
 from streamtask.telemetry import logs
-from streamtask.worker.parent import BROKER_VARIABLE, SupervisorLink
+from streamtask.worker.parent import SupervisorLink
+from streamtask.worker.variables import BROKER_VARIABLE
 
 try:
     import uvloop

@@ -5,7 +5,8 @@ answers it with SIGKILL to our whole process group, even while a C extension hol
 does. The parent-death signal comes first and *stops* us: were it SIGKILL, it would often be faster than the pipe (5
 of 8 times, where the parent has threads), and with us would go the pipe's address of those that we have started; they
 would live on. So a child that is orphaned while a forked copy of its parent keeps the pipe open does nothing more,
-and ends with that copy. This module imports the standard library only; workers and sandbox children use it.
+and ends with that copy. Beside the names of
+variables this module imports the standard library only; workers and sandbox children use it.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
+from streamtask.worker.variables import (
+    CONTROL_VARIABLE,
+    LIFELINE_VARIABLE,
+    PID_VARIABLE,
+    PLACE_VARIABLE,
+    STARTED_VARIABLE,
+)
+
 _PR_SET_PDEATHSIG: Final = 1
 #: Exit status of a child whose parent was gone before it had begun.
 ORPHANED: Final = 70
-
-PID_VARIABLE: Final = "STREAMTASK_SUPERVISOR_PID"
-PLACE_VARIABLE: Final = "STREAMTASK_PLACE"
-CONTROL_VARIABLE: Final = "STREAMTASK_CONTROL_FD"
-STARTED_VARIABLE: Final = "STREAMTASK_STARTED_FD"
-LIFELINE_VARIABLE: Final = "STREAMTASK_LIFELINE_FD"
-#: The broker of the command line: an argument could be read by every user of the machine.
-BROKER_VARIABLE: Final = "STREAMTASK_WORKER_BROKER"
 
 
 def die_with_parent(parent_pid: int, lifeline: int) -> None:

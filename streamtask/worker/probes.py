@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import import_module
 from socketserver import TCPServer
 from threading import Event, Thread
 from typing import Any
 
 from streamtask.errors import ConfigurationError
-from streamtask.telemetry.exposition import CONTENT_TYPE
 from streamtask.telemetry.logs import masked
 from streamtask.worker.health import Finding
 from streamtask.worker.parent import SupervisorLink
@@ -60,7 +60,7 @@ class Probes:
         self._pages: dict[str, Callable[[], _Page]] = {
             "/live": lambda: _finding_page(live()),
             "/ready": lambda: _finding_page(ready()),
-            "/metrics": lambda: (HTTPStatus.OK, CONTENT_TYPE, metrics()),
+            "/metrics": lambda: _metrics_page(metrics),
         }
         self._server: _Server | None = None
 
@@ -123,6 +123,12 @@ def _finding_page(finding: Finding) -> _Page:
     ok, detail = finding
     body = json.dumps({"ok": ok, **{name: masked(value) for name, value in detail.items()}}) + "\n"
     return HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE, "application/json", body.encode()
+
+
+def _metrics_page(metrics: Callable[[], bytes]) -> _Page:
+    # Imported by the first who asks: it takes longer to load than the rest of this, and a worker is to start fast.
+    exposition = import_module("streamtask.telemetry.exposition")
+    return HTTPStatus.OK, exposition.CONTENT_TYPE, metrics()
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> str:
