@@ -243,7 +243,9 @@ class Broker:
             flow = None if found is None or found[0].dump is None else steps.flow_of(envelope.payload_bytes)
         except EnvelopeError as error:
             return Dead(reason="undecodable", error=str(error), attempts=delivery.attempt)
-        if found is None or not _reads(found[1], envelope.schema_version):
+        version = envelope.schema_version
+        if found is None or (version != found[1].version and version not in describe(found[1].cls).versions):
+            # As of now: an upcaster may have been added since the handler was.
             return self._foreign(delivery, envelope, interest.get(place, ()))
         # Who has been delivered once has not crashed.
         suspect = delivery.deliveries > 1 and delivery.crashes >= CRASHES_BEFORE_ISOLATION
@@ -292,7 +294,7 @@ class Broker:
     def mark(self, run: Run, event: Event) -> Mark | None:
         """The de-duplication mark of a delivery, or None where its handler does not de-duplicate."""
         dedupe = run.handler.dedupe
-        if dedupe is False:
+        if dedupe is False or (dedupe is None and not run.event_type.key):
             return None
         if dedupe is None or dedupe is True:
             value = key_of(event) if run.event_type.key else None
@@ -602,11 +604,6 @@ class Broker:
             debounce_key=debounce_key,
             again=again,
         )
-
-
-def _reads(known: EventType, version: str) -> bool:
-    # As of now: an upcaster may have been added since the handler was.
-    return version == known.version or version in describe(known.cls).versions
 
 
 def _events(returned: Any, function: str) -> Sequence[Event]:

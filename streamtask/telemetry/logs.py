@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Any, Literal, NamedTuple, Protocol, TextIO
 
 from streamtask.errors import ConfigurationError
 from streamtask.redact import mask_text
@@ -57,27 +57,62 @@ class Bound(NamedTuple):
     group: str
 
 
-# A bare tuple: making a `Bound` for every delivery would double the cost of a bind, and few deliveries log anything.
-_Values = tuple[str, str, str, int, str, str]
-_bound: ContextVar[_Values | None] = ContextVar("streamtask_bound", default=None)
+class HasIds(Protocol):
+    """What an envelope has, named by shape because that layer is above this one."""
+
+    @property
+    def event_id(self) -> str:
+        """Of the event."""
+
+    @property
+    def event_type(self) -> str:
+        """Of the event."""
+
+    @property
+    def trace_id(self) -> str:
+        """Of what it is a part of."""
 
 
-def bind(
-    *, event_id: str, event_type: str, trace_id: str, attempt: int, stream: str, group: str
-) -> Token[_Values | None]:
+class HasPlace(Protocol):
+    """The same of a delivery."""
+
+    @property
+    def stream(self) -> str:
+        """Short name."""
+
+    @property
+    def group(self) -> str:
+        """That handles it."""
+
+    @property
+    def attempt(self) -> int:
+        """From 1."""
+
+
+# As it came: few deliveries log anything, and what they would say is looked up when they do.
+_Binding = tuple[HasIds, HasPlace]
+_bound: ContextVar[_Binding | None] = ContextVar("streamtask_bound", default=None)
+
+
+def bind(envelope: HasIds, delivery: HasPlace) -> Token[_Binding | None]:
     """Say what this task (or thread) handles from now on; the token undoes it with `unbind`."""
-    return _bound.set((event_id, event_type, trace_id, attempt, stream, group))
+    return _bound.set((envelope, delivery))
 
 
-def unbind(token: Token[_Values | None]) -> None:
+def unbind(token: Token[_Binding | None]) -> None:
     """Undo a `bind` of the same context."""
     _bound.reset(token)
 
 
 def current() -> Bound | None:
     """What is bound here, or None outside a handler."""
-    values = _bound.get()
-    return None if values is None else Bound._make(values)
+    binding = _bound.get()
+    if binding is None:
+        return None
+    envelope, delivery = binding
+    return Bound(
+        envelope.event_id, envelope.event_type, envelope.trace_id, delivery.attempt, delivery.stream, delivery.group
+    )
 
 
 class ContextLogger(logging.LoggerAdapter[logging.Logger]):
@@ -172,7 +207,7 @@ def masked(value: object, *, depth: int = 0) -> object:
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     """The extra fields of a record, then what is bound here; the record's own win."""
     fields = {name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD}
-    bound = _bound.get()
+    bound = current()
     for index, name in enumerate(Bound._fields):
         if bound is not None:
             fields.setdefault(name, bound[index])

@@ -33,14 +33,7 @@ class BatchExecutor:
             LeaseLostError: the leases of all were lost meanwhile; there is nothing to settle.
         """
         first = runs[0]
-        logs.bind(
-            event_id=first.envelope.event_id,
-            event_type=first.envelope.event_type,
-            trace_id=first.envelope.trace_id,
-            attempt=first.delivery.attempt,
-            stream=first.delivery.stream,
-            group=first.delivery.group,
-        )
+        logs.bind(first.envelope, first.delivery)
         call, context = BatchCall(self._broker, runs), None
         try:
             await self._drop_duplicates(call)

@@ -83,24 +83,17 @@ class Executor:
             LeaseLostError: the lease was lost meanwhile; there is nothing to settle.
         """
         delivery, envelope = run.delivery, run.envelope
-        logs.bind(
-            event_id=envelope.event_id,
-            event_type=envelope.event_type,
-            trace_id=envelope.trace_id,
-            attempt=delivery.attempt,
-            stream=delivery.stream,
-            group=delivery.group,
-        )
+        logs.bind(envelope, delivery)
         try:
             if run.flow is not None and run.flow.collect is not None:
                 run = await self._collected(run, run.flow.collect)
             event = self._broker.event(run)
-            mark = self._broker.mark(run, event)
-            if (mark or run.handler.is_task) and (moot := await self._moot(run, mark)):
-                return moot
-            if (run.alone or run.handler.pool == "process") and (outcome := await self.apart(run, self._isolated(run))):
-                return outcome
             handler, context = run.handler, None
+            mark = self._broker.mark(run, event)
+            if (mark or handler.dump is not None) and (moot := await self._moot(run, mark)):
+                return moot
+            if (run.alone or handler.pool == "process") and (outcome := await self.apart(run, self._isolated(run))):
+                return outcome
             if handler.wants_context or self._middleware:
                 context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
                 if delivery.deliveries > 1:

@@ -219,14 +219,7 @@ class _Notes:
 
 
 def _bind_logs(run: Run) -> Any:
-    return logs.bind(
-        event_id=run.envelope.event_id,
-        event_type=run.envelope.event_type,
-        trace_id=run.envelope.trace_id,
-        attempt=run.delivery.attempt,
-        stream=run.delivery.stream,
-        group=run.delivery.group,
-    )
+    return logs.bind(run.envelope, run.delivery)
 
 
 def _module(place: str) -> ModuleType:

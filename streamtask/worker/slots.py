@@ -273,12 +273,14 @@ class Slots:
         """Occupy a slot with the next delivery that may run, if there is a slot."""
         if not self._free or self._closed:
             return None
-        running = self._next_ready()
-        while running is None and self._queue:
-            batch = self._queue[0]
+        running, queue = None, self._queue
+        if self._aside or self._resumed or self._gathering.ready:
+            running = self._next_ready()
+        while running is None and queue:
+            batch = queue[0]
             delivery = batch.deliveries.popleft()
             if not batch.deliveries:
-                self._queue.popleft()
+                queue.popleft()
             plan = self._plan(delivery)
             if not isinstance(plan, Run):
                 self._settle(delivery, plan)
@@ -384,8 +386,10 @@ class Slots:
         self._free.append(running.number)
         if running.sharing:
             self._shared(-running.sharing)
-        self._leaves(running.kind)
-        self._serve()
+        if running.kind is not None:
+            self._leaves(running.kind)
+        if self._server is None:
+            self._serve()
 
     def _leaves(self, kind: Hashable | None) -> None:
         if kind is not None:

@@ -595,7 +595,8 @@ class Worker:
             # The handler has run once for all of them.
             took = None if place else seconds
             self._left(run.delivery, took)
-            settlements.append(Settlement(run.delivery, self._signed(outcome), run, took))
+            signed = self._signed(outcome) if isinstance(outcome, Dead) else outcome
+            settlements.append(Settlement(run.delivery, signed, run, took))
         for settlement in together(settlements):
             self._settler.put(settlement)
 
@@ -615,8 +616,8 @@ class Worker:
 
     # ── what becomes of it ────────────────────────────────────────────────────────────────────────────────────
 
-    def _signed(self, outcome: Outcome) -> Outcome:
-        return msgspec.structs.replace(outcome, worker=self.owner) if isinstance(outcome, Dead) else outcome
+    def _signed(self, dead: Dead) -> Dead:
+        return msgspec.structs.replace(dead, worker=self.owner)
 
     def _lost(self, run: Run) -> None:
         self._left(run.delivery)
@@ -626,7 +627,9 @@ class Worker:
         self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
     ) -> None:
         self._left(delivery, seconds)
-        self._settler.put(Settlement(delivery, self._signed(outcome), run, seconds))
+        if isinstance(outcome, Dead):
+            outcome = self._signed(outcome)
+        self._settler.put(Settlement(delivery, outcome, run, seconds))
 
     def _left(self, delivery: Delivery, seconds: float | None = None) -> None:
         if self._room.counts:
