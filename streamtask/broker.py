@@ -36,6 +36,7 @@ from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
 from streamtask.steps import Flow, Ready
 from streamtask.transport.values import (
+    DONE,
     PLAIN,
     Cancelled,
     Dead,
@@ -64,7 +65,6 @@ WAIT_TIMEOUT = 600.0
 CRASHES_BEFORE_ISOLATION = 2
 #: Errors after which an event never runs again by itself, and the reason that its dead letter gives.
 _FINAL = ((Reject, "rejected"), (PayloadError, "validation_error"), (EventRefusedError, "emit_refused"))
-_DONE = Done()
 _TRACEBACK_BYTES = 8192
 _DEFAULT_RETRY = RetryPolicy()
 _ERROR_LENGTH = 2000
@@ -339,7 +339,7 @@ class Broker:
                     following, step = self._next_calls(run, run.flow, written)
             returned = None
         if returned is None and not emitted:
-            return Done(following, mark, result, step) if mark or result or step else _DONE
+            return Done(following, mark, result, step) if mark or result or step else DONE
         emits: list[Emit] = [(event, None, None) for event in _events(returned, name)]
         emits += emitted
         return Done(self._emits(run, name, emits) + following, mark, result, step)

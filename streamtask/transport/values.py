@@ -259,6 +259,10 @@ class Done(msgspec.Struct, frozen=True, gc=False):
     step: Step | None = None
 
 
+#: Handled, and that is all: what most handlers come to.
+DONE = Done()
+
+
 class Cancelled(Done, frozen=True, gc=False):
     """Nobody wants it any more (`Cancellations`): ack, store the result that says so."""
 

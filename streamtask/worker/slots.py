@@ -350,8 +350,10 @@ class Slots:
         return self._occupy(run, kind)
 
     def _occupy(self, run: Run, kind: Hashable | None, others: Sequence[Run] = ()) -> Running:
-        running = Running(self._free.pop(), run, time.monotonic(), kind, others=others, sharing=len(others))
-        self._running[running.number] = running
+        number = self._free.pop()
+        running = self._running[number] = Running(number, run, time.monotonic(), kind)
+        if others:
+            running.others, running.sharing = others, len(others)
         return running
 
     @types.coroutine

@@ -12,6 +12,7 @@ from streamtask.errors import EventRefusedError, PublishError, StoreFullError
 from streamtask.transport.redis import keys
 from streamtask.transport.redis.line import Argument, ServerError
 from streamtask.transport.values import (
+    DONE,
     Dead,
     Delivery,
     Done,
@@ -120,6 +121,8 @@ def published(item: Outgoing, reply: Any) -> str | Exception:
 def is_plain(settlement: tuple[Delivery, Outcome]) -> bool:
     """Done without effects, and without a history that would have to be cleared."""
     delivery, result = settlement
+    if result is DONE:
+        return delivery.deliveries == 1 and not delivery.kept
     if type(result) is not Done or result.emits or result.mark is not None or result.result is not None:
         return False
     if result.step is not None:
