@@ -100,7 +100,7 @@ class BatchCall:
 
     def _outcomes(self, errors: Mapping[int, Exception], context: BatchContext | None, returned: Any) -> list[Outcome]:
         good = [member.run for place, member in enumerate(self.members) if place not in errors]
-        emitted = context.emits if context is not None else ()
+        emitted = context.emitted if context is not None else ()
         emits = self._broker.succeed_together(good, emitted, returned) if good else ()
         outcomes: list[Outcome] = []
         for place, member in enumerate(self.members):

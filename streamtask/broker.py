@@ -360,9 +360,7 @@ class Broker:
             outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay, priority=priority))
         return tuple(outgoing)
 
-    def succeed_together(
-        self, runs: Sequence[Run], emitted: Sequence[tuple[Event, float | None]], returned: Any
-    ) -> tuple[Outgoing, ...]:
+    def succeed_together(self, runs: Sequence[Run], emitted: Sequence[Emit], returned: Any) -> tuple[Outgoing, ...]:
         """One call has handled all these: its effects.
 
         The first of them stands for all as their cause, but their ids are made of all: a repeat with other members is
@@ -372,7 +370,7 @@ class Broker:
         causes = ((run.envelope.event_id, run.delivery.replay) for run in runs)
         key = " ".join(f"{event_id}/{replay}" if replay else event_id for event_id, replay in causes)
         emits: list[Emit] = [(event, None, None) for event in _events(returned, name)]
-        emits += [(event, delay, None) for event, delay in emitted]
+        emits += emitted
         return self._emits(first, name, emits, (key, ""))
 
     @staticmethod

@@ -98,30 +98,13 @@ class Notes(Protocol):
         """Keep how far the handler of an event is, soon; from any thread."""
 
 
-class Context:
-    """The delivery that a handler is handling."""
+class _Emitter:
+    """Takes what a handler emits."""
 
-    __slots__ = ("_delivery", "_emits", "_notes", "app", "attempt", "envelope", "state")
+    __slots__ = ("_emits",)
 
-    def __init__(
-        self,
-        envelope: Envelope,
-        attempt: int,
-        app: Application,
-        delivery: Delivery | None = None,
-        notes: Notes | None = None,
-    ) -> None:
-        #: The envelope of the event.
-        self.envelope = envelope
-        #: 1 + the failures so far.
-        self.attempt = attempt
-        #: The app whose handler this is.
-        self.app = app
-        #: What was checkpointed last when this attempt began, by an earlier one; or None.
-        self.state: Any = None
+    def __init__(self) -> None:
         self._emits: list[Emit] = []
-        self._delivery = delivery
-        self._notes = notes
 
     def emit(self, event: Event, delay: float | None = None, *, priority: str | None = None) -> None:
         """Publish an event in the same atomic step as the ack, `delay` seconds later if given.
@@ -142,6 +125,32 @@ class Context:
     def emitted(self) -> Sequence[Emit]:
         """The same with the priority of each."""
         return self._emits
+
+
+class Context(_Emitter):
+    """The delivery that a handler is handling."""
+
+    __slots__ = ("_delivery", "_notes", "app", "attempt", "envelope", "state")
+
+    def __init__(
+        self,
+        envelope: Envelope,
+        attempt: int,
+        app: Application,
+        delivery: Delivery | None = None,
+        notes: Notes | None = None,
+    ) -> None:
+        super().__init__()
+        #: The envelope of the event.
+        self.envelope = envelope
+        #: 1 + the failures so far.
+        self.attempt = attempt
+        #: The app whose handler this is.
+        self.app = app
+        #: What was checkpointed last when this attempt began, by an earlier one; or None.
+        self.state: Any = None
+        self._delivery = delivery
+        self._notes = notes
 
     async def checkpoint(self, state: Any) -> None:
         """Keep how far this is: the attempt after a crash, a failure or a hand-back finds it as `ctx.state`.
@@ -179,32 +188,26 @@ class Context:
         return ContextLogger(_handlers_log)
 
 
-class BatchContext:
+class BatchContext(_Emitter):
     """The deliveries that a batch handler is handling, in the order of its list."""
 
-    __slots__ = ("_emits", "app", "attempts", "envelopes")
+    __slots__ = ("app", "attempts", "envelopes")
 
     def __init__(self, envelopes: Sequence[Envelope], attempts: Sequence[int], app: Application) -> None:
+        super().__init__()
         #: The envelope of each event.
         self.envelopes = envelopes
         #: 1 + the failures so far of each event.
         self.attempts = attempts
         #: The app whose handler this is.
         self.app = app
-        self._emits: list[tuple[Event, float | None]] = []
 
-    def emit(self, event: Event, delay: float | None = None) -> None:
+    def emit(self, event: Event, delay: float | None = None, *, priority: str | None = None) -> None:
         """Publish an event in the same atomic step as the acks of all events of the list that did not fail.
 
         Nothing is published if the handler fails as a whole, or if another worker has taken one of them over.
         """
-        _check_delay(delay)
-        self._emits.append((event, delay))
-
-    @property
-    def emits(self) -> Sequence[tuple[Event, float | None]]:
-        """What was emitted so far, with its delay."""
-        return self._emits
+        super().emit(event, delay, priority=priority)
 
     @property
     def sync(self) -> BlockingPublisher:

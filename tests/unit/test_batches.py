@@ -49,6 +49,10 @@ class Order(Event, stream="orders", key="id"):
     n: int
 
 
+class Urgent(Event, stream="urgent", priorities=("high", "low")):
+    n: int
+
+
 class Made(Event, stream="made"):
     numbers: list[int]
 
@@ -253,6 +257,27 @@ async def test_what_a_batch_returns_and_emits_is_published_once() -> None:
     first, second = [calls.app.broker.decode(entry) for entry in await read(calls.app)]
     assert first.causation_id == second.causation_id == calls.app.broker.decode(cause).event_id
     assert first.event_id != second.event_id
+
+
+async def test_what_a_batch_emits_with_a_priority_is_in_the_lane_of_it() -> None:
+    refused: list[Exception] = []
+
+    def then(_: list[Job], ctx: BatchContext) -> None:
+        ctx.emit(Urgent(n=1), priority="high")
+        ctx.emit(Urgent(n=2))
+        try:
+            ctx.emit(Made(numbers=[]), priority="high")
+        except ConfigurationError as error:
+            refused.append(error)
+
+    calls = Calls(then)
+    await calls.run(*jobs(10))
+
+    lanes = {lane: await read(calls.app, lane) for lane in ("urgent@high", "urgent", "urgent@low", "made")}
+    assert {lane: len(entries) for lane, entries in lanes.items()} == {
+        "urgent@high": 1, "urgent": 1, "urgent@low": 0, "made": 0,
+    }  # fmt: skip
+    assert "has no priority 'high'" in str(refused)
 
 
 async def test_of_a_batch_only_what_failed_is_run_again_and_the_good_ones_are_done() -> None:
