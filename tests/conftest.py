@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +18,10 @@ from tests.servers import RedisCluster, RedisServer, ServerBinary, available_ser
 #: Seconds that what a test has started may take to end after it.
 _PATIENCE = 5.0
 _SERVERS = available_servers()
+
+# In the background of a shell, SIGINT is ignored, and by all that is started here, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy this machine is, not whether the code is right.
 settings.register_profile("streamtask", deadline=None, suppress_health_check=[HealthCheck.too_slow])

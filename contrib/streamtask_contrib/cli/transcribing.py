@@ -100,11 +100,21 @@ def _broker(job: Job) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _end(*_: object) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # In the background of a shell, Ctrl-C is somebody else's.
+        raise KeyboardInterrupt
+    signal.raise_signal(signal.SIGINT)
+
+
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Have SIGTERM and a closed terminal end the command as Ctrl-C does, with all that it has started."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT)) for number in numbers]
+    """Have SIGTERM and a closed terminal end the command as Ctrl-C does, with all that it has started.
+
+    What it was started to ignore, as by `nohup`, it ignores.
+    """
+    numbers = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = [signal.signal(number, _end) for number in numbers]
     try:
         yield
     finally:

@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -166,11 +168,20 @@ def test_what_goes_wrong_is_told_in_one_line(folder: Path, arguments: list[str],
     assert left(folder) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_who_interrupts_it_finds_nothing_left(folder: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    [(signal.SIGINT, None), (signal.SIGTERM, None), (signal.SIGTERM, signal.SIGINT)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM in the background"],
+)
+async def test_who_interrupts_it_finds_nothing_left(
+    folder: Path, number: signal.Signals, ignored: signal.Signals | None
+) -> None:
     (folder / "long.wav").write_bytes(wav(np.concatenate([silence(0.4), say(WORDS)] * 150)))
 
-    with started("transcribe", "long.wav", folder=folder, TMPDIR=str(folder / "temporary")) as process:
+    with (
+        ignoring(ignored),
+        started("transcribe", "long.wav", folder=folder, TMPDIR=str(folder / "temporary")) as process,
+    ):
         await until(lambda: server_in(folder), within=60)
         server = server_in(folder)
         process.send_signal(number)
@@ -179,6 +190,19 @@ async def test_who_interrupts_it_finds_nothing_left(folder: Path, number: signal
     assert (process.returncode, out, err.strip()) == (1, b"", b"Aborted.")
     assert left(folder) == []
     await until(lambda: not Path(f"/proc/{server}").exists(), within=30)
+
+
+@contextmanager
+def ignoring(number: signal.Signals | None) -> Iterator[None]:
+    """Have what is started now ignore a signal, as a shell does with what it starts in the background."""
+    if number is None:
+        yield
+        return
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def server_in(folder: Path) -> int | None:
