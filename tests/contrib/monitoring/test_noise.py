@@ -16,7 +16,7 @@ from tests.chaos.workers import LONG
 from tests.contrib.monitoring.worlds import BEGIN, Group, World, ordinary
 
 #: Ordinary hours that are looked at, and worlds into which each fault is planted.
-SEEDS = 5_000 if LONG else 100
+SEEDS = 5_000 if LONG else 40
 PLANTED = 100 if LONG else 8
 #: The second of the day at which a fault begins: a good while has been ordinary.
 AT = 3600.0
