@@ -22,7 +22,7 @@ from streamtask.transport.redis.line import (
 
 #: What to think of when a server hangs up on our greeting, without and with TLS.
 _HUNG_UP = {
-    False: "; is it a port of TLS? Its URLs begin with rediss://",
+    False: "; is it a port of TLS, whose URLs begin with rediss://? Or has the server too many clients (maxclients)?",
     True: "; over TLS: does the server ask for a certificate of ours (ssl_certfile, ssl_keyfile)?",
 }
 #: Refusals of a greeting that say nothing of our name and password.
@@ -114,6 +114,8 @@ async def connect(target: Target) -> Line:
     except BaseException as error:
         if line is not None:
             line.drop(DisconnectedError("the connection was closed"))
+            # The socket closes in a callback; let it run, so that nothing is left for the garbage collector.
+            await asyncio.sleep(0)
         if isinstance(error, ServerError):
             raise error.with_traceback(None) from None
         if isinstance(error, OSError | TransportError):
