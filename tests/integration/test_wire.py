@@ -66,3 +66,17 @@ async def test_what_has_stopped_is_given_up_and_the_wire_connects_anew(proxy: Pr
 
     proxy.heal()
     assert await wire.call("PING") == b"PONG"
+
+
+async def test_what_is_asked_when_the_connection_has_just_broken_goes_over_a_new_one(
+    redis_server: RedisServer, proxy: Proxy, wire: Wire
+) -> None:
+    """The loop tells it in its next turn; whoever asks before that would learn that it is unknown whether it ran."""
+    line = wire._line
+    assert line is not None
+    line._transport.close()
+    assert not line.is_over
+
+    assert await wire.call("SET", "some", "1") == b"OK"
+    assert wire.generation == 2
+    assert redis_server.client().get("some") == b"1"

@@ -112,7 +112,7 @@ class Wire(Caller):
         if not commands:
             return []
         line = self._line
-        if line is None or line.is_over:
+        if line is None or line.takes_no_more:
             line = await self._connected()
         replies = await line.ask(commands, timeout)
         return [*map(_explained, replies, commands)] if line.may_not else replies
@@ -125,7 +125,7 @@ class Wire(Caller):
 
     async def _connected(self) -> Line:
         async with self._connecting:
-            if self._line is None or self._line.is_over:
+            if self._line is None or self._line.takes_no_more:
                 self._line = await self._dial()
                 self._generation += 1
             return self._line

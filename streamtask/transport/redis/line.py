@@ -96,6 +96,11 @@ class Line(asyncio.Protocol):
         """Called by the loop."""
         self._transport = transport
 
+    @property
+    def takes_no_more(self) -> bool:
+        """Whether what is asked here would not be sent: it is over, or the loop has not told us yet that it is."""
+        return self.is_over or self._transport.is_closing()
+
     async def ask(self, commands: Sequence[Sequence[Argument]], timeout: float) -> list[Any]:
         """Send a pipeline; its replies. Cancelled, it leaves the replies unread, and the others theirs."""
         packed = b"".join([_packed(command) for command in commands])
