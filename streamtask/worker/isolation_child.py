@@ -111,7 +111,7 @@ class _Inside:
         if asked.payload is not None:
             envelope = msgspec.structs.replace(envelope, payload_json=msgspec.Raw(asked.payload))
         run = msgspec.structs.replace(plan, alone=asked.alone, envelope=envelope)
-        token = _bind_logs(run)
+        token = logs.bind(run.envelope, run.delivery)
         try:
             return encode_outcome(self._outcome(run, asked.state))
         finally:
@@ -124,7 +124,8 @@ class _Inside:
         runs = [plan for plan in plans if isinstance(plan, Run)]
         call = BatchCall(broker, runs)
         if call.members:
-            token = _bind_logs(call.runs[0])
+            first = call.runs[0]
+            token = logs.bind(first.envelope, first.delivery)
             try:
                 call.ended += zip(call.runs, self._outcomes(call), strict=True)
             finally:
@@ -216,10 +217,6 @@ class _Notes:
     def report(self, delivery: Delivery, event_id: str, progress: Progress) -> None:  # noqa: ARG002 - the worker knows
         """Say how far a handler is."""
         self._parent.tell(encode_note(Note(delivery.entry_id, delivery.deliveries, progress=progress)))
-
-
-def _bind_logs(run: Run) -> Any:
-    return logs.bind(run.envelope, run.delivery)
 
 
 def _module(place: str) -> ModuleType:

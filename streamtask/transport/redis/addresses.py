@@ -94,26 +94,27 @@ def _fields(query: str, *, secure: bool) -> dict[str, Any]:
     tls: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         of_tls = name.removeprefix("ssl_")
-        try:
-            if name in _OF_TARGET:
-                field, read = _OF_TARGET[name]
-                fields[field] = read(text)
-            elif secure and name.startswith("ssl_") and of_tls in _OF_TLS:
-                tls[of_tls] = _OF_TLS[of_tls](text)
-            elif name not in _FOR_OTHERS and "@" in query:
-                # What stands before it may be the half of a password.
-                raise _UrlError(_ESCAPES)
-            elif name not in _FOR_OTHERS:
-                raise _UrlError(f"it has an option that this kind of URL does not know: {name!r}")
-        except (ValueError, KeyError) as error:
-            if isinstance(error, _UrlError):
-                raise
-            raise _UrlError(f"its option {name!r} has a value that it cannot have") from None
+        if name in _OF_TARGET:
+            field, read = _OF_TARGET[name]
+            fields[field] = _value(name, text, read)
+        elif secure and name.startswith("ssl_") and of_tls in _OF_TLS:
+            tls[of_tls] = _value(name, text, _OF_TLS[of_tls])
+        elif name not in _FOR_OTHERS:
+            # What stands before an @ may be the half of a password.
+            unknown = f"it has an option that this kind of URL does not know: {name!r}"
+            raise _UrlError(_ESCAPES if "@" in query else unknown)
     if secure:
         fields["tls"] = Tls(**tls)
         # A file that is missing is told at once, and not looked for again at each connect.
         fields["tls"].context()
     return fields
+
+
+def _value(name: str, text: str, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(text)
+    except (ValueError, KeyError):
+        raise _UrlError(f"its option {name!r} has a value that it cannot have") from None
 
 
 # ── one server ────────────────────────────────────────────────────────────────────────────────────────────────────

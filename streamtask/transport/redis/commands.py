@@ -121,13 +121,8 @@ def published(item: Outgoing, reply: Any) -> str | Exception:
 def is_plain(settlement: tuple[Delivery, Outcome]) -> bool:
     """Done without effects, and without a history that would have to be cleared."""
     delivery, result = settlement
-    if result is DONE:
-        return delivery.deliveries == 1 and not delivery.kept
-    if type(result) is not Done or result.emits or result.mark is not None or result.result is not None:
-        return False
-    if result.step is not None:
-        return False
-    return delivery.deliveries == 1 and not delivery.kept
+    # Nearly always it is that very one; another one of its kind, of `Cancelled` say, is not equal to it.
+    return (result is DONE or result == DONE) and delivery.deliveries == 1 and not delivery.kept
 
 
 class Targets:
