@@ -193,8 +193,12 @@ class Checkpoints(Protocol):
     to be the object that was given here.
     """
 
-    async def save(self, delivery: Delivery, state: bytes) -> bool:
-        """Keep a state; False: the lease is lost, and nothing was changed."""
+    async def save(self, delivery: Delivery, state: bytes, number: int) -> bool:
+        """Keep a state; False: the lease is lost, and nothing was changed.
+
+        Of the states of one delivery the one with the highest number stays: a command that comes late, after it was
+        given up and asked again, must not put an earlier state in the place of a later one.
+        """
 
     async def load(self, delivery: Delivery) -> bytes | None:
         """The state that was saved last, in this delivery or an earlier one."""

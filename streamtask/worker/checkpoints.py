@@ -7,6 +7,7 @@ Progress is for people: nobody waits for it, and of each delivery the last word 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from typing import Final
 
@@ -33,6 +34,8 @@ class Checkpoints:
         #: Of threads that wait for it.
         self._saving: set[asyncio.Task[None]] = set()
         self._closed = False
+        #: Of states, each higher than those before.
+        self._numbers = itertools.count(1)
 
     async def load(self, delivery: Delivery) -> bytes | None:
         """The state that an earlier delivery has left."""
@@ -40,7 +43,8 @@ class Checkpoints:
 
     async def save(self, delivery: Delivery, state: bytes) -> None:
         """Keep a state. Raises LeaseLostError."""
-        if self._closed or not await self._outage.outlast(lambda: self._checkpoints.save(delivery, state)):
+        number = next(self._numbers)
+        if self._closed or not await self._outage.outlast(lambda: self._checkpoints.save(delivery, state, number)):
             raise LeaseLostError(delivery.entry_id, delivery.owner)
 
     def save_blocking(self, delivery: Delivery, state: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from streamtask.transport.redis import keys
@@ -10,13 +12,15 @@ from tests.conformance.engines import Consumer, Engine, RedisEngine, order
 
 HALF = Progress(0.5, "half of it")
 
+_numbers = itertools.count(1)
+
 
 async def load(consumer: Consumer, delivery: Delivery) -> bytes | None:
     return await consumer.transport.checkpoints.load(delivery)
 
 
 async def save(consumer: Consumer, delivery: Delivery, state: bytes) -> bool:
-    return await consumer.transport.checkpoints.save(delivery, state)
+    return await consumer.transport.checkpoints.save(delivery, state, next(_numbers))
 
 
 async def progress(consumer: Consumer) -> list[Progress | None]:
@@ -34,6 +38,32 @@ async def test_the_last_state_is_kept(engine: Engine) -> None:
 
     assert await load(consumer, one) == b'{"n":2}'
     assert await load(consumer, two) is None
+
+
+async def test_a_state_that_comes_late_takes_no_later_ones_place(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    [delivery] = await consumer.publish_and_fetch()
+    checkpoints = consumer.transport.checkpoints
+    assert await checkpoints.save(delivery, b"ninth", 9)
+    assert await checkpoints.save(delivery, b"tenth", 10)
+
+    # Asked for before, given up, and there only now.
+    assert await checkpoints.save(delivery, b"ninth", 9)
+
+    assert await load(consumer, delivery) == b"tenth"
+
+
+async def test_the_numbers_of_an_earlier_delivery_count_no_more(engine: Engine) -> None:
+    consumer = await engine.consumer()
+    [delivery] = await consumer.publish_and_fetch()
+    await consumer.transport.checkpoints.save(delivery, b"early", 9)
+    await consumer.settle(delivery, Retry(delay=0))
+    again = await consumer.claim_one()
+
+    # By another process, which counts from 1.
+    assert await consumer.transport.checkpoints.save(again, b"late", 1)
+
+    assert await load(consumer, again) == b"late"
 
 
 @pytest.mark.parametrize("outcome", [Retry(delay=0), Retry(delay=0, failed=False), Release()])

@@ -221,14 +221,17 @@ class TransportMachine(RuleBasedStateMachine):
         assert verdict == self._model.settle_together(members, emits)
 
     @precondition(lambda self: self._given)
-    @rule(pick=_picks, state=st.binary(max_size=3))
-    def checkpoint(self, pick: int, state: bytes) -> None:
+    @rule(pick=_picks, state=st.binary(max_size=3), number=st.integers(1, 12))
+    def checkpoint(self, pick: int, state: bytes, number: int) -> None:
         delivery = self._pick(pick)
         checkpoints = self._transport.checkpoints
         holds = self._holds(delivery)
-        assert self._call(checkpoints.save(delivery, state)) == holds
+        assert self._call(checkpoints.save(delivery, state, number)) == holds
         if holds:
-            self._model.groups[delivery.group].pending[delivery.entry_id].state = state
+            held = self._model.groups[delivery.group].pending[delivery.entry_id]
+            saved = delivery.deliveries, number
+            if held.saved < saved:
+                held.state, held.saved = state, saved
 
     @precondition(lambda self: self._given)
     @rule(pick=_picks)

@@ -43,6 +43,8 @@ class Held:
     is_stale: bool = False
     #: Checkpointed by any of its owners.
     state: bytes | None = None
+    #: Delivery count and number of that.
+    saved: tuple[int, int] = (0, 0)
 
     @property
     def counts(self) -> tuple[int, int, int]:

@@ -17,12 +17,12 @@ class MemoryCheckpoints:
         self._store = store
         self._clock = clock
 
-    async def save(self, delivery: Delivery, state: bytes) -> bool:
-        """Keep a state, behind the fence."""
+    async def save(self, delivery: Delivery, state: bytes, number: int) -> bool:
+        """Keep a state, behind the fence, where no later one of this delivery is kept."""
         with self._store.lock:
-            counts = self._of(delivery)
-            if counts is not None:
-                counts.state = state
+            counts, saved = self._of(delivery), (delivery.deliveries, number)
+            if counts is not None and counts.saved < saved:
+                counts.state, counts.saved = state, saved
             return counts is not None
 
     async def load(self, delivery: Delivery) -> bytes | None:

@@ -75,6 +75,8 @@ class Counts:
     error: str = ""
     #: As `Checkpoints` keeps them.
     state: bytes | None = None
+    #: Delivery count and number of the state.
+    saved: tuple[int, int] = (0, 0)
     progress: Progress | None = None
 
 

@@ -26,9 +26,10 @@ class RedisCheckpoints:
         self._wire = wire
         self._checkpoint = Script("checkpoint")
 
-    async def save(self, delivery: Delivery, state: bytes) -> bool:
+    async def save(self, delivery: Delivery, state: bytes, number: int) -> bool:
         """See `Checkpoints.save`."""
-        [reply] = await self._wire.run_many([self._call(delivery, _STATE, state)])
+        script, names, arguments = self._call(delivery, _STATE, state)
+        [reply] = await self._wire.run_many([(script, names, [*arguments, number])])
         if isinstance(reply, ServerError):
             _unless_gone(reply)
         return bool(reply == 1)

@@ -11,7 +11,8 @@ what is known of an event by its id, marks of handlers and of publishers, and ra
     T:waits:G                SET     "TYPE<tab>VERSION" that some entry waits for
     T:wait:G:TYPE:VERSION    ZSET    waiting entry id -> deadline, ms  (index of what `~waiting` owns)
     T:history:G              HASH    "ID:f" failures, "ID:u" uncharged deliveries, "ID:e" last error,
-                                     "ID:s" checkpointed state, "ID:p" progress, "ID:k" the gate it has come to
+                                     "ID:s" checkpointed state, "ID:n" "DELIVERIES NUMBER" of it, "ID:p" progress,
+                                     "ID:k" the gate it has come to
     T:gates:G                ZSET    "GATE ID", each 0                 (through a gate, which hashes its name and key)
     T:queued:G               ZSET    "GATE ID", each 0                 (index of what `~queued` owns)
     T:done:G:TYPE:VALUE      STRING  de-duplication mark               (expires with the window)

@@ -28,6 +28,8 @@ class Engine:
         self.failures = 0
         self.holds = True
         self.saved: list[bytes] = []
+        #: Of every save that was asked for.
+        self.numbers: list[int] = []
         self.reported: list[dict[str, float]] = []
         self.at: list[float] = []
         #: Called while a report is under way.
@@ -38,7 +40,8 @@ class Engine:
             self.failures -= 1
             raise TransportError("away")
 
-    async def save(self, delivery: Delivery, state: bytes) -> bool:
+    async def save(self, delivery: Delivery, state: bytes, number: int) -> bool:
+        self.numbers.append(number)
         self._fail()
         self.saved.append(state)
         return self.holds
@@ -80,6 +83,17 @@ async def test_a_server_that_is_away_is_outlasted(
     assert await checkpoints.load(ONE) == b"1"
     assert engine.saved == [b"state"]
     assert [record.getMessage() for record in caplog.records][:2] == ["checkpoint.failed", "checkpoint.works_again"]
+
+
+async def test_what_is_asked_again_has_its_number_and_what_is_saved_later_a_higher_one(
+    checkpoints: Checkpoints, engine: Engine
+) -> None:
+    engine.failures = 1
+    await checkpoints.save(ONE, b"early")
+    await checkpoints.save(ONE, b"late")
+
+    first, again, later = engine.numbers
+    assert first == again < later
 
 
 async def test_a_lease_that_is_lost_is_told_to_the_handler(checkpoints: Checkpoints, engine: Engine) -> None:

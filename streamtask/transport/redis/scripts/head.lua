@@ -71,7 +71,8 @@ end
 
 -- Forget all that is kept of an entry -> as HDEL. The fields are those of `keys.py`.
 local function forget(history, id)
-    return redis.pcall('HDEL', history, id .. ':f', id .. ':u', id .. ':e', id .. ':s', id .. ':p', id .. ':k')
+    return redis.pcall(
+        'HDEL', history, id .. ':f', id .. ':u', id .. ':e', id .. ':s', id .. ':n', id .. ':p', id .. ':k')
 end
 
 -- Made by `gates.lua`, which is put behind this for scripts that may meet gates.
