@@ -222,11 +222,13 @@ class Broker:
         Raises:
             EnvelopeError: the entry can never be handled.
         """
+        fields = delivery.fields
+        if len(fields) == PLAIN and fields[0] == b"envelope":
+            return envelopes.decode(fields[1], limit=self._limit)
         body = delivery.body
         if body is None:
             raise EnvelopeError("the entry has no field `envelope`")
-        if len(delivery.fields) != PLAIN:
-            body = self.codec.decode(body, delivery.field(b"content_type"), delivery.field(b"content_encoding"))
+        body = self.codec.decode(body, delivery.field(b"content_type"), delivery.field(b"content_encoding"))
         return envelopes.decode(body, limit=self._limit)
 
     def plan(self, delivery: Delivery, interest: Interest) -> Run | Outcome:
@@ -289,7 +291,8 @@ class Broker:
 
     def event(self, run: Run) -> Event:
         """The payload as its event class. Raises PayloadError."""
-        return load(run.event_type.cls, run.envelope.payload_bytes, run.envelope.schema_version)
+        envelope = run.envelope
+        return load(run.event_type.cls, bytes(envelope.payload_json), envelope.schema_version)
 
     def mark(self, run: Run, event: Event) -> Mark | None:
         """The de-duplication mark of a delivery, or None where its handler does not de-duplicate."""

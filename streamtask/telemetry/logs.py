@@ -14,10 +14,10 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextvars import ContextVar, Token
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, Protocol, TextIO
+from typing import Any, Final, Literal, NamedTuple, Protocol, TextIO
 
 from streamtask.errors import ConfigurationError
 from streamtask.redact import mask_text
@@ -94,9 +94,8 @@ _Binding = tuple[HasIds, HasPlace]
 _bound: ContextVar[_Binding | None] = ContextVar("streamtask_bound", default=None)
 
 
-def bind(envelope: HasIds, delivery: HasPlace) -> Token[_Binding | None]:
-    """Say what this task (or thread) handles from now on; the token undoes it with `unbind`."""
-    return _bound.set((envelope, delivery))
+#: Say what this task (or thread) handles from now on; the token undoes it with `unbind`. Called for each delivery.
+bind: Final[Callable[[_Binding], Token[_Binding | None]]] = _bound.set
 
 
 def unbind(token: Token[_Binding | None]) -> None:

@@ -33,7 +33,7 @@ class BatchExecutor:
             LeaseLostError: the leases of all were lost meanwhile; there is nothing to settle.
         """
         first = runs[0]
-        logs.bind(first.envelope, first.delivery)
+        logs.bind((first.envelope, first.delivery))
         call, context = BatchCall(self._broker, runs), None
         try:
             await self._drop_duplicates(call)

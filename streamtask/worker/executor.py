@@ -83,7 +83,7 @@ class Executor:
             LeaseLostError: the lease was lost meanwhile; there is nothing to settle.
         """
         delivery, envelope = run.delivery, run.envelope
-        logs.bind(envelope, delivery)
+        logs.bind((envelope, delivery))
         try:
             if run.flow is not None and run.flow.collect is not None:
                 run = await self._collected(run, run.flow.collect)
@@ -95,11 +95,11 @@ class Executor:
             if (run.alone or handler.pool == "process") and (outcome := await self.apart(run, self._isolated(run))):
                 return outcome
             if handler.wants_context or self._middleware:
-                context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
-                if delivery.deliveries > 1:
-                    context.state = decode_state(await self._state(run))
-            is_bare = handler.is_unbounded and not self._middleware
-            call = handler.call(event, context) if is_bare else self._around(run, event, context)
+                context = await self._context(run)
+            if not handler.is_unbounded or self._middleware:
+                call = self._around(run, event, context)
+            else:
+                call = handler.function(event) if context is None else handler.call(event, context)
             return self._broker.succeed(run, context, await call, mark)
         except asyncio.CancelledError as error:
             if self.leases.is_lost(delivery):
@@ -111,6 +111,14 @@ class Executor:
             return self._broker.fail(run, error)
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
             return self._broker.fail(run, error)
+
+    async def _context(self, run: Run) -> Context:
+        """What a handler is given beside its event, with what an earlier delivery of it has checkpointed."""
+        delivery = run.delivery
+        context = Context(run.envelope, delivery.attempt, self._app, delivery, self._checkpoints)
+        if delivery.deliveries > 1:
+            context.state = decode_state(await self._state(run))
+        return context
 
     async def _collected(self, run: Run, collect: Collect) -> Run:
         """A call that takes the values of a group, with them. Raises `PayloadError` where some are gone."""

@@ -101,7 +101,7 @@ class Fetcher:
         if deliveries:
             if failpoints.armed:
                 failpoints.reached("after_fetch")
-            for stream, n in Counter(delivery.stream for delivery in deliveries).items():
+            for stream, n in Counter([delivery.stream for delivery in deliveries]).items():
                 self._metrics.fetched(stream, self._group, n)
             self._take(deliveries)
 

@@ -32,6 +32,8 @@ class Flow:
         #: Slots that new events may have before the next due one, while due ones wait.
         self._owed = 0
         self._changed = asyncio.Event()
+        #: Somebody waits for it, and has not been told.
+        self._awaited = False
 
     @property
     def free(self) -> int:
@@ -77,7 +79,8 @@ class Flow:
         self.held -= 1
         if seconds is not None:
             self._average += 0.05 * (seconds - self._average)
-        self.changed()
+        if self._awaited:
+            self.changed()
 
     def stalled(self) -> None:
         """What was taken in ahead got no slot in time: take nothing ahead until handlers are seen to be fast again."""
@@ -85,7 +88,9 @@ class Flow:
 
     def changed(self) -> None:
         """Have everybody who waits for room look again."""
-        self._changed.set()
+        if self._awaited:
+            self._awaited = False
+            self._changed.set()
 
     async def wait(self, room: Callable[[], int], *, within: float | None = None) -> int:
         """Wait until `room` is not 0, for so many seconds at most; it is asked at each change."""
@@ -93,6 +98,7 @@ class Flow:
             async with asyncio.timeout(within):
                 while not (n := room()):
                     self._changed.clear()
+                    self._awaited = True
                     await self._changed.wait()
                 return n
         return room()

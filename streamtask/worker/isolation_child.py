@@ -111,7 +111,7 @@ class _Inside:
         if asked.payload is not None:
             envelope = msgspec.structs.replace(envelope, payload_json=msgspec.Raw(asked.payload))
         run = msgspec.structs.replace(plan, alone=asked.alone, envelope=envelope)
-        token = logs.bind(run.envelope, run.delivery)
+        token = logs.bind((run.envelope, run.delivery))
         try:
             return encode_outcome(self._outcome(run, asked.state))
         finally:
@@ -125,7 +125,7 @@ class _Inside:
         call = BatchCall(broker, runs)
         if call.members:
             first = call.runs[0]
-            token = logs.bind(first.envelope, first.delivery)
+            token = logs.bind((first.envelope, first.delivery))
             try:
                 call.ended += zip(call.runs, self._outcomes(call), strict=True)
             finally:

@@ -13,7 +13,8 @@ class Leases:
 
     def __init__(self) -> None:
         self._held: set[Delivery] = set()
-        self._lost: set[Delivery] = set()
+        #: Those of them whose lease is known to be lost; to be looked at only.
+        self.lost: set[Delivery] = set()
         #: Held while entries are on their way from the server to `hold`: whoever gives back what is ours on the server
         #: and not here waits for it, or would give back what is about to run.
         self.arriving = asyncio.Lock()
@@ -25,19 +26,19 @@ class Leases:
     def drop(self, deliveries: Iterable[Delivery]) -> None:
         """Settled or handed back."""
         self._held.difference_update(deliveries)
-        if self._lost:
-            self._lost &= self._held
+        if self.lost:
+            self.lost &= self._held
 
     def lose(self, delivery: Delivery) -> bool:
         """Another consumer owns it now; whether it was still held."""
         if delivery not in self._held:
             return False
-        self._lost.add(delivery)
+        self.lost.add(delivery)
         return True
 
     def is_lost(self, delivery: Delivery) -> bool:
         """Whether the lease is known to be lost."""
-        return delivery in self._lost
+        return delivery in self.lost
 
     def snapshot(self) -> list[Delivery]:
         """What is held now."""

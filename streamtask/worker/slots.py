@@ -249,8 +249,16 @@ class Slots:
         turn = time.monotonic() + _TURN
         try:
             while (running := self._next()) is not None:
+                coroutine, context = self._handle(running), contextvars.copy_context()
                 try:
-                    await self._isolated(running)
+                    try:
+                        waits_for = context.run(coroutine.send, None)
+                    except StopIteration:
+                        pass
+                    else:
+                        running.task, self._server = task, None
+                        self._serve()
+                        await _rest(coroutine, context, waits_for)
                 finally:
                     self._ended(running)
                 if running.task is not None:
@@ -289,6 +297,8 @@ class Slots:
                 running = self._gather(plan, plan.handler.batch, batch.arrived)
                 continue
             limited = self._limit(plan)
+            if limited is None and self._pace is None:
+                return self._occupy(plan, None)
             if limited is not None and self._busy[limited[0]] >= limited[1]:
                 self._aside.setdefault(limited, deque()).append((batch.arrived, plan))
             else:
@@ -356,33 +366,6 @@ class Slots:
             running.others, running.sharing = others, len(others)
         return running
 
-    @types.coroutine
-    def _isolated(self, running: Running) -> Generator[Any, Any, None]:
-        """Run a handler in a context of its own, as its own task would."""
-        coroutine = self._handle(running)
-        context = contextvars.copy_context()
-        try:
-            waits_for = context.run(coroutine.send, None)
-        except StopIteration:
-            return
-        running.task, self._server = self._server, None
-        self._serve()
-        step: Callable[[Any], Any]
-        while True:
-            try:
-                argument = yield waits_for
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 - passed on, whatever it is
-                step, argument = coroutine.throw, error
-            else:
-                step = coroutine.send
-            try:
-                waits_for = context.run(step, argument)
-            except StopIteration:
-                return
-
     def _ended(self, running: Running) -> None:
         del self._running[running.number]
         self._free.append(running.number)
@@ -396,3 +379,25 @@ class Slots:
     def _leaves(self, kind: Hashable | None) -> None:
         if kind is not None:
             self._busy[kind] -= 1
+
+
+@types.coroutine
+def _rest(
+    coroutine: Coroutine[Any, Any, None], context: contextvars.Context, waits_for: Any
+) -> Generator[Any, Any, None]:
+    """Go on with a handler that has come to wait for something, in its own context, to its end."""
+    step: Callable[[Any], Any]
+    while True:
+        try:
+            argument = yield waits_for
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as error:  # noqa: BLE001 - passed on, whatever it is
+            step, argument = coroutine.throw, error
+        else:
+            step = coroutine.send
+        try:
+            waits_for = context.run(step, argument)
+        except StopIteration:
+            return

@@ -142,7 +142,7 @@ class Worker:
         started = settings.concurrency * most
         self._started = StartedTable.attach(supervisor.started_fd, slots=started) if supervisor else None
         self._pacing = Pacing(broker, handlers, self._outcome)
-        self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
+        interest = self._interest = dict[tuple[str, str], frozenset[TypeVersion]]()
         self._has_tasks = any(handler.is_task for handler in handlers)
         self._duties: list[asyncio.Task[None]] = []
         self._fetchers: list[Fetcher] = []
@@ -150,7 +150,7 @@ class Worker:
         self._flow = Flow(settings.concurrency, aside=lambda: self._slots.paced)
         self._slots = Slots(
             settings.concurrency,
-            plan=partial(broker.plan, interest=self._interest),
+            plan=lambda delivery: broker.plan(delivery, interest),
             settle=self._outcome,
             handle=self._handle if all(map(_is_plain, handlers)) else self._handler,
             limit=limit_of,
@@ -498,7 +498,7 @@ class Worker:
         """One handler in one slot, from its start to the outcome on its way."""
         run = running.run
         delivery = run.delivery
-        if self._leases.is_lost(delivery):
+        if delivery in self._leases.lost:
             # While it waited for a slot.
             self._lost(run)
             return
@@ -626,7 +626,9 @@ class Worker:
     def _outcome(
         self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
     ) -> None:
-        self._left(delivery, seconds)
+        if self._room.counts:
+            self._room.leave(delivery)
+        self._flow.left(seconds)
         if isinstance(outcome, Dead):
             outcome = self._signed(outcome)
         self._settler.put(Settlement(delivery, outcome, run, seconds))

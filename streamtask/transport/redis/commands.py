@@ -118,11 +118,13 @@ def published(item: Outgoing, reply: Any) -> str | Exception:
     return str(reply.decode())
 
 
-def is_plain(settlement: tuple[Delivery, Outcome]) -> bool:
-    """Done without effects, and without a history that would have to be cleared."""
-    delivery, result = settlement
-    # Nearly always it is that very one; another one of its kind, of `Cancelled` say, is not equal to it.
-    return (result is DONE or result == DONE) and delivery.deliveries == 1 and not delivery.kept
+def are_plain(settlements: Sequence[tuple[Delivery, Outcome]]) -> bool:
+    """Whether all are done without effects, and without a history that would have to be cleared."""
+    for delivery, result in settlements:
+        # Nearly always it is that very one; another one of its kind, of `Cancelled` say, is not equal to it.
+        if (result is not DONE and result != DONE) or delivery.deliveries != 1 or delivery.kept:
+            return False
+    return True
 
 
 class Targets:

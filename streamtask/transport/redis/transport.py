@@ -268,7 +268,7 @@ class RedisTransport:
         for index, (delivery, _) in enumerate(settlements):
             places[delivery.stream, delivery.group, delivery.owner].append(index)
         batches = [[settlements[i] for i in indexes] for indexes in places.values()]
-        plain = [all(map(commands.is_plain, batch)) for batch in batches]
+        plain = [commands.are_plain(batch) for batch in batches]
         targets = [self._targets(stream) for stream, _, _ in places]
         calls = [
             self._ack_call(batch) if simple else self._settle_call(batch, written)
