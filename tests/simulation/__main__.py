@@ -26,7 +26,8 @@ def main() -> int:
     if chosen.replay is not None:
         return _replay(_options(chosen.replay, chosen.only), chosen.without)
     campaign, end = Campaign(), time.monotonic() + chosen.seconds
-    with Pool(chosen.processes) as pool:
+    # What is killed in a simulation never ends, and stays in memory: processes are replaced now and then.
+    with Pool(chosen.processes, maxtasksperchild=25) as pool:
         seeds = range(chosen.first, chosen.first + chosen.seeds)
         for result in pool.imap_unordered(simulate, (_options(seed, chosen.only) for seed in seeds), chunksize=8):
             campaign.add(result)
