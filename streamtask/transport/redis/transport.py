@@ -342,15 +342,12 @@ class RedisTransport:
         ]
         kept, words = 0, list[Argument]()
         for delivery, outcome in batch:
-            kept = (
-                kept
-                or delivery.kept
-                or (isinstance(outcome, Together) and any(each.kept for each, _ in outcome.others))
-            )
+            if delivery.kept or (isinstance(outcome, Together) and any(each.kept for each, _ in outcome.others)):
+                kept = 1
             words += commands.outcome(delivery, outcome, targets)
         head: list[Argument] = [group, owner, keys.done(stream, group, ""), keys.wait_prefix(stream, group)]
         script = self._settle_gated if kept else self._settle
-        return script, [*names, *targets.keys()], [*head, int(kept), len(batch), *words]
+        return script, [*names, *targets.keys()], [*head, kept, len(batch), *words]
 
     def _targets(self, cause: str) -> commands.Targets:  # noqa: ARG002 - on a cluster it matters
         """Where the emits of a settlement go; `cause` is the stream of what is settled."""
