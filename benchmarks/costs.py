@@ -2,17 +2,23 @@
 
 First whole drains, by a worker inside this process; then the steps of one event that need no server, each by itself.
 Medians hide little here and minima hide less: what disturbs a measurement only ever adds to it, so each line is the
-smallest of many short runs.
+smallest of many short runs. Last, how many functions of ours an event calls: most of its time is Python's own, and that
+number is the same on every machine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 import timeit
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import streamtask
 from benchmarks.servers import private_server
 from streamtask import App, Context, Event
 from streamtask import envelope as envelopes
@@ -23,6 +29,7 @@ from streamtask.transport.values import Delivery
 _EVENTS = 20_000
 _ROUNDS = 5
 _REPEATS, _LOOPS = 200, 300
+_OURS = str(Path(streamtask.__file__).parent)
 
 
 class NoOp(Event, stream="costs"):
@@ -43,7 +50,7 @@ class Emitted(Event, stream="emitted"):
     i: int
 
 
-class _Bench:
+class Bench:
     """An app whose handlers count."""
 
     def __init__(self, url: str) -> None:
@@ -75,14 +82,40 @@ class _Bench:
             await self._done.wait()
             return (time.thread_time() - began) / _EVENTS * 1e6
 
+    async def calls(self, kind: type[NoOp | Emitting], events: int) -> float:
+        """Functions of streamtask that an event of a backlog calls; where a coroutine goes on counts as a call."""
+        calls = 0
+
+        def count(frame: FrameType, event: str, _: Any) -> None:
+            nonlocal calls
+            calls += event == "call" and frame.f_code.co_filename.startswith(_OURS)
+
+        await self.app.publish_many([kind(i=17) for _ in range(events)])
+        self._left = events
+        self._done.clear()
+        async with self.app.worker():
+            sys.setprofile(count)
+            try:
+                await self._done.wait()
+            finally:
+                sys.setprofile(None)
+        return calls / events
+
 
 async def _drains(url: str) -> dict[str, float]:
-    bench = _Bench(url)
+    bench = Bench(url)
     best = {}
     async with bench.app:
         for kind, name in ((NoOp, "drain, no-op"), (Emitting, "drain, each emits one event")):
             best[name] = min([await bench.drain(kind) for _ in range(_ROUNDS)])
     return best
+
+
+async def calls(url: str, events: int = _EVENTS) -> dict[str, float]:
+    """How many functions of streamtask an event calls, by what is done with it."""
+    bench = Bench(url)
+    async with bench.app:
+        return {"no-op": await bench.calls(NoOp, events), "each emits one event": await bench.calls(Emitting, events)}
 
 
 def _steps() -> dict[str, float]:
@@ -126,8 +159,11 @@ def main() -> None:
         runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     with private_server() as server, runner:
         costs = runner.run(_drains(server.url)) | _steps()
+        counted = runner.run(calls(server.url))
     for name, microseconds in costs.items():
         print(f"{microseconds:8.2f} µs  {name}")
+    for name, number in counted.items():
+        print(f"{number:8.1f}     calls of our functions, {name}")
 
 
 if __name__ == "__main__":
