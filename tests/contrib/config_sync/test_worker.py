@@ -221,7 +221,7 @@ async def test_a_worker_killed_behind_the_swap_has_its_snapshot_published_once(
 
     await until(is_told, PATIENCE)
     measured("seconds from the kill to the snapshot", time.monotonic() - began)
-    await asyncio.sleep(2.5)  # long enough for several looks, each of which could tell it again
+    await asyncio.sleep(1.5)  # long enough for several looks, each of which could tell it again
     assert [each["version"] for each in await scene.told(ConfigSnapshot)] == [1, 2, 3]
     assert (await scene.settled_source()).number == 3
 
@@ -261,7 +261,7 @@ async def test_a_worker_that_comes_late_to_its_writing_changes_nothing(scene: Sc
     await scene.head(4)
     assert (await scene.settled_source()).content == b"model: b\n"
     ledger.open_gate("later")
-    await asyncio.sleep(2.5)  # long enough for several looks of both
+    await asyncio.sleep(1.5)  # long enough for several looks of both
     assert (await scene.settled_source()).number == 4
     assert scene.source.read_bytes() == b"model: b\n"
 
