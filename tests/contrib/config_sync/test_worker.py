@@ -67,7 +67,12 @@ async def test_a_change_by_hand_is_a_drift_within_5_seconds_and_the_rollback_res
         "~ password: a secret that differs",
     ]
     assert (drift["service"], drift["instance"], drift["expected_version"]) == ("whisper", "whisper-1", 1)
-    assert [each.instance for each in await scene.configs.drifts("whisper")] == ["whisper-1"]
+
+    async def is_remembered() -> bool:
+        # It is told first.
+        return [each.instance for each in await scene.configs.drifts("whisper")] == ["whisper-1"]
+
+    await until(is_remembered, PATIENCE)
     assert scene.file.read_bytes() == by_hand
 
     began = time.monotonic()
