@@ -16,7 +16,7 @@ from tests.processes import children_of
 from tests.servers import RedisServer
 
 #: Runs, each of which leaks a MiB.
-RUNS = 5_000 if LONG else 180
+RUNS = 5_000 if LONG else 130
 #: MiB that a process may have. The app has some 60 to begin with.
 LIMIT = 110
 #: MiB that a worker leaks in a second, at most.

@@ -89,7 +89,7 @@ async def test_a_server_killed_again_and_again_loses_nothing_doubles_nothing_and
     began, waits = time.monotonic(), []
     async with Publisher(url, lanes=3) as publisher:
         for _ in range(kills):
-            await asyncio.sleep(random.uniform(0.5, 1.5))
+            await asyncio.sleep(random.uniform(0.3, 1.0))
             private_redis.kill()
             # Mostly back before anybody's first pause is over, sometimes after several.
             await asyncio.sleep(random.choice((0.0, 0.0, 1.5)))

@@ -68,7 +68,7 @@ DAY = 86400.0
 async def test_nothing_is_removed_that_a_group_far_behind_has_not_finished_and_all_is_once_it_has(
     redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
-    url, n, kept = redis_server.url, 1_000_000 if LONG else 100_000, 1000
+    url, n, kept = redis_server.url, 1_000_000 if LONG else 50_000, 1000
     source = _source(max_entries=kept)
     client = redis_server.client()
     # It makes its group, and is away.

@@ -32,7 +32,7 @@ def threaded(n: int) -> str:
     return threading.current_thread().name
 
 
-@app.task(name="apart", pool="process", timeout=20)
+@app.task(name="apart", pool="process", timeout=20, retry=Retry(2, backoff=0.1))
 def apart(ctx: Context, n: int) -> int:
     note("start", n, ctx.attempt)
     if n < 0:

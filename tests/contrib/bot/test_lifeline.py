@@ -108,7 +108,7 @@ async def test_a_broker_that_is_away_for_longer_than_the_lease_is_the_end(
 async def test_a_broker_that_is_away_for_less_costs_no_word(
     private_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory, measured: Measured
 ) -> None:
-    words = 10
+    words = 7
     async with staged(private_redis.url, tmp_path_factory.mktemp("stage")) as stage:
         name = stage.record("talk.wav", [part for _ in range(words) for part in (tone(0.7), quiet(0.8))])
         await stage.request(f"file:{name}", metadata={"names": "Anna"})

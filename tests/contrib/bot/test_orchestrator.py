@@ -284,11 +284,11 @@ async def test_the_living_bots_of_a_killed_orchestrator_are_owned_again_as_they_
 async def test_bots_that_die_with_their_orchestrator_are_started_again_once_each(
     meetings: Meetings, ledger: Ledger, measured: Measured
 ) -> None:
-    first = await meetings.worker()
+    first = await meetings.worker(orchestrator_ttl=3)
     await meetings.request(*five())
     await meetings.reach("capturing", *five(), within=60)
     before = await owners(meetings, five())
-    await meetings.worker()
+    await meetings.worker(orchestrator_ttl=3)
     await first.kill_whole()
     kill(meetings.processes())
     took = await owned_by_another(meetings, five(), before)
@@ -307,7 +307,7 @@ async def test_bots_that_die_with_their_orchestrator_are_started_again_once_each
 async def test_a_worker_process_that_is_killed_alone_is_replaced_and_its_bots_go_on(
     meetings: Meetings, ledger: Ledger, measured: Measured
 ) -> None:
-    worker = await meetings.worker()
+    worker = await meetings.worker(orchestrator_ttl=3)
     await meetings.request(*five())
     await meetings.reach("capturing", *five(), within=60)
     before = await owners(meetings, five())
@@ -323,7 +323,7 @@ async def test_a_worker_process_that_is_killed_alone_is_replaced_and_its_bots_go
 async def test_a_bot_that_was_asked_to_leave_is_ended_in_time_by_the_next_orchestrator(
     meetings: Meetings, ledger: Ledger, measured: Measured
 ) -> None:
-    first = await meetings.worker(terminate_after=10, kill_after=15)
+    first = await meetings.worker(orchestrator_ttl=3, terminate_after=6, kill_after=10)
     await meetings.request("b1", does="is deaf")
     await until(lambda: len(ledger.lines("child")) == 2, 40)
     owner = (await meetings.bot("b1")).owner
@@ -339,10 +339,10 @@ async def test_a_bot_that_was_asked_to_leave_is_ended_in_time_by_the_next_orches
     await until(is_asked, 10)
     await first.kill_whole()
     await until(is_missed, 20)
-    await meetings.worker(terminate_after=10, kill_after=15)
-    counted_anew = time.monotonic() + 15
+    await meetings.worker(orchestrator_ttl=3, terminate_after=6, kill_after=10)
+    counted_anew = time.monotonic() + 10
     await meetings.reach("stopped", "b1")
-    measured("seconds from the stop to the end, of 15 allowed", time.monotonic() - began)
+    measured("seconds from the stop to the end, of 10 allowed", time.monotonic() - began)
 
     assert time.monotonic() < counted_anew
     assert meetings.everything() == []
@@ -430,7 +430,7 @@ async def test_a_broker_that_is_away_costs_no_bot(meetings: Meetings, ledger: Le
     processes = Counter(process.pid for process in meetings.processes())
     # Beyond the orchestrators' leases, and within those of the bots.
     meetings.server.pause()
-    await asyncio.sleep(25 if LONG else 12)
+    await asyncio.sleep(25 if LONG else 7)
     meetings.server.resume()
     await until(lambda: len(worker.logs("orchestrator.begins")) == 2, 20)
     before = {line["orchestrator"] for line in worker.logs("orchestrator.begins")[:1]}
@@ -455,12 +455,12 @@ async def test_five_bots_in_meetings_outlive_their_orchestrator_and_their_sessio
     talk = [part for _ in range(8) for part in (tone(0.7), quiet(0.8))]
     record(tmp_path / "talk.wav", talk)
     meetings.settings["recordings"] = tmp_path
-    first = await meetings.worker(REAL)
+    first = await meetings.worker(REAL, orchestrator_ttl=3)
     meeting = {"driver": "file", "meeting_url": "file:talk.wav?hold=600", "metadata": {"names": "Anna"}}
     await meetings.request(*five(), **meeting)
     await meetings.reach("capturing", *five(), within=90)
     before = await owners(meetings, five())
-    await meetings.worker(REAL)
+    await meetings.worker(REAL, orchestrator_ttl=3)
     await first.kill_whole()
     if bots_die:
         kill(meetings.processes())

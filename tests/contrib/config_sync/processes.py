@@ -20,7 +20,7 @@ PATIENCE = 20.0
 WORKER = """
 from streamtask_contrib.config_sync import ConfigSettings, router
 
-app.include(router(ConfigSettings(folder=os.environ["CONFIGS"], every=0.5)))
+app.include(router(ConfigSettings(folder=os.environ["CONFIGS"], every=0.25, lease_ttl=3)))
 """
 #: Notes what it runs with.
 SERVICE = """

@@ -67,7 +67,12 @@ async def test_a_change_by_hand_is_a_drift_within_5_seconds_and_the_rollback_res
         "~ password: a secret that differs",
     ]
     assert (drift["service"], drift["instance"], drift["expected_version"]) == ("whisper", "whisper-1", 1)
-    assert [each.instance for each in await scene.configs.drifts("whisper")] == ["whisper-1"]
+
+    async def is_remembered() -> bool:
+        # It is told first.
+        return [each.instance for each in await scene.configs.drifts("whisper")] == ["whisper-1"]
+
+    await until(is_remembered, PATIENCE)
     assert scene.file.read_bytes() == by_hand
 
     began = time.monotonic()
@@ -221,7 +226,7 @@ async def test_a_worker_killed_behind_the_swap_has_its_snapshot_published_once(
 
     await until(is_told, PATIENCE)
     measured("seconds from the kill to the snapshot", time.monotonic() - began)
-    await asyncio.sleep(2.5)  # long enough for several looks, each of which could tell it again
+    await asyncio.sleep(1.5)  # long enough for several looks, each of which could tell it again
     assert [each["version"] for each in await scene.told(ConfigSnapshot)] == [1, 2, 3]
     assert (await scene.settled_source()).number == 3
 
@@ -261,7 +266,7 @@ async def test_a_worker_that_comes_late_to_its_writing_changes_nothing(scene: Sc
     await scene.head(4)
     assert (await scene.settled_source()).content == b"model: b\n"
     ledger.open_gate("later")
-    await asyncio.sleep(2.5)  # long enough for several looks of both
+    await asyncio.sleep(1.5)  # long enough for several looks of both
     assert (await scene.settled_source()).number == 4
     assert scene.source.read_bytes() == b"model: b\n"
 

@@ -18,6 +18,8 @@ from training import card, parallel, voices
 from training.scoring import score
 from training.vocabulary import WORDS, utterance
 
+from tests.chaos.workers import LONG
+
 faster_whisper = pytest.importorskip("faster_whisper", reason="faster-whisper is not installed")
 ctranslate2 = pytest.importorskip("ctranslate2", reason="ctranslate2 is not installed")
 np = pytest.importorskip("numpy", reason="numpy is not installed")
@@ -84,7 +86,7 @@ def test_asking_where_the_models_are_loads_no_library_of_speech():
 def test_voices_that_it_never_heard_are_understood(recogniser):
     rng = random.Random(_SEED)
     pairs = []
-    for voice in voices.HELD_OUT * 4:
+    for voice in voices.HELD_OUT * (4 if LONG else 2):
         text = utterance(rng)
         sound = _speak(text, f"en-us+{voice}", words_per_minute=rng.randint(130, 215))
         pairs.append((text, _hear(recogniser, np.concatenate([_pause(0.2), sound, _pause(0.4)]))))
@@ -98,7 +100,7 @@ def test_voices_that_it_never_heard_are_understood(recogniser):
 def test_turns_with_pauses_between_them_are_heard_in_one_window(recogniser):
     rng = random.Random(_SEED)
     pairs = []
-    for _ in range(12):
+    for _ in range(12 if LONG else 6):
         turns, texts = [_pause(0.3)], []
         while len(texts) < 3:
             text = " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 3)))

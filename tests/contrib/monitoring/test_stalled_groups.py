@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,6 +20,10 @@ from tests.servers import RedisServer
 
 #: Seconds within which a stall has to be told, and its end.
 PROMISED = 30.0
+#: A watcher that looks more often and loses patience sooner, for what is the same after ten seconds as after twenty;
+#: and the seconds by which it has to tell of a stall sooner.
+HASTY = {} if LONG else {"STALLED": "10", "INTERVAL": "1", "LEASE_TTL": "2"}
+SOONER = 10.0 if HASTY else 0.0
 _CONTRIB = str(Path(__file__).parents[3] / "contrib")
 
 MONITORING = """
@@ -58,8 +62,9 @@ async def hearing(url: str) -> AsyncIterator[Told]:
         yield told
 
 
-def environment() -> dict[str, str]:
-    return {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), _CONTRIB])}
+def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    chosen = {f"STREAMTASK_MONITORING_{name}": value for name, value in (settings or {}).items()}
+    return {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), _CONTRIB]), **chosen}
 
 
 async def some_work(url: str, ledger: Ledger, n: int) -> None:
@@ -68,9 +73,11 @@ async def some_work(url: str, ledger: Ledger, n: int) -> None:
     await until(lambda: len(ledger.count("end")) >= n + 20, 20)
 
 
-async def told_once(told: Told, subject: str, state: str, since: float, measured: Measured) -> AnomalyDetected:
+async def told_once(
+    told: Told, subject: str, state: str, since: float, measured: Measured, *, within: float = PROMISED
+) -> AnomalyDetected:
     """What was told within what is promised, counted from the beginning."""
-    await until(lambda: told.of(subject, state), since + PROMISED - time.monotonic())
+    await until(lambda: told.of(subject, state), since + within - time.monotonic())
     event, at = told.of(subject, state)[0]
     measured(f"{subject} {event.kind} {state} after, in seconds", at - since)
     return event
@@ -107,12 +114,12 @@ async def test_a_group_whose_worker_is_stopped_is_told_once_and_so_is_its_recove
 async def test_handlers_that_hang_with_everything_taken_are_told_though_their_worker_lives(
     server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
-    await start_worker(server.url, MONITORING, environment=environment())
+    await start_worker(server.url, MONITORING, environment=environment(HASTY))
     await start_worker(server.url, WORK)
     async with hearing(server.url) as told:
         began = time.monotonic()
         await publish(server.url, [Job(n=n, kind="hang") for n in range(3)])
-        event = await told_once(told, "jobs/chaos", "detected", began, measured)
+        event = await told_once(told, "jobs/chaos", "detected", began, measured, within=PROMISED - SOONER)
         assert event.kind == "stalled"
         assert "3 run" in event.evidence
         assert "its one worker lives" in event.evidence
@@ -125,22 +132,23 @@ async def test_handlers_that_hang_with_everything_taken_are_told_though_their_wo
 async def test_a_watcher_that_is_killed_in_between_is_replaced_and_nothing_is_told_twice_or_forgotten(
     server: RedisServer, start_worker: StartWorker, ledger: Ledger, measured: Measured
 ) -> None:
-    first = await start_worker(server.url, MONITORING, environment=environment())
+    first = await start_worker(server.url, MONITORING, environment=environment(HASTY))
     worker = await start_worker(server.url, WORK)
-    second = await start_worker(server.url, MONITORING, environment=environment())
+    second = await start_worker(server.url, MONITORING, environment=environment(HASTY))
     async with hearing(server.url) as told:
         await some_work(server.url, ledger, 0)
         # No worker at all, in order this time, while events come.
         await worker.terminate()
         began = time.monotonic()
         await publish(server.url, [Job(n=100 + n) for n in range(10)])
-        await asyncio.sleep(8)
+        # It has watched for some of the time that has to go by.
+        await asyncio.sleep(4 if HASTY else 8)
         await first.kill_whole()
-        event = await told_once(told, "jobs/chaos", "detected", began, measured)
+        event = await told_once(told, "jobs/chaos", "detected", began, measured, within=PROMISED - SOONER)
         assert "10 events wait to be taken" in event.evidence
         assert second.logs("monitoring.detected")
         # And once more while it is open: its end is told by one that has not told of its beginning.
-        third = await start_worker(server.url, MONITORING, environment=environment())
+        third = await start_worker(server.url, MONITORING, environment=environment(HASTY))
         await second.kill_whole()
         await start_worker(server.url, WORK)
         began = time.monotonic()

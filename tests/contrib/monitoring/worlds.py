@@ -220,9 +220,9 @@ class World:
     groups: dict[str, Group | LongGroup]
     services: dict[str, Service]
 
-    def looks(self, hours: float) -> Iterator[Sample]:
-        """Look after look, with a little jitter, as a watcher makes them."""
-        for number in range(int(hours * 3600 / INTERVAL)):
+    def looks(self, hours: float, *, begin: float = 0.0) -> Iterator[Sample]:
+        """Look after look, as a watcher makes them. `begin`: the second of the day up to which it was looked at."""
+        for number in range(int(begin / INTERVAL), int(hours * 3600 / INTERVAL)):
             second = number * INTERVAL
             yield Sample(
                 at=BEGIN + second,
