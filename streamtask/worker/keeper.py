@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from streamtask import failpoints
@@ -64,6 +65,8 @@ class Keeper:
         self._on_beat = on_beat
         self._outage = Outage("heartbeat", metrics, owner=owner)
         self._stop = threading.Event()
+        #: The loop of `run`, and what ends its pause.
+        self._pausing: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
         self._beaten = threading.Event()
         self._thread = threading.Thread(target=self._run_loop, name="streamtask-keeper", daemon=True)
         self._run_id = ""
@@ -85,6 +88,11 @@ class Keeper:
     async def stop(self) -> None:
         """Stop beating and end the thread."""
         self._stop.set()
+        if self._pausing is not None:
+            loop, over = self._pausing
+            # It may have ended by itself meanwhile.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(over.set)
         await asyncio.to_thread(self._thread.join)
 
     def sees_the_dead(self, now: float) -> bool:
@@ -102,6 +110,9 @@ class Keeper:
         transport: Transport | None = None
         renewed = 0.0
         delay = BEAT_EVERY
+        over = asyncio.Event()
+        # Before the first look at `stop`: whoever sets it from now on ends the pause, too.
+        self._pausing = asyncio.get_running_loop(), over
         while not self._stop.is_set():
             try:
                 if transport is None:
@@ -121,7 +132,9 @@ class Keeper:
                     # Opened anew: that starts an embedded server again, should it have died.
                     await transport.close()
                     transport = None
-            await self._pause(delay)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await over.wait()
         if transport is not None:
             await transport.close()
 
@@ -146,9 +159,3 @@ class Keeper:
                 failpoints.reached("after_renew")
             if lost:
                 self._on_lost(lost)
-
-    async def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        # Looked at often: the event is a thread's, which nothing on this loop can wait for.
-        while not self._stop.is_set() and (left := end - time.monotonic()) > 0:  # noqa: ASYNC110
-            await asyncio.sleep(min(left, 0.25))
