@@ -152,6 +152,8 @@ class Isolation:
         self._children = children
         self._pool: Sandbox | None = None
         self._suspects: Sandbox | None = None
+        #: Held while that is made: the first suspects come together.
+        self._making = asyncio.Lock()
 
     async def prepare(self) -> None:
         """Start a child for the process pool, if there is one.
@@ -189,8 +191,9 @@ class Isolation:
         soft = None if run.handler.is_async else timeout.soft
         sandbox = self._pool
         if run.alone or sandbox is None:
-            if self._suspects is None:
-                self._suspects = await self._sandbox_of(SUSPECTS, SUSPECT)
+            async with self._making:
+                if self._suspects is None:
+                    self._suspects = await self._sandbox_of(SUSPECTS, SUSPECT)
             sandbox = self._suspects
         return await sandbox.run(request, soft=soft, hard=timeout.hard, certain=run.alone, aside=aside)
 

@@ -1,9 +1,11 @@
 """Sandboxes: child processes that can be killed, for `pool="process"` handlers and for suspects.
 
 A child serves one request at a time, stays warm between requests and is replaced when it dies. Children are started by
-exec, never by a fork that goes on: a fork copies locks and GPU contexts that only break later. Each leads a session of
-its own, so that a kill takes what the handler started along with it. Requests and replies are bytes; nothing is
-pickled, and nothing is retried here.
+exec, never by a fork that goes on: a fork copies locks and GPU contexts that only break later. Nor by one that exec
+follows soon, as uvloop has it: what runs before a fork (`pthread_atfork`) waits in OpenBLAS for a multiplication of
+another thread that waits for it, and this process stands still for ever. Python's own way is vfork, which runs none of
+that. Each child leads a session of its own, so that a kill takes what the handler started along with it. Requests and
+replies are bytes; nothing is pickled, and nothing is retried here.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
-from asyncio.subprocess import DEVNULL, Process
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, Self
@@ -214,7 +217,11 @@ class _Child:
     """One child process and the two descriptors that lead to it."""
 
     def __init__(
-        self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lifeline: int
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        lifeline: int,
     ) -> None:
         self._process = process
         self._reader = reader
@@ -240,10 +247,10 @@ class _Child:
         read_end, write_end = os.pipe()
         process = None
         try:
-            # Spawned from the loop's own thread: the parent-death signal is bound to it.
-            process = await asyncio.create_subprocess_exec(
-                *_command(theirs.fileno(), read_end),
-                stdin=DEVNULL,
+            # In the loop's own thread: the parent-death signal is bound to it. It takes as long as an exec does.
+            process = subprocess.Popen(  # noqa: ASYNC220, S603 - see above; our own interpreter and module
+                _command(theirs.fileno(), read_end),
+                stdin=subprocess.DEVNULL,
                 stdout=_STANDARD_ERROR,
                 pass_fds=(theirs.fileno(), read_end),
                 start_new_session=True,
@@ -254,7 +261,7 @@ class _Child:
             os.close(write_end)
             if process is not None:
                 _kill_group(process.pid)
-                await process.wait()
+                await asyncio.to_thread(process.wait)
             raise
         finally:
             theirs.close()
@@ -315,9 +322,10 @@ class _Child:
 
     async def _bury(self) -> None:
         """Wait for its death; then nothing that it started may live on or keep the channel open."""
-        await self._process.wait()
-        # Its id is nobody else's while a member of its group lives; where none does, there is nothing to kill.
+        await _end_of(self._process)
+        # It is not reaped yet, so that its id is nobody else's.
         _kill_group(self.pid)
+        self._process.wait()
         os.close(self._lifeline)
         for _ in range(100):
             if self._reader.at_eof() or self._reader.exception() is not None:
@@ -332,6 +340,24 @@ class _Child:
         if code >= 0:
             return f"exited with code {code} before it had answered"
         return f"was killed by {_signal_name(-code)} before it had answered"
+
+
+async def _end_of(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has ended, in a thread of its own: those of the loop are for what ends by itself."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+
+    def watch() -> None:
+        if hasattr(os, "waitid"):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            process.wait()
+        # Whoever does not wait any more has closed the loop.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=watch, name=f"streamtask-watches-{process.pid}", daemon=True).start()
+    await ended.wait()
 
 
 def _command(channel_fd: int, lifeline_fd: int) -> list[str]:

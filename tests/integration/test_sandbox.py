@@ -559,3 +559,32 @@ async def test_a_script_is_loaded_beside_its_own_main(tmp_path: Path, monkeypatc
     assert await sandbox.run(b"") == b"__mp_main__ 1"
 
     await sandbox.close(grace=5)
+
+
+async def test_a_child_is_started_without_a_fork_that_runs_what_others_want_run_before_one(tmp_path: Path) -> None:
+    """As OpenBLAS does, which waits there for a thread of this process that multiplies: for ever, now and then."""
+    program = f"""
+        import asyncio, os, sys
+        import uvloop
+        sys.path.insert(0, {str(tmp_path)!r})
+        from streamtask.worker.sandbox import Sandbox
+
+        forks = []
+        os.register_at_fork(before=lambda: forks.append("fork"))
+
+        async def main():
+            sandbox = Sandbox("sandbox_entries:entry", size=1)
+            print((await sandbox.run(b"echo started")).decode(), forks)
+            await sandbox.close(grace=5)
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    """
+    pytest.importorskip("uvloop", reason="uvloop is not installed")
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", textwrap.dedent(program), stdout=asyncio.subprocess.PIPE
+    )
+
+    said, _ = await worker.communicate()
+
+    assert said.decode().split("\n")[0] == "started []"

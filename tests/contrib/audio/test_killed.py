@@ -64,6 +64,8 @@ class Watched(progress.Progress):
 pipeline.Progress = Watched
 progress._PART_BYTES = 2_000
 """
+#: Chunks of which a worker is killed in the middle, three times.
+CHUNKS = 200 if LONG else 80
 SENTENCES = ("start the meeting", "next slide please", "hello team", "no thank you", "three seven one")
 
 
@@ -76,10 +78,10 @@ async def stored(app: App, sound: bytes, n: int, **fields: Any) -> AudioChunkRec
 @speaks
 @one_server
 @pytest.mark.timeout(300)
-async def test_a_worker_killed_in_the_middle_of_200_chunks_has_each_transcribed_once(
+async def test_a_worker_killed_in_the_middle_of_many_chunks_has_each_transcribed_once(
     private_redis: RedisServer, start_worker: StartWorker, chance: random.Random, measured: Measured
 ):
-    expected = {f"c{n}": chance.choice(SENTENCES) for n in range(200)}
+    expected = {f"c{n}": chance.choice(SENTENCES) for n in range(CHUNKS)}
     async with App("test", broker=private_redis.url) as app:
         chunks = [
             await stored(app, wav([silence(0.3), say(text), silence(0.5)]), n, start=n // 7 * 10.0)
@@ -92,20 +94,20 @@ async def test_a_worker_killed_in_the_middle_of_200_chunks_has_each_transcribed_
         async def has(count: int) -> bool:
             return len(await results.all()) >= count
 
-        for count in (20, 80, 140):
+        for count in (CHUNKS // 10, CHUNKS * 4 // 10, CHUNKS * 7 // 10):
             await until(partial(has, count), 200)
             await worker.kill_child()
-        await until(partial(has, 200), 200)
+        await until(partial(has, CHUNKS), 200)
     await nothing_pending(private_redis.url, "audio-ingest", "audio-pipeline")
 
     results = await emitted(private_redis.url, "audio-results")
-    measured("results of 200 chunks", len(results))
+    measured(f"results of {CHUNKS} chunks", len(results))
     measured("largest batch", max(result["latency"]["batch_size"] for result in results))
     assert Counter(result["chunk_id"] for result in results) == dict.fromkeys(expected, 1)
     assert {result["chunk_id"]: result["text"] for result in results} == expected
     for session in range(7):
         said = [TranscriptionCompleted.model_validate(each) for each in results if each["session_id"] == f"s{session}"]
-        assert stitch(said).text == " ".join(expected[f"c{n}"] for n in range(session, 200, 7))
+        assert stitch(said).text == " ".join(expected[f"c{n}"] for n in range(session, CHUNKS, 7))
 
 
 @speaks
