@@ -46,6 +46,7 @@ class Proxy:
         self.audible.set()
         self._links: dict[_Link, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
+        self._is_over = False
 
     @property
     def port(self) -> int:
@@ -67,9 +68,13 @@ class Proxy:
         """Stop listening and drop every connection."""
         assert self._server is not None
         self._server.close()
-        for task in self._links.values():
+        self._is_over = True
+        tasks = list(self._links.values())
+        for link, task in self._links.items():
             task.cancel()
-        await asyncio.gather(*self._links.values(), return_exceptions=True)
+            # One that has not begun yet puts nothing away.
+            link.hang_up()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.wait_closed()
 
     def reset_one(self, within: int = 2000) -> None:
@@ -92,13 +97,16 @@ class Proxy:
         """Let new connections through."""
         self.audible.set()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = _Link(self, reader, writer)
-        task = asyncio.current_task()
-        assert task is not None
-        self._links[link] = task
-        try:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_over:
             # The end of the test is the end of the network.
+            writer.transport.abort()
+            return
+        link = _Link(self, reader, writer)
+        self._links[link] = asyncio.create_task(self._carry(link))
+
+    async def _carry(self, link: _Link) -> None:
+        try:
             with suppress(asyncio.CancelledError, ConnectionError):
                 await link.run()
         finally:
@@ -137,12 +145,17 @@ class _Link:
             tasks += [asyncio.create_task(carrier) for carrier in carriers]
             await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # At once: who is cancelled while it waits for its tasks does nothing behind that.
+            self.hang_up()
+            if upstream is not None:
+                upstream.transport.abort()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for writer in (self._writer, upstream):
-                if writer is not None:
-                    writer.transport.abort()
+
+    def hang_up(self) -> None:
+        """Drop the client."""
+        self._writer.transport.abort()
 
     async def _read(
         self, reader: asyncio.StreamReader, queue: asyncio.Queue[tuple[float, bytes]], see: Callable[[bytes], bool]

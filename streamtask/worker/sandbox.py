@@ -348,10 +348,12 @@ async def _end_of(process: subprocess.Popen[bytes]) -> None:
     ended = asyncio.Event()
 
     def watch() -> None:
-        if hasattr(os, "waitid"):
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        else:
-            process.wait()
+        # A handler that waits for all children of the process has waited for this one, too.
+        with contextlib.suppress(ChildProcessError):
+            if hasattr(os, "waitid"):
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            else:
+                process.wait()
         # Whoever does not wait any more has closed the loop.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(ended.set)
