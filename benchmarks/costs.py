@@ -50,7 +50,7 @@ class Emitted(Event, stream="emitted"):
     i: int
 
 
-class Bench:
+class _Bench:
     """An app whose handlers count."""
 
     def __init__(self, url: str) -> None:
@@ -103,7 +103,7 @@ class Bench:
 
 
 async def _drains(url: str) -> dict[str, float]:
-    bench = Bench(url)
+    bench = _Bench(url)
     best = {}
     async with bench.app:
         for kind, name in ((NoOp, "drain, no-op"), (Emitting, "drain, each emits one event")):
@@ -113,7 +113,7 @@ async def _drains(url: str) -> dict[str, float]:
 
 async def calls(url: str, events: int = _EVENTS) -> dict[str, float]:
     """How many functions of streamtask an event calls, by what is done with it."""
-    bench = Bench(url)
+    bench = _Bench(url)
     async with bench.app:
         return {"no-op": await bench.calls(NoOp, events), "each emits one event": await bench.calls(Emitting, events)}
 

@@ -345,8 +345,7 @@ class Broker:
             return Done(following, mark, result, step) if mark or result or step else DONE
         emits: list[Emit] = [(event, None, None) for event in _events(returned, name)]
         emits += emitted
-        effects = self._emits(run, name, emits)
-        return Done(effects + following if following else effects, mark, result, step)
+        return Done(self._emits(run, name, emits) + following, mark, result, step)
 
     def _emits(
         self, run: Run, emitter: str, emits: Iterable[Emit], key: tuple[str, str] | None = None

@@ -156,9 +156,8 @@ class Writer:
 
         Raises `EventRefusedError` for what `decode` would not take back.
         """
-        if not (0 < len(event_id) <= MAX_NAME and 0 < len(trace_id) <= MAX_NAME):
-            _check_name(event_id, event_id)
-            _check_name(trace_id, event_id)
+        _check_name(event_id, event_id)
+        _check_name(trace_id, event_id)
         if headers:
             _check_headers(headers, event_id)
         written = _Written(

@@ -300,9 +300,7 @@ def load(cls: type[_EventT], payload: bytes, version: str) -> _EventT:
 
     Raises `PayloadError` for all that can be wrong with the payload, upcasters and validators that fail included.
     """
-    declared = cls.__event_type__
-    if declared is None or not declared.stream:
-        declared = describe(cls)
+    declared = describe(cls)
     try:
         if version != declared.version:
             payload = _upcast(declared, payload, version)

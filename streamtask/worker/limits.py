@@ -14,14 +14,10 @@ from streamtask.worker.slots import Limit
 
 def limit_of(run: Run) -> Limit | None:
     """What a run shares its limit with, and the limit; None: only the slots of the worker limit it."""
-    handler = run.handler
     if run.alone:
         return "alone", SUSPECTS
-    if handler.concurrency is None and handler.pool != "process":
-        # Nearly all; asked of every delivery.
-        return None
-    limit = _limit(handler)
-    return None if limit is None else (id(handler), limit)
+    limit = _limit(run.handler)
+    return None if limit is None else (id(run.handler), limit)
 
 
 def limit_of_stream(broker: Broker, sub: Subscription) -> int | None:

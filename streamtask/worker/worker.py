@@ -626,6 +626,7 @@ class Worker:
     def _outcome(
         self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
     ) -> None:
+        # As `_left` does; every delivery comes by here.
         if self._room.counts:
             self._room.leave(delivery)
         self._flow.left(seconds)

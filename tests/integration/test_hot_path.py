@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import RedisServer, available_servers
+from tests.chaos.conftest import one_server
+from tests.servers import RedisServer
 
 sys.path.append(str(Path(__file__).parents[2]))
 costs = pytest.importorskip("benchmarks.costs")
@@ -21,7 +22,7 @@ costs = pytest.importorskip("benchmarks.costs")
 MOST = {"no-op": 21.0, "each emits one event": 45.0}
 
 
-@pytest.mark.parametrize("server_binary", available_servers()[:1], ids=lambda binary: binary.name, indirect=True)
+@one_server
 async def test_an_event_calls_no_more_functions_than_it_needs(redis_server: RedisServer) -> None:
     counted = await costs.calls(redis_server.url, events=5000)
 
