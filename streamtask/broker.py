@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import traceback
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
@@ -330,22 +330,32 @@ class Broker:
 
     def succeed(self, run: Run, context: Context | None, returned: Any, mark: Mark | None) -> Outcome:
         """The handler returned: its effects. `context` is None where the handler does not take one."""
-        emitted = context.emitted if context is not None else ()
-        name, result, step = run.handler.name, None, None
-        following: tuple[Outgoing, ...] = ()
         if run.handler.dump is not None:
-            if run.handler.keeping is not None or run.flow is not None:
-                written = run.handler.dump(returned)
-                if run.handler.keeping is not None:
-                    result = run.handler.keeping.returned(run.envelope.event_id, written)
-                if run.flow is not None:
-                    following, step = self._next_calls(run, run.flow, written)
-            returned = None
-        if returned is None and not emitted:
-            return Done(following, mark, result, step) if mark or result or step else DONE
-        emits: list[Emit] = [(event, None, None) for event in _events(returned, name)]
-        emits += emitted
-        return Done(self._emits(run, name, emits) + following, mark, result, step)
+            return self._call_done(run, run.handler.dump, context, returned, mark)
+        if context is not None and context.emitted:
+            emits = [*_returned(returned, run.handler.name), *context.emitted]
+        elif returned is None:
+            return DONE if mark is None else Done(mark=mark)
+        else:
+            emits = _returned(returned, run.handler.name)
+        return Done(self._emits(run, run.handler.name, emits), mark)
+
+    def _call_done(
+        self, run: Run, dump: Callable[[Any], bytes], context: Context | None, returned: Any, mark: Mark | None
+    ) -> Outcome:
+        """The same of a task: what it returns is its value."""
+        handler, flow = run.handler, run.flow
+        emits: tuple[Outgoing, ...] = ()
+        result = step = None
+        if handler.keeping is not None or flow is not None:
+            value = dump(returned)
+            if handler.keeping is not None:
+                result = handler.keeping.returned(run.envelope.event_id, value)
+            if flow is not None:
+                emits, step = self._next_calls(run, flow, value)
+        if context is not None and context.emitted:
+            emits = self._emits(run, handler.name, context.emitted) + emits
+        return Done(emits, mark, result, step) if emits or mark or result or step else DONE
 
     def _emits(
         self, run: Run, emitter: str, emits: Iterable[Emit], key: tuple[str, str] | None = None
@@ -372,9 +382,7 @@ class Broker:
         first, name = runs[0], runs[0].handler.name
         causes = ((run.envelope.event_id, run.delivery.replay) for run in runs)
         key = " ".join(f"{event_id}/{replay}" if replay else event_id for event_id, replay in causes)
-        emits: list[Emit] = [(event, None, None) for event in _events(returned, name)]
-        emits += emitted
-        return self._emits(first, name, emits, (key, ""))
+        return self._emits(first, name, [*_returned(returned, name), *emitted], (key, ""))
 
     @staticmethod
     def cancel(run: Run) -> Outcome:
@@ -518,7 +526,7 @@ class Broker:
         # No name of a function has a colon: these ids are no ordinary emit's.
         emitter = f"{run.handler.name}:on_dead"
         try:
-            last_words = [(each, None, None) for each in _events(on_dead(event, told), emitter)]
+            last_words = _returned(on_dead(event, told), emitter)
             return msgspec.structs.replace(dead, emits=self._emits(run, emitter, last_words))
         # It is the user's: whatever it raises, SystemExit included, the dead letter is written.
         except BaseException:
@@ -607,11 +615,12 @@ class Broker:
         )
 
 
-def _events(returned: Any, function: str) -> Sequence[Event]:
+def _returned(returned: Any, function: str) -> list[Emit]:
+    """What a function has returned, to be emitted."""
     if isinstance(returned, Event):
-        return (returned,)
+        return [(returned, None, None)]
     if returned is None:
-        return ()
+        return []
     events = list(returned) if isinstance(returned, list | tuple) else [returned]
     for event in events:
         if not isinstance(event, Event):
@@ -619,7 +628,7 @@ def _events(returned: Any, function: str) -> Sequence[Event]:
                 f"{function} returned {type(event).__name__}; it is to return None, an Event or a list of them",
                 event_id="",
             )
-    return events
+    return [(event, None, None) for event in events]
 
 
 def _users_part(trace: TracebackType | None) -> TracebackType | None:

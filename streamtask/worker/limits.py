@@ -16,8 +16,10 @@ def limit_of(run: Run) -> Limit | None:
     """What a run shares its limit with, and the limit; None: only the slots of the worker limit it."""
     if run.alone:
         return "alone", SUSPECTS
-    limit = _limit(run.handler)
-    return None if limit is None else (id(run.handler), limit)
+    handler = run.handler
+    if handler.concurrency is None and handler.pool != "process":
+        return None
+    return id(handler), _limit(handler) or 0
 
 
 def limit_of_stream(broker: Broker, sub: Subscription) -> int | None:

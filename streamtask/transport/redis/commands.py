@@ -30,8 +30,6 @@ from streamtask.transport.values import (
     Wait,
 )
 
-#: KEYS of the settle script before the streams that are emitted to.
-_SETTLE_KEYS = 8
 #: Field names and values that one command in a script can write: Redis' Lua passes 8,000 words at most.
 _MOST_WORDS = 7000
 
@@ -118,13 +116,39 @@ def published(item: Outgoing, reply: Any) -> str | Exception:
     return str(reply.decode())
 
 
-def are_plain(settlements: Sequence[tuple[Delivery, Outcome]]) -> bool:
-    """Whether all are done without effects, and without a history that would have to be cleared."""
+def acks(settlements: Sequence[tuple[Delivery, Outcome]]) -> list[Argument] | None:
+    """Words for the ack script; None where not all are done without effects, or one has a history to be cleared."""
+    words: list[Argument] = []
     for delivery, result in settlements:
         # Nearly always it is that very one; another one of its kind, of `Cancelled` say, is not equal to it.
         if (result is not DONE and result != DONE) or delivery.deliveries != 1 or delivery.kept:
-            return False
-    return True
+            return None
+        words.append(delivery.entry_id)
+    return words
+
+
+def plain_emits(settlements: Sequence[tuple[Delivery, Outcome]], targets: Targets) -> list[Argument] | None:
+    """Words for the emit script; None where an outcome is more than one plain event, or has a history to be cleared."""
+    words: list[Argument] = []
+    for delivery, result in settlements:
+        if type(result) is not Done or delivery.deliveries != 1 or delivery.kept:
+            return None
+        if result is DONE:
+            words += (delivery.entry_id, 0, "")
+            continue
+        if result.mark is not None or result.result is not None or result.step is not None or len(result.emits) > 1:
+            return None
+        place, body = 0, b""
+        for emit in result.emits:
+            place, body = targets.place(emit.stream), emit.body
+            if not place or not _is_plain(emit):
+                return None
+        words += (delivery.entry_id, place, body)
+    return words
+
+
+def _is_plain(emit: Outgoing) -> bool:
+    return emit.delay is None and emit.content_type is None and emit.content_encoding is None
 
 
 class Targets:
@@ -134,7 +158,7 @@ class Targets:
         """`is_elsewhere`: whether one script cannot write to a stream; None: it can write to all."""
         self._outbox = outbox
         self._is_elsewhere = is_elsewhere
-        #: Streams -> their place in KEYS; the outbox has no name.
+        #: Streams -> their place among the keys that are emitted to, from 1; the outbox has no name.
         self._places: dict[str, int] = {}
 
     def keys(self) -> list[str]:
@@ -147,12 +171,12 @@ class Targets:
         return [name for name in self._places if name]
 
     def place(self, stream: str) -> int:
-        """The place of a stream in KEYS; 0 where the outbox has to take what is for it."""
+        """The place of a stream; 0 where the outbox has to take what is for it."""
         place = self._places.get(stream)
         if place is None:
             if self._is_elsewhere is not None and self._is_elsewhere(stream):
                 return 0
-            place = self._places[stream] = _SETTLE_KEYS + 1 + len(self._places)
+            place = self._places[stream] = 1 + len(self._places)
         return place
 
     def words(self, emit: Outgoing) -> list[Argument]:
@@ -161,7 +185,7 @@ class Targets:
         delay = "" if emit.delay is None else round(emit.delay * 1000)
         if place:
             return [place, delay, emit.event_id, len(fields), *fields]
-        place = self._places.setdefault("", _SETTLE_KEYS + 1 + len(self._places))
+        place = self._places.setdefault("", 1 + len(self._places))
         posted = ["target", emit.stream, "event_id", emit.event_id, "delay", delay, *fields]
         return [place, "", emit.event_id, len(posted), *posted]
 
@@ -209,10 +233,8 @@ def _done(delivery: Delivery, done: Done, targets: Targets) -> Sequence[Argument
             return ("done", delivery.entry_id, delivery.deliveries)
         if len(emits) == 1:
             emit = emits[0]
-            if emit.delay is None and emit.content_type is None and emit.content_encoding is None:
-                place = targets.place(emit.stream)
-                if place:
-                    return ("emit", delivery.entry_id, delivery.deliveries, place, emit.body)
+            if _is_plain(emit) and (place := targets.place(emit.stream)):
+                return ("emit", delivery.entry_id, delivery.deliveries, place, emit.body)
     words: list[Argument] = ["effects", delivery.entry_id, delivery.deliveries]
     if step is not None:
         words = ["step", delivery.entry_id, delivery.deliveries, *_step(step, targets), int(result is not None)]

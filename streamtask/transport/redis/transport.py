@@ -98,6 +98,7 @@ class RedisTransport:
         self._idle_readers: list[Caller] = []
         self._known: set[str] = set()
         self._ack = Script("ack")
+        self._emit = Script("emit")
         self._settle = Script("settle")
         self._settle_gated = Script("settle", gated=True)
         self._renew = Script("renew")
@@ -268,31 +269,27 @@ class RedisTransport:
         for index, (delivery, _) in enumerate(settlements):
             places[delivery.stream, delivery.group, delivery.owner].append(index)
         batches = [[settlements[i] for i in indexes] for indexes in places.values()]
-        plain = [commands.are_plain(batch) for batch in batches]
         targets = [self._targets(stream) for stream, _, _ in places]
-        calls = [
-            self._ack_call(batch) if simple else self._settle_call(batch, written)
-            for batch, simple, written in zip(batches, plain, targets, strict=True)
-        ]
+        calls = [self._settle_call(batch, written) for batch, written in zip(batches, targets, strict=True)]
         if failpoints.armed:
             # The loop comes to it after it has sent the calls, and before it reads a reply.
             asyncio.get_running_loop().call_soon(failpoints.reached, "settle_sent")
         replies = await self._wire.run_many(calls)
-        if not all(plain):
-            await self._name_streams({stream for written in targets for stream in written.streams})
-        for (place, indexes), simple, call, reply in zip(places.items(), plain, calls, replies, strict=True):
+        await self._name_streams({stream for written in targets for stream in written.streams})
+        for (place, indexes), (script, _, _), reply in zip(places.items(), calls, replies, strict=True):
             if isinstance(reply, ServerError):
                 # The group is gone, and with it all that was held.
                 verdict = Verdict.LOST if reply.code == "NOGROUP" or "NOGROUP" in str(reply) else reply
                 for index in indexes:
                     verdicts[index] = verdict
-            elif simple:
-                for lost in reply:
-                    verdicts[indexes[lost]] = Verdict.LOST
+            elif script is self._ack or script is self._emit:
+                # They tell of the others only.
+                for nth, word in zip(reply[::2], reply[1::2], strict=True):
+                    verdicts[indexes[nth]] = self._verdict(word, script)
             else:
-                words = self._told(place[0], place[1], reply) if call[0] is self._settle_gated else reply
+                words = self._told(place[0], place[1], reply) if script is self._settle_gated else reply
                 for index, word in zip(indexes, words, strict=True):
-                    verdicts[index] = _VERDICTS.get(word) or self._refusal(word)
+                    verdicts[index] = self._verdict(word, script)
         return verdicts
 
     def _told(self, stream: str, group: str, reply: Sequence[Any]) -> Sequence[bytes]:
@@ -301,9 +298,12 @@ class RedisTransport:
         self._gates.settled(stream, group, let_in=bool(let_in))
         return words
 
-    def _refusal(self, word: bytes) -> ServerError:
+    @staticmethod
+    def _verdict(word: bytes, script: Script) -> Verdict | TransportError:
+        if (verdict := _VERDICTS.get(word)) is not None:
+            return verdict
         error = ServerError(word.decode("utf-8", "replace"))
-        return ServerError(lacking(str(error), (), self._settle.text)) if error.code == "NOPERM" else error
+        return ServerError(lacking(str(error), (), script.text)) if error.code == "NOPERM" else error
 
     async def _name_streams(self, streams: set[str]) -> None:
         """Note streams that are used, so that they can be inspected; a server that is full takes the note later."""
@@ -320,13 +320,19 @@ class RedisTransport:
         if isinstance(reply, ServerError):
             log.error("stream.not_listed", extra={"streams": list(new), "error": str(reply)})
 
-    def _ack_call(self, batch: Sequence[tuple[Delivery, Outcome]]) -> tuple[Script, list[str], list[Argument]]:
-        first = batch[0][0]
-        args: list[Argument] = [first.group, first.owner]
-        args += [word for delivery, _ in batch for word in (delivery.entry_id, delivery.deliveries)]
-        return self._ack, [keys.stream(first.stream)], args
-
     def _settle_call(
+        self, batch: Sequence[tuple[Delivery, Outcome]], targets: commands.Targets
+    ) -> tuple[Script, list[str], list[Argument]]:
+        """The fastest of the three scripts that can commit it."""
+        stream, group, owner = batch[0][0].stream, batch[0][0].group, batch[0][0].owner
+        if (words := commands.acks(batch)) is not None:
+            return self._ack, [keys.stream(stream)], [group, owner, *words]
+        if (words := commands.plain_emits(batch, targets)) is not None:
+            names = [keys.stream(stream), keys.history(stream, group), *targets.keys()]
+            return self._emit, names, [group, owner, *words]
+        return self._full_settle_call(batch, targets)
+
+    def _full_settle_call(
         self, batch: Sequence[tuple[Delivery, Outcome]], targets: commands.Targets
     ) -> tuple[Script, list[str], list[Argument]]:
         stream, group, owner = batch[0][0].stream, batch[0][0].group, batch[0][0].owner

@@ -1,15 +1,21 @@
--- ack: finish entries that leave no effects, if the caller still holds them.
--- KEYS[1] stream   ARGV group, owner, then id, delivery count for each   -> indexes (from 0) of the lost ones
+-- ack: finish entries that were delivered once and leave no effects, if the caller still holds them.
+-- KEYS[1] stream   ARGV group, owner, then their ids   -> index (from 0) and 'lost' for each of those that it does not
 -- Atomic because XACK itself accepts any caller, also one whose lease has passed on.
 local group, owner = ARGV[1], ARGV[2]
 local ids = {}
-for i = 3, #ARGV, 2 do ids[#ids + 1] = ARGV[i] end
+for i = 3, #ARGV do ids[i - 2] = ARGV[i] end
 local counts = held(KEYS[1], group, owner, ids)
-local mine, lost = {}, {}
-for index, id in ipairs(ids) do
-    if counts[id] == tonumber(ARGV[2 * index + 2]) then mine[#mine + 1] = id else lost[#lost + 1] = index - 1 end
+local mine, told = {}, {}
+for index = 1, #ids do
+    local id = ids[index]
+    if counts[id] == 1 then
+        mine[#mine + 1] = id
+    else
+        told[#told + 1] = index - 1
+        told[#told + 1] = 'lost'
+    end
 end
 for i = 1, #mine, 1000 do
     redis.call('XACK', KEYS[1], group, unpack(mine, i, math.min(i + 999, #mine)))
 end
-return lost
+return told

@@ -41,19 +41,23 @@ end
 -- that the range did not show is asked for singly, so that nothing is called lost that is not.
 local function held(stream, group, owner, ids)
     local counts = {}
-    if #ids == 0 then return counts end
     local low, high = ids[1], ids[1]
+    if not low then return counts end
     for i = 2, #ids do
         local id = ids[i]
-        if before(id, low) then low = id elseif before(high, id) then high = id end
+        -- Mostly in the order of the stream.
+        if before(high, id) then high = id elseif before(id, low) then low = id end
     end
-    for _, p in ipairs(redis.call('XPENDING', stream, group, low, high, #ids * 2 + 32, owner)) do
-        counts[p[1]] = p[4]
+    local found = redis.call('XPENDING', stream, group, low, high, #ids * 2 + 32, owner)
+    for i = 1, #found do
+        local entry = found[i]
+        counts[entry[1]] = entry[4]
     end
-    for _, id in ipairs(ids) do
+    for i = 1, #ids do
+        local id = ids[i]
         if not counts[id] then
-            local p = redis.call('XPENDING', stream, group, id, id, 1, owner)[1]
-            if p then counts[id] = p[4] end
+            local entry = redis.call('XPENDING', stream, group, id, id, 1, owner)[1]
+            if entry then counts[id] = entry[4] end
         end
     end
     return counts

@@ -4,9 +4,9 @@
 -- ARGV group, owner, prefix of marks, prefix of wait indexes, 1 if something may be kept of an entry that was delivered
 --     once (else 0), number of outcomes, then for each: verb, id, delivery count and
 --     done     nothing more: no effects
---     emit     index in KEYS, envelope: one event that has no other field
---     effects  mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index in KEYS, delay ms
---              ('' for none), event id, number of field words, the words
+--     emit     index of its stream among those that are emitted to, envelope: one event that has no other field
+--     effects  mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index of its stream, delay
+--              ms ('' for none), event id, number of field words, the words
 --     retry    delay ms, failed (0 or 1), error
 --     release  delay ms
 --     result   event id, ttl ms, result, then as effects
@@ -49,7 +49,7 @@ end
 local function emits(n)
     local list = {}
     for i = 1, n do
-        local key = KEYS[tonumber(word())]
+        local key = KEYS[8 + tonumber(word())]
         list[i] = { key = key, delay = word(), event_id = word(), fields = words(tonumber(word())) }
     end
     return list
@@ -84,7 +84,7 @@ local function parse()
     if o.verb == 'done' then
         o.emits = {}
     elseif o.verb == 'emit' then
-        o.emits = { { key = KEYS[tonumber(word())], delay = '', fields = { 'envelope', word() } } }
+        o.emits = { { key = KEYS[8 + tonumber(word())], delay = '', fields = { 'envelope', word() } } }
     elseif o.verb == 'effects' then
         o.mark, o.window, o.replace = word(), word(), word()
         o.emits = emits(tonumber(word()))
