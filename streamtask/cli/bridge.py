@@ -83,3 +83,4 @@ def bridge(
     log.info("bridge.started", extra={"source": mask_url(url), "queue": queue, "tasks": len(app.tasks)})
     running.run(burst=burst)
     log.info("bridge.stopped", extra=dict(running.counts))
+    logs.let_go()

@@ -49,6 +49,7 @@ def run(reference: str | None, broker: str | None, log_format: Literal["text", "
     check_shared(found.app.url)
     logs.configure(log_format)
     asyncio.run(found.serve(**options))
+    logs.let_go()
 
 
 def _find(reference: str) -> TransactionalOutbox:

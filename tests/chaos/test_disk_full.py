@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +174,35 @@ async def test_a_worker_that_can_never_log_a_line_handles_all_and_ends_with_0(
         await worker.close()
     assert ledger.count("end") == {str(n): 1 for n in range(200)}
     await nothing_pending(url)
+
+
+COMMANDS = """
+import sqlalchemy as sa
+from streamtask import App
+from streamtask.sql.alchemy import SqlOutbox
+
+app = App("shop")
+engine = sa.create_engine("sqlite:///shop.db")
+outbox = SqlOutbox(app, engine)
+metadata = sa.MetaData()
+outbox.table(metadata)
+metadata.create_all(engine)
+"""
+
+
+@one_server
+@pytest.mark.parametrize(
+    "command", [["bridge", "--from", "memory://", "--burst"], ["outbox", "run", "--burst"]], ids=["bridge", "outbox"]
+)
+def test_a_command_that_can_never_log_a_line_ends_with_0(
+    redis_server: RedisServer, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "shop.py").write_text(COMMANDS)
+    program = [sys.executable, "-c", "from streamtask.cli import main; main()", *command, "-A", "shop:app"]
+    environment = os.environ | BUFFERED | {"STREAMTASK_BROKER": redis_server.url}
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(program, cwd=tmp_path, env=environment, stderr=full, timeout=60, check=False)
+    assert ended.returncode == 0
 
 
 # ── blobs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
