@@ -222,9 +222,6 @@ class Broker:
         Raises:
             EnvelopeError: the entry can never be handled.
         """
-        fields = delivery.fields
-        if len(fields) == PLAIN and fields[0] == b"envelope":
-            return envelopes.decode(fields[1], limit=self._limit)
         body = delivery.body
         if body is None:
             raise EnvelopeError("the entry has no field `envelope`")
@@ -233,14 +230,16 @@ class Broker:
 
     def plan(self, delivery: Delivery, interest: Interest) -> Run | Outcome:
         """What is to be done with a delivery: run a handler, or one of the outcomes that need none."""
-        if len(delivery.fields) != PLAIN and (only := delivery.only) is not None and only != delivery.group:
+        fields = delivery.fields
+        is_plain = len(fields) == PLAIN and fields[0] == b"envelope"
+        if not is_plain and (only := delivery.only) is not None and only != delivery.group:
             if only and "\ufffd" not in only:
                 return Skip()
             return Dead(reason="undecodable", error="the field `only` names no group", attempts=delivery.attempt)
         place = delivery.stream, delivery.group
         reading = self._readings.get(place)
         try:
-            envelope = self.decode(delivery)
+            envelope = envelopes.decode(fields[1], limit=self._limit) if is_plain else self.decode(delivery)
             found = reading.handlers.get(envelope.event_type) if reading else None
             flow = None if found is None or found[0].dump is None else steps.flow_of(envelope.payload_bytes)
         except EnvelopeError as error:

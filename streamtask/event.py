@@ -300,18 +300,17 @@ def load(cls: type[_EventT], payload: bytes, version: str) -> _EventT:
 
     Raises `PayloadError` for all that can be wrong with the payload, upcasters and validators that fail included.
     """
-    declared = describe(cls)
     try:
-        if version != declared.version:
-            payload = _upcast(declared, payload, version)
+        if version != cls.__event_type__.version:
+            payload = _upcast(describe(cls), payload, version)
         event: _EventT = cls.__pydantic_validator__.validate_json(payload)
     except PayloadError:
         raise
     except ValidationError as error:
         # Without its cause, whose text quotes the input.
-        raise PayloadError(f"{declared.type} {_short(version)}: {_problems(error)}") from None
+        raise PayloadError(f"{describe(cls).type} {_short(version)}: {_problems(error)}") from None
     except Exception as error:  # validators are the user's: they raise what they like
-        raise PayloadError(f"{declared.type} {_short(version)}: {_reason(error)}") from error
+        raise PayloadError(f"{describe(cls).type} {_short(version)}: {_reason(error)}") from error
     return event
 
 

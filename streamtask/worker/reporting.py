@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from streamtask.errors import HandlerTimeoutError
 from streamtask.telemetry.metrics import Metrics, SettledAs
-from streamtask.transport.values import Cancelled, Dead, Done, Outcome, Release, Retry, Skip, Verdict, Wait
+from streamtask.transport.values import Cancelled, Dead, Done, Outcome, Outgoing, Release, Retry, Skip, Verdict, Wait
 from streamtask.worker.settler import Settlement
 from streamtask.worker.slots import Running
 
@@ -33,15 +33,14 @@ class Reporter:
     def settled(self, settled: Iterable[tuple[Settlement, Verdict]]) -> None:
         """Outcomes were committed, or refused because the lease had been lost."""
         counted: defaultdict[tuple[str, str, str, SettledAs], list[float | None]] = defaultdict(list)
-        emitted: Counter[str] = Counter()
+        emitted: list[Outgoing] = []
         debugging = log.isEnabledFor(logging.DEBUG)
         for settlement, verdict in settled:
             delivery, outcome, run = settlement.delivery, settlement.outcome, settlement.run
             event_type = run.envelope.event_type if run else ""
             if verdict is Verdict.SETTLED and type(outcome) is Done:
                 counted[delivery.stream, delivery.group, event_type, "done"].append(settlement.seconds)
-                for emit in outcome.emits:
-                    emitted[emit.stream] += 1
+                emitted += outcome.emits
                 if debugging:
                     log.debug("event.done", extra={**_fields(settlement), "seconds": settlement.seconds})
             elif verdict is Verdict.LOST:
@@ -51,11 +50,11 @@ class Reporter:
                 kind: SettledAs = "deduplicated" if verdict is Verdict.DUPLICATE else _counted_as(outcome)
                 counted[delivery.stream, delivery.group, event_type, kind].append(settlement.seconds)
                 if isinstance(outcome, Dead):
-                    emitted.update(emit.stream for emit in outcome.emits)
+                    emitted += outcome.emits
                 self._tell(settlement, verdict)
         for labels, runs in counted.items():
             self._metrics.settled(*labels, runs)
-        for stream, n in emitted.items():
+        for stream, n in Counter([emit.stream for emit in emitted]).items():
             self._metrics.published(stream, n)
 
     def _tell(self, settlement: Settlement, verdict: Verdict) -> None:
