@@ -10,13 +10,12 @@ from typing import Any
 
 import click
 
-from streamtask import worker as worker_package
 from streamtask.cli.options import app_option, broker_option
+from streamtask.worker import supervisor
 from streamtask.worker.memory import resident_mib
 from streamtask.worker.variables import BROKER_VARIABLE
 
-#: By path, which it is run by: what it needs is not loaded twice.
-_SUPERVISOR = str(Path(worker_package.__file__).with_name("supervisor.py"))
+_SUPERVISOR = str(Path(supervisor.__file__).with_name("__main__.py"))
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import os
@@ -15,9 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from streamtask.worker import supervisor
-from streamtask.worker.started import SLOT_BYTES, started_entries
+import streamtask
+from streamtask.worker import started
+from streamtask.worker.started import started_entries
+from streamtask.worker.supervisor import children, supervisor
 from tests.processes import lives
+
+PROGRAM = str(Path(supervisor.__file__).with_name("__main__.py"))
 
 #: What every stand-in child begins with.
 PRELUDE = """
@@ -104,7 +109,7 @@ class Trial:
         argument = json.dumps(defaults | settings)
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-S", supervisor.__file__, argument],
+                [sys.executable, "-P", "-S", PROGRAM, argument],
                 env=os.environ | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"},
                 stderr=log,
                 start_new_session=True,
@@ -610,21 +615,23 @@ def test_code_that_cannot_start_is_waited_for_to_change(trial: Trial, watched: P
 
 
 def test_it_knows_the_size_of_a_slot() -> None:
-    assert supervisor.SLOT_BYTES == SLOT_BYTES
+    assert children.SLOT_BYTES == started.SLOT_BYTES
 
 
 def test_it_imports_the_standard_library_only_until_a_child_has_died() -> None:
     program = (
-        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='supervisor'); "
+        "import sys; sys.path.append(sys.argv[1]); import streamtask.worker.supervisor.command; "
         "known = sys.stdlib_module_names | {'sitecustomize'}; "
         "print([name for name in sys.modules if name.partition('.')[0] not in known])"
     )
+    folder = str(Path(streamtask.__file__).parents[1])
 
-    said = subprocess.run(
-        [sys.executable, "-S", "-c", program, supervisor.__file__], capture_output=True, text=True, check=True
-    )
+    said = subprocess.run([sys.executable, "-S", "-c", program, folder], capture_output=True, text=True, check=True)
 
-    assert said.stdout.strip() == "['__main__']"
+    ours = [name for name in ast.literal_eval(said.stdout) if name != "__main__"]
+    package = "streamtask.worker.supervisor"
+    allowed = {"streamtask", "streamtask.worker", "streamtask.worker.memory", package}
+    assert [name for name in ours if name not in allowed and not name.startswith(f"{package}.")] == []
 
 
 def test_its_log_lines_can_be_json(trial: Trial) -> None:

@@ -36,7 +36,7 @@ _ALLOWED = {
     ("cli/commands.py", "import_module"): "its own modules, by name",
     ("worker/child.py", "import_module"): "its own modules, by name",
     ("worker/probes.py", "import_module"): "its own module, by name",
-    ("worker/supervisor.py", "import_module"): "its own modules, by name, and watchfiles",
+    ("worker/supervisor/installed.py", "import_module"): "its own modules, by name, and watchfiles",
     ("loading.py", "import_module"): "the app that the command line names",
     ("worker/isolation_child.py", "import_module"): "the app that the parent process has loaded",
     ("worker/sandbox_child.py", "import_module"): "the entry that the parent process names; multiprocessing's own name",
