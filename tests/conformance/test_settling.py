@@ -22,6 +22,8 @@ from streamtask.transport.values import (
 from tests.conformance.engines import Engine, RedisEngine, counts, order, text_of
 
 EVERY_OUTCOME = [
+    Done(),
+    Done(emits=(order("emitted", stream="bills"),)),
     Done(emits=(order("emitted", stream="bills"),), mark=Mark("m", window=60)),
     Retry(delay=0),
     Retry(delay=0, failed=False),
@@ -573,5 +575,7 @@ async def test_one_refused_outcome_does_not_hold_up_the_others_of_its_batch(redi
     )
 
     assert isinstance(verdicts[0], TransportError)
+    assert "stream:broken" in str(verdicts[0])
     assert verdicts[1] is Verdict.SETTLED
     assert await consumer.texts("bills") == ["fine"]
+    assert await consumer.transport.renew([refused]) == []
