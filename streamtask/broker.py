@@ -401,21 +401,28 @@ class Broker:
         self, stream: str, ready: Iterable[Ready], trace_id: str, causation_id: str | None
     ) -> tuple[Outgoing, ...]:
         """Calls of a workflow as the transport takes them."""
-        return tuple(
-            self._packed(
-                stream,
-                each.id,
+        outgoing = []
+        for each in ready:
+            body, content_type, content_encoding = self._encoded(
                 self._writer(each.task, "v1").write(
                     each.payload,
                     event_id=each.id,
                     trace_id=trace_id,
                     timestamp=envelopes.timestamp(self.clock.now()),
                     causation_id=causation_id,
-                ),
-                delay=each.delay,
+                )
             )
-            for each in ready
-        )
+            outgoing.append(
+                Outgoing(
+                    stream=stream,
+                    body=body,
+                    event_id=each.id,
+                    content_type=content_type,
+                    content_encoding=content_encoding,
+                    delay=each.delay,
+                )
+            )
+        return tuple(outgoing)
 
     def _next_calls(self, run: Run, flow: Flow, written: bytes) -> tuple[tuple[Outgoing, ...], Step]:
         """What follows a call that is done: the next ones, or its value among those of its group."""
@@ -565,10 +572,14 @@ class Broker:
             headers=headers,
             causation_id=causation_id,
         )
-        return self._packed(
-            described.stream if priority is None else described.stream_of(priority),
-            event_id,
-            body,
+        body, content_type, content_encoding = self._encoded(body)
+        # Each field by name: `**` takes as long as all the rest.
+        return Outgoing(
+            stream=described.stream if priority is None else described.stream_of(priority),
+            body=body,
+            event_id=event_id,
+            content_type=content_type,
+            content_encoding=content_encoding,
             delay=delay,
             at=at,
             dedup_key=dedup_key,
@@ -584,34 +595,9 @@ class Broker:
     def _writer(self, type_: str, version: str) -> Writer:
         return Writer(event_type=type_, schema_version=version, source=self.name, limit=self._limit)
 
-    def _packed(
-        self,
-        stream: str,
-        event_id: str,
-        body: bytes,
-        *,
-        delay: float | None,
-        at: datetime | None = None,
-        dedup_key: str | None = None,
-        debounce_key: str | None = None,
-        again: bool = False,
-    ) -> Outgoing:
-        """An envelope in the app's codec. Each field by name: `**` takes as long as all the rest."""
-        content_type = content_encoding = None
-        if not self._plain:
-            body, content_type, content_encoding = self.codec.encode(body)
-        return Outgoing(
-            stream=stream,
-            body=body,
-            event_id=event_id,
-            content_type=content_type,
-            content_encoding=content_encoding,
-            delay=delay,
-            at=at,
-            dedup_key=dedup_key,
-            debounce_key=debounce_key,
-            again=again,
-        )
+    def _encoded(self, body: bytes) -> tuple[bytes, str | None, str | None]:
+        """An envelope in the app's codec, with its content type and encoding."""
+        return (body, None, None) if self._plain else self.codec.encode(body)
 
 
 def _returned(returned: Any, function: str) -> list[Emit]:

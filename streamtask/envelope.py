@@ -156,8 +156,9 @@ class Writer:
 
         Raises `EventRefusedError` for what `decode` would not take back.
         """
-        _check_name(event_id, event_id)
-        _check_name(trace_id, event_id)
+        if not 0 < len(event_id) <= MAX_NAME or not 0 < len(trace_id) <= MAX_NAME:
+            _check_name(event_id, event_id)
+            _check_name(trace_id, event_id)
         if headers:
             _check_headers(headers, event_id)
         written = _Written(
