@@ -136,14 +136,14 @@ def plain_emits(settlements: Sequence[tuple[Delivery, Outcome]], targets: Target
         if result is DONE:
             words += (delivery.entry_id, 0, "")
             continue
-        if result.mark is not None or result.result is not None or result.step is not None or len(result.emits) > 1:
+        emits = result.emits
+        if len(emits) != 1 or result.mark is not None or result.result is not None or result.step is not None:
             return None
-        place, body = 0, b""
-        for emit in result.emits:
-            place, body = targets.place(emit.stream), emit.body
-            if not place or not _is_plain(emit):
-                return None
-        words += (delivery.entry_id, place, body)
+        emit = emits[0]
+        place = targets.place(emit.stream) if _is_plain(emit) else 0
+        if not place:
+            return None
+        words += (delivery.entry_id, place, emit.body)
     return words
 
 
