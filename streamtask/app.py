@@ -107,7 +107,7 @@ class App(Router):
     def add(self, handler: Handler) -> None:
         """Take a handler in."""
         handler.check_around(self.middleware)
-        self.broker.add(handler)
+        self.broker.catalog.add(handler)
         super().add(handler)
 
     def add_task(self, task: Task[Any, Any, Any, Any], middleware: Sequence[Middleware] = ()) -> None:
@@ -473,7 +473,7 @@ class App(Router):
 
     def _streams_of(self, event: type[Event] | str) -> tuple[str, ...]:
         """Where an event may wait: with which priority is not asked."""
-        return self.broker.lanes(stream_name(event)) if isinstance(event, str) else describe(event).lanes
+        return self.broker.catalog.lanes(stream_name(event)) if isinstance(event, str) else describe(event).lanes
 
     def _schedule(self) -> Schedule:
         transport = self.transport
@@ -503,7 +503,7 @@ class App(Router):
         """Have a task not begun, or ended; for `Handle.cancel`. False: it has ended already."""
         cancel = self.transport.cancellations.cancel
         # In which lane it is, or is to be, is not known. The first that knows of it leaves a result.
-        lanes = self.broker.lanes(stream)
+        lanes = self.broker.catalog.lanes(stream)
         return any([await cancel(lane, event_id, result, ttl=CANCELLED_FOR) for lane in lanes])
 
     @property

@@ -1,4 +1,4 @@
-"""Event types → streams and groups, and what becomes of a delivery: the only place that decides. Does no I/O."""
+"""What becomes of a delivery, and how an event gets on its way: the only place that decides. Does no I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import random
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -15,12 +14,12 @@ import msgspec
 
 from streamtask import envelope as envelopes
 from streamtask import steps
+from streamtask.catalog import Catalog
 from streamtask.clock import Clock, SystemClock
 from streamtask.codec import Codec
 from streamtask.context import Context, Emit
 from streamtask.envelope import Envelope, Writer
 from streamtask.errors import (
-    ConfigurationError,
     EnvelopeError,
     EventRefusedError,
     PayloadError,
@@ -30,7 +29,7 @@ from streamtask.errors import (
 )
 from streamtask.event import Event, EventType, describe, dump, key_of, load
 from streamtask.handler import DeadEvent, Handler, OnDead
-from streamtask.lanes import NORMAL, home, priority_of
+from streamtask.lanes import home
 from streamtask.outcomes import Keeping
 from streamtask.redact import mask_text
 from streamtask.retry import Retry as RetryPolicy
@@ -42,7 +41,6 @@ from streamtask.transport.values import (
     Dead,
     Delivery,
     Done,
-    Gate,
     Mark,
     Member,
     Outcome,
@@ -52,7 +50,6 @@ from streamtask.transport.values import (
     Skip,
     Start,
     Step,
-    Subscription,
     TypeVersion,
     Wait,
 )
@@ -88,131 +85,19 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     flow: Flow | None = None
 
 
-@dataclass(slots=True)
-class _Reading:
-    """What one group handles of one stream."""
-
-    start: str | datetime = "earliest"
-    handlers: dict[str, tuple[Handler, EventType]] = field(default_factory=dict)
-
-
 class Broker:
-    """Which handler takes what, and the rules of delivery."""
+    """The rules of delivery. Which handler takes what is in its `catalog`."""
 
     def __init__(self, name: str, *, codec: Codec | None = None, limit: int = envelopes.MAX_BYTES) -> None:
         self.name = name
+        self.catalog = Catalog(name)
         self.codec = codec or Codec(limit=limit)
         #: Tells the moment that stands in the envelope of what is published.
         self.clock: Clock = SystemClock()
         self._plain = codec is None
         self._limit = limit
-        self._readings: dict[tuple[str, str], _Reading] = {}
-        self._classes: dict[str, type[Event]] = {}
         #: The classes of what was published or emitted so far.
         self._published: dict[type[Event], tuple[EventType, Writer]] = {}
-        #: The first class that declares the priorities of a stream.
-        self._lanes: dict[str, EventType] = {}
-
-    # ── who handles what ──────────────────────────────────────────────────────────────────────────────────────
-
-    def add(self, handler: Handler) -> None:
-        """Register a handler.
-
-        Raises:
-            ConfigurationError: another handler of its group takes one of its events, or two classes share a type.
-        """
-        group = handler.group or self.name
-        for cls in handler.events:
-            self.know(cls)
-            described = describe(cls)
-            for stream in described.lanes:
-                reading = self._readings.setdefault((stream, group), _Reading(start=handler.start))
-                other = reading.handlers.get(described.type)
-                if other is not None:
-                    raise ConfigurationError(
-                        f"group {group!r} has two handlers for {described.type}: {other[0].name} and {handler.name}; "
-                        "give one of them another group"
-                    )
-                reading.handlers[described.type] = (handler, described)
-
-    def know(self, cls: type[Event]) -> EventType:
-        """Take an event class into the catalog.
-
-        Raises:
-            ConfigurationError: another class has the same type, or its stream other priorities; the message names both.
-        """
-        described = describe(cls)
-        known = self._classes.setdefault(described.type, cls)
-        if known is not cls:
-            raise ConfigurationError(
-                f"two event classes have the type {described.type!r}: {known.__module__}.{known.__qualname__} and "
-                f"{cls.__module__}.{cls.__qualname__}; give one of them another `type=`"
-            )
-        if described.priorities:
-            first = self._lanes.setdefault(described.stream, described)
-            if first.priorities != described.priorities:
-                raise ConfigurationError(
-                    f"two event classes of the stream {described.stream!r} declare other priorities: "
-                    f"{first.cls.__module__}.{first.cls.__qualname__} {first.priorities} and "
-                    f"{cls.__module__}.{cls.__qualname__} {described.priorities}"
-                )
-        return described
-
-    @property
-    def types(self) -> Mapping[str, type[Event]]:
-        """Every event class that was registered or published, by type."""
-        return self._classes
-
-    def subscriptions(self, groups: Collection[str] = (), streams: Collection[str] = ()) -> list[Subscription]:
-        """What a worker reads, all or only the groups and streams named (with their lanes): what goes first, first."""
-        found = [
-            Subscription(
-                stream=stream,
-                group=group,
-                start=reading.start,
-                handles=self._handles(reading),
-                gates=self._gates(reading),
-            )
-            for (stream, group), reading in self._readings.items()
-            if (not groups or group in groups) and (not streams or stream in streams or home(stream) in streams)
-        ]
-        return sorted(found, key=lambda sub: self.rank(sub.stream))
-
-    def lanes(self, stream: str) -> tuple[str, ...]:
-        """The streams of all priorities of a stream, as far as its classes are known here."""
-        declared = self._lanes.get(stream)
-        return (stream,) if declared is None else declared.lanes
-
-    def rank(self, stream: str) -> int:
-        """How many priorities lie between a stream and `normal`: below 0 for those that go before it."""
-        declared = self._lanes.get(home(stream))
-        if declared is None:
-            return 0
-        return declared.priorities.index(priority_of(stream)) - declared.priorities.index(NORMAL)
-
-    @staticmethod
-    def _handles(reading: _Reading) -> frozenset[TypeVersion]:
-        return frozenset(
-            (type_, version)
-            for type_, (handler, described) in reading.handlers.items()
-            for version in describe(described.cls).versions
-        )
-
-    @staticmethod
-    def _gates(reading: _Reading) -> tuple[Gate, ...]:
-        found = {id(handler): handler.gate for handler, _ in reading.handlers.values() if handler.gate is not None}
-        return tuple(sorted(found.values(), key=lambda gate: (not gate.ordered, gate.limit, gate.name)))
-
-    def handler(self, stream: str, group: str, type_: str) -> Handler | None:
-        """The handler of a type in a group."""
-        reading = self._readings.get((stream, group))
-        found = reading and reading.handlers.get(type_)
-        return found[0] if found else None
-
-    def handlers(self, *places: tuple[str, str]) -> list[Handler]:
-        """The handlers of some (stream, group), each once."""
-        readings = [self._readings[place] for place in places if place in self._readings]
-        return list({id(handler): handler for reading in readings for handler, _ in reading.handlers.values()}.values())
 
     # ── before the handler ────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,7 +122,7 @@ class Broker:
                 return Skip()
             return Dead(reason="undecodable", error="the field `only` names no group", attempts=delivery.attempt)
         place = delivery.stream, delivery.group
-        reading = self._readings.get(place)
+        reading = self.catalog.readings.get(place)
         try:
             envelope = envelopes.decode(fields[1], limit=self._limit) if is_plain else self.decode(delivery)
             found = reading.handlers.get(envelope.event_type) if reading else None
@@ -588,7 +473,7 @@ class Broker:
         )
 
     def _publishes(self, cls: type[Event]) -> tuple[EventType, Writer]:
-        described = self.know(cls)
+        described = self.catalog.know(cls)
         self._published[cls] = described, self._writer(described.type, described.version)
         return self._published[cls]
 

@@ -56,7 +56,7 @@ def event_class(app: App, type_: str) -> type[Event]:
     Raises:
         ConfigurationError: there is none, or there are two; the message says which there are.
     """
-    known = app.broker.types.get(type_)
+    known = app.broker.catalog.types.get(type_)
     if known is not None:
         return known
     defined = [cls for cls in _defined(Event) if describe(cls).type == type_]
@@ -64,7 +64,7 @@ def event_class(app: App, type_: str) -> type[Event]:
         names = " and ".join(f"{cls.__module__}.{cls.__qualname__}" for cls in defined)
         raise ConfigurationError(f"two event classes have the type {type_!r}: {names}")
     if not defined:
-        types = sorted(app.broker.types.keys() | {describe(cls).type for cls in _defined(Event)})
+        types = sorted(app.broker.catalog.types.keys() | {describe(cls).type for cls in _defined(Event)})
         raise ConfigurationError(f"there is no event type {type_!r}; there are {', '.join(types) or 'none'}")
     return defined[0]
 

@@ -38,7 +38,7 @@ class Drainer:
         self._app = app
         self._memory = connector
         self._concurrency = concurrency
-        self._subscriptions = app.broker.subscriptions()
+        self._subscriptions = app.broker.catalog.subscriptions()
         self._interest: dict[tuple[str, str], frozenset[TypeVersion]] = {}
         self._running: dict[asyncio.Task[None], Running] = {}
         #: What is to share a call with others, by handler and stream.
@@ -60,7 +60,7 @@ class Drainer:
         self.executors = await self._open.enter_async_context(
             executors_of(self._app, self.broker, self.transport, cancellations=cancellations, threads=self._concurrency)
         )
-        if any(handler.is_task for handler in self.broker.handlers(*self._interest)):
+        if any(handler.is_task for handler in self.broker.catalog.handlers(*self._interest)):
             looking = asyncio.create_task(cancellations.run(), name="streamtask-cancellations")
             self._open.push_async_callback(_end, looking)
         return self

@@ -50,7 +50,7 @@ async def executors_of(
         ConfigurationError, StreamtaskError: a worker lifespan or a dependency failed.
     """
     metrics = Metrics()
-    handlers = broker.handlers(*((sub.stream, sub.group) for sub in broker.subscriptions()))
+    handlers = broker.catalog.handlers(*((sub.stream, sub.group) for sub in broker.catalog.subscriptions()))
     modules = {handler.function.__module__ for handler in handlers}
     async with AsyncExitStack() as stack:
         lifespans = Lifespans(app, app.worker_lifespans)

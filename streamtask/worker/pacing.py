@@ -7,7 +7,7 @@ workers is `pacer.py`; nothing here runs or settles anything.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 
 from streamtask.broker import Broker, Run
@@ -15,9 +15,8 @@ from streamtask.handler import Handler
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Rates
 from streamtask.transport.values import Delivery, Outcome, Release
-from streamtask.worker.limits import paces_of
 from streamtask.worker.outage import Outage
-from streamtask.worker.pacer import Pacer
+from streamtask.worker.pacer import Pace, Pacer
 from streamtask.worker.slots import Slots
 
 
@@ -25,14 +24,17 @@ class Pacing:
     """The starts of a worker's limited handlers. `outcome` takes what is handed back without having started."""
 
     def __init__(
-        self, broker: Broker, handlers: Iterable[Handler], outcome: Callable[[Delivery, Outcome, Run | None], None]
+        self,
+        broker: Broker,
+        handlers: Iterable[Handler],
+        paces: Mapping[int, Pace],
+        outcome: Callable[[Delivery, Outcome, Run | None], None],
     ) -> None:
+        """`paces`: how fast each limited handler goes, by `id`."""
         self._broker = broker
+        self._paces = paces
         self._outcome = outcome
-        limited = [handler for handler in handlers if handler.rate_limit is not None]
-        #: How fast each of them goes, by `id`.
-        self.paces = paces_of(limited)
-        self._homes = sorted({handler.home for handler in limited})
+        self._homes = sorted({handler.home for handler in handlers if handler.rate_limit is not None})
         self._pacers: dict[str, Pacer] = {}
 
     def start(
@@ -43,7 +45,7 @@ class Pacing:
             pacer = self._pacers[stream] = Pacer(
                 rates,
                 stream,
-                paces=self.paces,
+                paces=self._paces,
                 outage=Outage("rates", metrics, stream=stream),
                 go=slots.resume,
                 too_far=lambda run, wait: self._too_far(slots, run, wait),

@@ -6,10 +6,9 @@ the starts of those that may start so often only, priorities, and batches, of wh
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from streamtask.broker import Broker
+from streamtask.catalog import Catalog
 from streamtask.lanes import home
 from streamtask.transport.values import Delivery, Subscription
 from streamtask.worker.flow import Flow
@@ -17,6 +16,7 @@ from streamtask.worker.lanes import Lane, Lanes, Place
 from streamtask.worker.limits import intake_of_stream, limit_of_stream, share_of_stream
 from streamtask.worker.pacer import Pace
 from streamtask.worker.slots import Slots
+from streamtask.worker.stock import Stock
 
 #: More than any worker takes in.
 _NO_LIMIT = 1 << 30
@@ -25,36 +25,33 @@ _MOST_AT_ONCE = 500
 
 
 class Room:
-    """What of each stream is here, and how much more may be.
+    """How much more of each stream may be taken in.
 
     `paces` are those of limited handlers. `short` says of which streams more is due than there was room for.
     """
 
     def __init__(
         self,
-        broker: Broker,
+        catalog: Catalog,
         subscriptions: Sequence[Subscription],
         paces: Mapping[int, Pace],
         *,
         flow: Flow,
+        stock: Stock,
         slots: Slots,
         short: Callable[[], Collection[Place]],
     ) -> None:
         self._flow = flow
+        self._stock = stock
         self._slots = slots
         self._short = short
         places = [(_place(sub), sub) for sub in subscriptions]
-        self._limits = {place: limit_of_stream(broker, sub) for place, sub in places}
-        self._shares = {place: share_of_stream(broker, sub) for place, sub in places}
+        self._limits = {place: limit_of_stream(catalog, sub) for place, sub in places}
+        self._shares = {place: share_of_stream(catalog, sub) for place, sub in places}
         self._paced = {
-            place: found for place, sub in places if (found := intake_of_stream(broker, sub, paces)) is not None
+            place: found for place, sub in places if (found := intake_of_stream(catalog, sub, paces)) is not None
         }
-        self._lanes = Lanes(_with_lanes(broker, subscriptions), flow.concurrency)
-        #: Whether some stream has something of its own, for which what is here has to be counted.
-        self.counts = any(limit is not None for limit in self._limits.values()) or bool(self._paced)
-        #: What is here of each stream, and how much of that limited handlers have started.
-        self._held: Counter[Place] = Counter()
-        self._begun: Counter[Place] = Counter()
+        self._lanes = Lanes(_with_lanes(catalog, subscriptions), flow.concurrency)
 
     def lane(self, sub: Subscription) -> Lane | None:
         """One of several priorities of a stream; None: it has none."""
@@ -65,8 +62,6 @@ class Room:
         place = _place(sub)
         has_limit = self._limits[place] is not None or self._shares[place] > 1
         return bool(sub.gates) or has_limit or place in self._paced or self._lanes.get(place) is not None
-
-    # ── how much ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def new(self, subs: Sequence[Subscription]) -> tuple[list[str], int]:
         """Which of these streams may be read now, and how much may be taken; they are of one group."""
@@ -109,7 +104,7 @@ class Room:
         room = _NO_LIMIT
         if limit is not None:
             most = limit if lane is None else lane.share(limit)
-            room = max(0, most - sum(self._held[each] for each in together))
+            room = max(0, most - sum(self._stock.held[each] for each in together))
         if lane is not None:
             occupied = self._flow.held - self._slots.paced
             slots = self._lanes.room(lane, occupied, due=due, unlimited=_NO_LIMIT)
@@ -117,12 +112,10 @@ class Room:
         if paced is not None and room:
             waiting = self._slots.paced
             if paced.is_whole:
-                waiting = sum(self._held[each] - self._begun[each] for each in together)
+                waiting = sum(self._stock.held[each] - self._stock.begun[each] for each in together)
             is_short = not due and place in self._short()
             room = min(room, paced.room(waiting, due=due, due_waits=is_short, unlimited=_NO_LIMIT))
         return room
-
-    # ── what is here ──────────────────────────────────────────────────────────────────────────────────────────
 
     def took(self, deliveries: Sequence[Delivery], *, due: bool) -> int:
         """These were taken in, from one read or claim; their rank among what waits for a slot."""
@@ -132,31 +125,14 @@ class Room:
             paced.took(due=due)
         return self._lanes.took(place, len(deliveries)) if self._lanes else 0
 
-    def hold(self, deliveries: Sequence[Delivery]) -> None:
-        """They are here until they `leave`; where it `counts`."""
-        self._held.update([(delivery.stream, delivery.group) for delivery in deliveries])
-
-    def leave(self, delivery: Delivery) -> None:
-        """It has its outcome."""
-        self._held[delivery.stream, delivery.group] -= 1
-
-    def begin(self, delivery: Delivery) -> None:
-        """A limited handler has started on it."""
-        self._begun[delivery.stream, delivery.group] += 1
-        self._flow.changed()
-
-    def end(self, delivery: Delivery) -> None:
-        """And has ended."""
-        self._begun[delivery.stream, delivery.group] -= 1
-
 
 def _place(sub: Subscription) -> Place:
     return sub.stream, sub.group
 
 
-def _with_lanes(broker: Broker, subscriptions: Sequence[Subscription]) -> list[list[tuple[Place, int]]]:
+def _with_lanes(catalog: Catalog, subscriptions: Sequence[Subscription]) -> list[list[tuple[Place, int]]]:
     """What is read in several lanes, the highest first; `Lanes` takes it."""
     streams: dict[Place, list[tuple[Place, int]]] = {}
     for sub in subscriptions:
-        streams.setdefault((home(sub.stream), sub.group), []).append((_place(sub), broker.rank(sub.stream)))
+        streams.setdefault((home(sub.stream), sub.group), []).append((_place(sub), catalog.rank(sub.stream)))
     return [lanes for lanes in streams.values() if len(lanes) > 1]

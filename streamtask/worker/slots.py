@@ -167,12 +167,6 @@ class Slots:
             return 0
         return max(0, self._gathering.space(stream, group) - sum(len(batch.deliveries) for batch in self._queue))
 
-    def ends_early(self, running: Running) -> None:
-        """One delivery of a batch has its outcome before the others, whose slot is as busy as before."""
-        if running.sharing:
-            running.sharing -= 1
-            self._shared(-1)
-
     def resume(self, run: Run) -> None:
         """The time has come for a run that waited for its start."""
         paced = self._paced.pop(run.delivery, None)

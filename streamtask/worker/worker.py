@@ -9,8 +9,7 @@ import socket
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -18,42 +17,35 @@ from typing import Any
 import msgspec
 
 from streamtask import failpoints
-from streamtask.broker import Broker, Run
+from streamtask.broker import Broker
 from streamtask.context import Application
-from streamtask.errors import ConfigurationError, LeaseLostError, StreamtaskError, TransportError
-from streamtask.handler import Handler
+from streamtask.errors import ConfigurationError, StreamtaskError, TransportError
 from streamtask.lifespan import Lifespan, Lifespans
 from streamtask.middleware import Middleware, around_consume
 from streamtask.rules import Rule
 from streamtask.settings import Retention, WorkerSettings
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.port import Transport
-from streamtask.transport.values import (
-    Dead,
-    Delivery,
-    Done,
-    Outcome,
-    Registered,
-    Release,
-    Subscription,
-    TypeVersion,
-    Verdict,
-)
-from streamtask.worker.batching import BatchExecutor, together
+from streamtask.transport.values import Delivery, Registered, Release, Subscription, TypeVersion
+from streamtask.worker.batching import BatchExecutor
+from streamtask.worker.burst import Burst
 from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
+from streamtask.worker.endings import Endings
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
 from streamtask.worker.flow import Flow
 from streamtask.worker.group_values import values_from
+from streamtask.worker.handling import Handling
 from streamtask.worker.health import Health
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
-from streamtask.worker.limits import children, limit_of
+from streamtask.worker.limits import any_is_counted, children, limit_of, paces_of
 from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
+from streamtask.worker.pacer import Pace
 from streamtask.worker.pacing import Pacing
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.provider import Provider
@@ -61,9 +53,9 @@ from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
 from streamtask.worker.reporting import Reporter
 from streamtask.worker.room import Room
-from streamtask.worker.settler import Settlement, Settler
-from streamtask.worker.slots import Running, Slots
+from streamtask.worker.slots import Slots
 from streamtask.worker.started import StartedTable
+from streamtask.worker.stock import Stock
 from streamtask.worker.ticker import Ticker
 from streamtask.worker.timekeeper import Timekeeper
 
@@ -73,10 +65,6 @@ log = logging.getLogger(__name__)
 _UNSTARTED = 0.6
 #: Seconds after which a handler without a timeout is told about.
 _RUNS_LONG = 600.0
-#: Seconds between two looks whether a burst is done, and how many have to find nothing: while we ask about one stream,
-#: a handler elsewhere may emit into one that we have asked about before.
-_QUIET = 0.05
-_QUIET_LOOKS = 2
 #: Seconds for what is left to do at the end once handlers have ended: settling, handing back.
 _LAST_WORDS = 5.0
 
@@ -116,14 +104,14 @@ class Worker:
         self._lifespans = Lifespans(app, lifespans)
         self._middleware = around_consume(middleware)
         self._provider = Provider(app, overrides, asyncio.to_thread)
-        self._subscriptions = broker.subscriptions(settings.groups, settings.streams)
+        self._subscriptions = broker.catalog.subscriptions(settings.groups, settings.streams)
         if not self._subscriptions:
             raise ConfigurationError(
                 f"app {app.name!r} has no handlers for groups {list(settings.groups) or 'all'} and streams "
                 f"{list(settings.streams) or 'all'}; nothing to consume"
             )
         self._places = {(sub.stream, sub.group): index for index, sub in enumerate(self._subscriptions)}
-        handlers = broker.handlers(*self._places)
+        handlers = broker.catalog.handlers(*self._places)
         self._plans = [each.dependencies for each in handlers if each.dependencies and each.pool != "process"]
         self._isolation = Isolation(
             app,
@@ -135,39 +123,17 @@ class Worker:
         self._rules: dict[str, list[Rule]] = defaultdict(list)
         for rule in rules:
             for stream, group in self._places:
-                if broker.handler(stream, group, rule.task.name) is not None:
+                if broker.catalog.handler(stream, group, rule.task.name) is not None:
                     self._rules[stream].append(rule)
         self._prepared = False
         most = max(handler.batch.size if handler.batch else 1 for handler in handlers)
         started = settings.concurrency * most
         self._started = StartedTable.attach(supervisor.started_fd, slots=started) if supervisor else None
-        self._pacing = Pacing(broker, handlers, self._outcome)
-        interest = self._interest = dict[tuple[str, str], frozenset[TypeVersion]]()
-        self._has_tasks = any(handler.is_task for handler in handlers)
+        self._handlers = handlers
+        self._interest = dict[tuple[str, str], frozenset[TypeVersion]]()
+        self._leases = Leases()
         self._duties: list[asyncio.Task[None]] = []
         self._fetchers: list[Fetcher] = []
-        self._leases = Leases()
-        self._flow = Flow(settings.concurrency, aside=lambda: self._slots.paced)
-        self._slots = Slots(
-            settings.concurrency,
-            plan=lambda delivery: broker.plan(delivery, interest),
-            settle=self._outcome,
-            handle=self._handle if all(map(_is_plain, handlers)) else self._handler,
-            limit=limit_of,
-            pace=self._pacing.stands_aside if self._pacing.paces else None,
-            changed=self._flow.changed,
-            shared=self._flow.shared,
-            failed=partial(self._fail, "slots"),
-        )
-        self._room = Room(
-            broker,
-            self._subscriptions,
-            self._pacing.paces,
-            flow=self._flow,
-            slots=self._slots,
-            short=self._short,
-        )
-        self._reporter = Reporter(self.metrics)
         self._connected = False
         self._stopping = False
         self._hurry = asyncio.Event()
@@ -230,16 +196,85 @@ class Worker:
 
     async def _begin(self) -> None:
         self.metrics.know(type_ for sub in self._subscriptions for type_, _ in sub.handles)
+        paces = paces_of(self._handlers)
+        self._make_endings(paces)
+        self._make_slots(paces)
         if self._supervisor:
             self._supervisor.introduce(self.owner, self._app.url, list(self._places))
         self._keeper = self._make_keeper()
         self._keeper.start()
         await self._keeper.first_beat()
+        self._duty("settler", self._endings.settler.run())
+        self._duty("progress", self._checkpoints.run())
+        for name, asking in self._pacing.start(self._transport.rates, self._slots, self.metrics, self._flow.changed):
+            self._duty(name, asking)
+        self._start_readers()
+        self.metrics.watch_in_flight(self._in_flight)
+        if self._supervisor:
+            self._supervisor.ready()
+        log.info("worker.started", extra={"owner": self.owner, "groups": self._groups()})
+
+    def _make_endings(self, paces: Mapping[int, Pace]) -> None:
+        """What counts and commits what has come to its end, and is told of by all that runs."""
+        self._reporter = Reporter(self.metrics)
+        self._flow = Flow(self._settings.concurrency, aside=lambda: self._slots.paced)
+        is_counted = any_is_counted(self._broker.catalog, self._subscriptions, paces)
+        self._stock = Stock(counts=is_counted, changed=self._flow.changed)
+        self._endings = Endings(
+            self.owner,
+            self._transport,
+            flow=self._flow,
+            stock=self._stock,
+            leases=self._leases,
+            reporter=self._reporter,
+            outage=Outage("settle", self.metrics),
+        )
+        self._pacing = Pacing(self._broker, self._handlers, paces, self._endings.put)
+
+    def _make_slots(self, paces: Mapping[int, Pace]) -> None:
+        """What runs handlers, and says how much more may be taken in."""
+        broker, interest, flow = self._broker, self._interest, self._flow
+        executor = self._executor = self._make_executor()
+        handling = Handling(
+            broker,
+            executor,
+            BatchExecutor(self._app, broker, executor),
+            self._endings,
+            pacing=self._pacing,
+            leases=self._leases,
+            stock=self._stock,
+            shared=flow.shared,
+            started=self._started,
+            places=self._places,
+            concurrency=self._settings.concurrency,
+        )
+        self._slots = Slots(
+            self._settings.concurrency,
+            plan=lambda delivery: broker.plan(delivery, interest),
+            settle=self._endings.put,
+            handle=handling.of(self._handlers),
+            limit=limit_of,
+            pace=self._pacing.stands_aside if paces else None,
+            changed=flow.changed,
+            shared=flow.shared,
+            failed=partial(self._fail, "slots"),
+        )
+        self._room = Room(
+            broker.catalog,
+            self._subscriptions,
+            paces,
+            flow=flow,
+            stock=self._stock,
+            slots=self._slots,
+            short=lambda: self._reclaimer.short,
+        )
+
+    def _make_executor(self) -> Executor:
         self._marks: Lookups[tuple[str, str]] = Lookups(self._transport.marked, Outage("marks", self.metrics))
         outage = Outage("cancellations", self.metrics)
         self._cancellations = Cancellations(self._transport, outage, lambda: self._slots.running)
         self._checkpoints = Checkpoints(self._transport, Outage("checkpoint", self.metrics))
-        self._executor = Executor(
+        return Executor(
             self._app,
             self._broker,
             self._leases,
@@ -252,17 +287,6 @@ class Worker:
             middleware=self._middleware,
             threads=self._settings.concurrency,
         )
-        self._batches = BatchExecutor(self._app, self._broker, self._executor)
-        self._settler = Settler(self._transport, self._settled, Outage("settle", self.metrics))
-        self._duty("settler", self._settler.run())
-        self._duty("progress", self._checkpoints.run())
-        for name, asking in self._pacing.start(self._transport.rates, self._slots, self.metrics, self._flow.changed):
-            self._duty(name, asking)
-        self._start_readers()
-        self.metrics.watch_in_flight(self._in_flight)
-        if self._supervisor:
-            self._supervisor.ready()
-        log.info("worker.started", extra={"owner": self.owner, "groups": self._groups()})
 
     def _make_keeper(self) -> Keeper:
         loop = asyncio.get_running_loop()
@@ -311,7 +335,7 @@ class Worker:
         )
         self._duty("reclaimer", self._reclaimer.run())
         self._duty("look-round", self._look_round())
-        if self._has_tasks:
+        if any(handler.is_task for handler in self._handlers):
             self._duty("cancellations", self._cancellations.run())
         janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
@@ -373,7 +397,7 @@ class Worker:
         await _cancel(readers)
         for delivery in self._slots.close():
             self._pacing.leave(delivery)
-            self._outcome(delivery, Release())
+            self._endings.put(delivery, Release())
         self._pacing.close()
         running = len(self._slots.running)
         if running:
@@ -384,7 +408,7 @@ class Worker:
         await self._cancellations.close()
         try:
             async with asyncio.timeout(_LAST_WORDS):
-                await self._settler.drained()
+                await self._endings.settler.drained()
                 if failpoints.armed:
                     failpoints.reached("while_stopping")
                 await self._relay.finish()
@@ -424,29 +448,9 @@ class Worker:
 
     async def burst_done(self) -> None:
         """Wait until nothing is ready, pending or due for retry."""
-        quiet = 0
-        while quiet < _QUIET_LOOKS:
-            await asyncio.sleep(_QUIET)
-            taken = self._flow.taken
-            try:
-                idle = not self._flow.held and await self._all_handled()
-            except TransportError:
-                idle = False
-            quiet = quiet + 1 if idle and taken == self._flow.taken else 0
-
-    async def _all_handled(self) -> bool:
-        for sub in self._subscriptions:
-            for stats in await self._transport.stats(sub.stream, sub.group):
-                unread = stats.lag if stats.lag is not None else not all(fetcher.empty for fetcher in self._fetchers)
-                if stats.pending or unread:
-                    return False
-        return await self._relay.is_done()
+        await Burst(self._transport, self._subscriptions, self._flow, self._fetchers, self._relay).done()
 
     # ── taking in ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _short(self) -> Collection[tuple[str, str]]:
-        """Of which streams more is due than there was room for."""
-        return self._reclaimer.short
 
     def _take(self, deliveries: list[Delivery], *, due: bool) -> None:
         """From a fetcher or the reclaimer: hold them until they are settled."""
@@ -458,15 +462,15 @@ class Worker:
 
     def _hold(self, deliveries: list[Delivery]) -> None:
         self._leases.hold(deliveries)
-        if self._room.counts:
-            self._room.hold(deliveries)
+        if self._stock.counts:
+            self._stock.hold(deliveries)
 
     def _expire(self, deliveries: list[Delivery]) -> None:
         """From the reclaimer: these have waited too long for a worker that handles them."""
         self._flow.took(len(deliveries), due=True)
         self._hold(deliveries)
         for delivery in deliveries:
-            self._outcome(delivery, self._broker.expired(delivery, self._interest))
+            self._endings.put(delivery, self._broker.expired(delivery, self._interest))
 
     async def _look_round(self) -> None:
         """What waits here for a slot another worker may have free (rule 9); and who runs for long is told once."""
@@ -479,169 +483,12 @@ class Worker:
                 self._flow.stalled()
             for delivery in overdue:
                 self._pacing.leave(delivery)
-                self._outcome(delivery, Release())
+                self._endings.put(delivery, Release())
             for running in self._slots.running:
                 timeout = running.run.handler.timeout
                 if not running.told and timeout.hard is None and now - running.since >= _RUNS_LONG:
                     running.told = True
                     self._reporter.runs_long(running, now - running.since)
-
-    # ── handling and settling ─────────────────────────────────────────────────────────────────────────────────
-
-    def _handler(self, running: Running) -> Coroutine[Any, Any, None]:
-        handler = running.run.handler
-        if handler.batch is not None:
-            return self._handle_batch(running)
-        return (self._handle if handler.rate_limit is None else self._handle_limited)(running)
-
-    async def _handle(self, running: Running) -> None:
-        """One handler in one slot, from its start to the outcome on its way."""
-        run = running.run
-        delivery = run.delivery
-        if delivery in self._leases.lost:
-            # While it waited for a slot.
-            self._lost(run)
-            return
-        if self._started is not None:
-            self._started.mark(running.number, self._places[delivery.stream, delivery.group], delivery.entry_id)
-        try:
-            outcome = await self._executor.execute(run)
-        except LeaseLostError:
-            self._lost(run)
-        except asyncio.CancelledError as error:
-            self._interrupted(running, error)
-            if running.cancelled:
-                raise
-        else:
-            if failpoints.armed:
-                failpoints.reached("after_effect")
-            if running.revoked:
-                # Whatever it has come to meanwhile.
-                outcome = self._broker.cancel(run)
-            self._outcome(delivery, outcome, run, time.monotonic() - running.since)
-        finally:
-            if self._started is not None:
-                self._started.clear(running.number)
-
-    def _interrupted(self, running: Running, error: asyncio.CancelledError) -> None:
-        """A handler ended with its cancellation: its own, its sender's, or ours."""
-        run, seconds = running.run, time.monotonic() - running.since
-        if not running.cancelled:
-            # It has cancelled itself: handed back, it would do so again, for ever and uncharged.
-            self._outcome(run.delivery, self._broker.fail(run, error), run, seconds)
-        elif running.revoked:
-            self._outcome(run.delivery, self._broker.cancel(run), run, seconds)
-        else:
-            self._outcome(run.delivery, Release(), run)
-
-    # ── batches ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _handle_batch(self, running: Running) -> None:
-        """The same for a batch."""
-        left = self._still_held(running)
-
-        def settle(run: Run, outcome: Outcome) -> None:
-            del left[run.delivery]
-            self._slots.ends_early(running)
-            self._outcome(run.delivery, outcome, run)
-
-        if not left:
-            return
-        with self._noted(running, list(left)):
-            try:
-                ended = await self._batches.execute(list(left.values()), settle)
-            except LeaseLostError:
-                for run in left.values():
-                    self._lost(run)
-            except asyncio.CancelledError as error:
-                for run in left.values():
-                    self._outcome(run.delivery, Release() if running.cancelled else self._broker.fail(run, error), run)
-                if running.cancelled:
-                    raise
-            else:
-                if failpoints.armed:
-                    failpoints.reached("after_effect")
-                self._batch_outcome(ended, time.monotonic() - running.since)
-
-    def _still_held(self, running: Running) -> dict[Delivery, Run]:
-        """What of a batch was not lost while it waited for a slot."""
-        held = {}
-        for run in running.runs:
-            if self._leases.is_lost(run.delivery):
-                self._slots.ends_early(running)
-                self._lost(run)
-            else:
-                held[run.delivery] = run
-        return held
-
-    @contextmanager
-    def _noted(self, running: Running, deliveries: Sequence[Delivery]) -> Iterator[None]:
-        """These are started, for whoever has to tell after our death."""
-        if self._started is None:
-            yield
-            return
-        rows = [running.number + place * self._settings.concurrency for place in range(len(deliveries))]
-        for row, delivery in zip(rows, deliveries, strict=True):
-            self._started.mark(row, self._places[delivery.stream, delivery.group], delivery.entry_id)
-        try:
-            yield
-        finally:
-            for row in rows:
-                self._started.clear(row)
-
-    def _batch_outcome(self, ended: Sequence[tuple[Run, Outcome]], seconds: float) -> None:
-        settlements = []
-        for place, (run, outcome) in enumerate(ended):
-            # The handler has run once for all of them.
-            took = None if place else seconds
-            self._left(run.delivery, took)
-            signed = self._signed(outcome) if isinstance(outcome, Dead) else outcome
-            settlements.append(Settlement(run.delivery, signed, run, took))
-        for settlement in together(settlements):
-            self._settler.put(settlement)
-
-    async def _handle_limited(self, running: Running) -> None:
-        """The same for a handler that may start so often only: its time has come, or it waits for it here."""
-        run = running.run
-        wait = await self._pacing.turn(run)
-        if wait is not None:
-            self._outcome(run.delivery, Release(wait))
-            return
-        running.since = time.monotonic()
-        self._room.begin(run.delivery)
-        try:
-            await self._handle(running)
-        finally:
-            self._room.end(run.delivery)
-
-    # ── what becomes of it ────────────────────────────────────────────────────────────────────────────────────
-
-    def _signed(self, dead: Dead) -> Dead:
-        return msgspec.structs.replace(dead, worker=self.owner)
-
-    def _lost(self, run: Run) -> None:
-        self._left(run.delivery)
-        self._settled([(Settlement(run.delivery, Done(), run), Verdict.LOST)])
-
-    def _outcome(
-        self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None
-    ) -> None:
-        # As `_left` does; every delivery comes by here.
-        if self._room.counts:
-            self._room.leave(delivery)
-        self._flow.left(seconds)
-        if isinstance(outcome, Dead):
-            outcome = self._signed(outcome)
-        self._settler.put(Settlement(delivery, outcome, run, seconds))
-
-    def _left(self, delivery: Delivery, seconds: float | None = None) -> None:
-        if self._room.counts:
-            self._room.leave(delivery)
-        self._flow.left(seconds)
-
-    def _settled(self, settled: Sequence[tuple[Settlement, Verdict]]) -> None:
-        self._leases.drop([settlement.delivery for settlement, _ in settled])
-        self._reporter.settled(settled)
 
     def _lose(self, lost: list[Delivery]) -> None:
         held = [delivery for delivery in lost if self._leases.lose(delivery)]
@@ -686,10 +533,6 @@ class Worker:
                 "running": len(self._slots.running),
             }
         )
-
-
-def _is_plain(handler: Handler) -> bool:
-    return handler.batch is None and handler.rate_limit is None
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

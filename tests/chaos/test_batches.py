@@ -168,7 +168,7 @@ async def test_a_batch_of_which_one_event_was_taken_over_changes_nothing_and_the
         gate.set()
         await until(lambda: len(lists) == 2, 10)
         await until(lambda: not worker._flow.held, 5)
-        await worker._settler.drained()
+        await worker._endings.settler.drained()
 
     assert lists == [[0, 1, 2], [0, 2]]
     assert [each["n"] for each in await emitted(redis_server.url, "made")] == [2]
@@ -208,11 +208,11 @@ async def _drain(url: str, kind: str, n: int, *, group: str) -> float:
     else:
         app.on(group=group, start="latest")(one)
     async with app:
-        for sub in app.broker.subscriptions():
+        for sub in app.broker.catalog.subscriptions():
             await app.transport.register(sub)
         await app.publish_many([Job(n=number) for number in range(n)])
         async with app.worker() as worker:
             began = time.monotonic()
             await until(lambda: handled == n, 60, every=0.002)
-            await worker._settler.drained()
+            await worker._endings.settler.drained()
             return n / (time.monotonic() - began)

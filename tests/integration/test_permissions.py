@@ -120,7 +120,7 @@ async def test_publishing_and_working_and_operating_need_no_more_than_the_lines_
         await operate(users, app)
         await until(lambda: ran["dies"] == 2, 10)
         # The janitor of a worker comes by within ten seconds; it is asked here.
-        for sub in app.broker.subscriptions():
+        for sub in app.broker.catalog.subscriptions():
             assert app.transport.retention is not None
             await app.transport.retention.trim(sub.stream, max_age=0, max_entries=0)
             await app.transport.retention.sweep_consumers(sub.stream, sub.group, idle=0.0)
@@ -252,7 +252,7 @@ async def test_order_and_limits_across_workers_need_no_more_than_the_lines_of_a_
         await app.publish_many([Made(n=n) for n in range(3)])
         async with app.worker():
             await until(lambda: len(ran) == 9, 20)
-            for sub in app.broker.subscriptions():
+            for sub in app.broker.catalog.subscriptions():
                 await app.transport.recovery.mend(sub.stream, sub.group)
     assert [n for what, n in ran if what == "ordered"] == [0, 0, 1, 1, 2, 2]
     assert {entry["object"] for entry in users.admin.acl_log()} <= {"client", "client|setinfo"}

@@ -33,7 +33,7 @@ async def test_events_that_a_full_server_refused_can_be_published_again_and_none
             await app.publish(events[place], event_id=event_id)
 
     bodies = [fields[b"envelope"] for _, fields in client.xrange("stream:readings")]
-    assert sorted(app.broker.types["Reading"].model_validate_json(body.partition(b'"payload":')[2][:-1]).n
+    assert sorted(app.broker.catalog.types["Reading"].model_validate_json(body.partition(b'"payload":')[2][:-1]).n
                   for body in bodies) == [-1, *range(2000)]  # fmt: skip
 
 

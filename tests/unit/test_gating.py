@@ -30,7 +30,7 @@ async def elsewhere(event: Placed | Billed) -> None:
 
 
 def gates(app: App) -> tuple[Gate, ...]:
-    [subscription] = app.broker.subscriptions()
+    [subscription] = app.broker.catalog.subscriptions()
     return subscription.gates
 
 
@@ -73,7 +73,7 @@ def test_nothing_need_be_read_only_where_one_gate_takes_all_that_is_handled() ->
     beside.on(Shipped)(handle)
     by_key.on(Placed, concurrency=Concurrency(2, per="customer_id"))(handle)
 
-    limits = [app.broker.subscriptions()[0].limit for app in (alone, beside, by_key)]
+    limits = [app.broker.catalog.subscriptions()[0].limit for app in (alone, beside, by_key)]
     assert limits == [2, None, None]
 
 

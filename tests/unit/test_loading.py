@@ -61,7 +61,7 @@ def test_an_app_that_is_not_there_is_said_so(shop: App, reference: str, said: st
 
 
 def test_an_event_class_is_found_by_its_type(shop: App) -> None:
-    shop.broker.know(LoadingPlaced)
+    shop.broker.catalog.know(LoadingPlaced)
 
     assert event_class(shop, "LoadingPlaced") is LoadingPlaced
 

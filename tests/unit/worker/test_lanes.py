@@ -263,7 +263,7 @@ async def test_a_worker_of_a_stream_reads_its_lanes_and_one_without_priorities_n
     async def handle(event: Event) -> None: ...
 
     def streams(*named: str) -> list[str]:
-        return [sub.stream for sub in app.broker.subscriptions(streams=named)]
+        return [sub.stream for sub in app.broker.catalog.subscriptions(streams=named)]
 
     assert streams() == ["orders@high", "orders", "elsewhere", "orders@low"]
     assert streams("orders") == ["orders@high", "orders", "orders@low"]

@@ -1,5 +1,6 @@
 -- checkpoint: keep what a handler has come to, if the caller still holds the entry.
--- KEYS[1] stream  [2] history  [3] where it is told to those who watch, if it is   ARGV group, owner, id, delivery count, field: ':s' the state or ':p' progress, its value [, number of the state]
+-- KEYS[1] stream  [2] history  [3] where it is told to those who watch, if it is
+-- ARGV group, owner, id, delivery count, field: ':s' the state or ':p' progress, its value [, number of the state]
 -- -> 1 kept, 0 lease lost
 -- Atomic because a late owner would put its own past in place of what its successor has come to.
 local group, owner, id, count = unpack(ARGV, 1, 4)
