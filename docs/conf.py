@@ -36,7 +36,7 @@ napoleon_numpy_docstring = False
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!streamtask\b).*"),
     # Type variables, and what is behind the public names: see the module itself.
-    (r"py:class", r"streamtask\.(router\.(FunctionT|LifespanT)|event\._UpcasterT|inspector\._Row)"),
+    (r"py:class", r"streamtask\.(router\.(FunctionT|LifespanT)|event\._UpcasterT|rows\._Row)"),
     (r"py:class", r"streamtask\.task\.(C|P|Q|R|Sending|TaskDecorator|TaskOptions|Sender)(\.\w+)?"),
     (r"py:class", r"streamtask\.workflow\.(R|S|Callee|Chain|Group|Sender)"),
     (r"py:class", r"streamtask\.testing\.\w+\.(\w*T|_T|CheckOptions)"),

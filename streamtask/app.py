@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import logging
-import math
 import os
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, Self, TypeVar, Unpack
-
-import msgspec
 
 from streamtask import envelope as envelopes
 from streamtask.blobs import Blobs, BlobStores
@@ -23,22 +19,22 @@ from streamtask.broker import Broker
 from streamtask.codec import Codec
 from streamtask.context import PublishOptions
 from streamtask.envelope import StoredEnvelope
-from streamtask.errors import ConfigurationError, EnvelopeError, EventRefusedError, PublishError, TransportError
+from streamtask.errors import ConfigurationError, EnvelopeError
 from streamtask.event import Event, describe
 from streamtask.handler import Handler, make_handler
+from streamtask.link import Link
 from streamtask.middleware import Middleware, Together, around_publish, through
+from streamtask.publisher import Publisher, check_due
 from streamtask.records import Records
-from streamtask.redact import MaskedUrl, mask_url
+from streamtask.redact import mask_url
 from streamtask.references import stream_name
-from streamtask.results import ResultReader
 from streamtask.router import Router
 from streamtask.settings import CANCELLED_FOR, Retention, WorkerSettings
 from streamtask.task import Task
-from streamtask.telemetry import logs
 from streamtask.telemetry.metrics import Metrics
-from streamtask.transport.connect import Connector, broker_url
+from streamtask.transport.connect import Connector
 from streamtask.transport.port import Schedule, Storage, Transport
-from streamtask.transport.values import Durability, Outgoing, Progress, Result
+from streamtask.transport.values import Durability, Progress, Result
 from streamtask.worker.parent import SupervisorLink
 from streamtask.worker.worker import Worker
 from streamtask.workflow import Plan
@@ -46,11 +42,6 @@ from streamtask.workflow import Plan
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-#: Events that `publish_many` sends in one round trip.
-_BATCH = 500
-#: Seconds between the tries to send a workflow.
-_PAUSES = (0.1, 0.5, 1.0, 2.0)
 
 
 class App(Router):
@@ -94,12 +85,8 @@ class App(Router):
         self.metrics = Metrics()
         self.durability = durability
         self._stores = blobs or BlobStores()
-        self._url = None if broker is None else MaskedUrl(broker)
-        self._connector: Connector | None = None
-        self._transport: Transport | None = None
-        self._results: ResultReader | None = None
-        self._users = 0
-        self._cut_off = ""
+        self._link = Link(broker, durability)
+        self._publisher = Publisher(self.broker, self.metrics)
         self._sync: SyncApp | None = None
 
     # ── handlers ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -139,7 +126,7 @@ class App(Router):
     @property
     def url(self) -> str:
         """The broker URL in use."""
-        return broker_url(self._url)
+        return self._link.url
 
     @property
     def address(self) -> str:
@@ -148,16 +135,11 @@ class App(Router):
 
     def use_broker(self, url: str) -> None:
         """Use another broker than the one given; before connecting."""
-        if self._connector is not None:
-            raise ConfigurationError("the app is connected already")
-        self._url = MaskedUrl(url)
+        self._link.use(url)
 
     def disconnect(self, sync: SyncApp) -> None:
         """Forget the connection: this is a copy of the app, for another event loop."""
-        shared = self.connector()
-        # A memory is shared; an embedded server has a user of its own here, which outlives `async with`.
-        self._connector = shared if shared.scheme == "memory" else Connector(shared.url, durability=self.durability)
-        self._transport, self._results, self._users, self._sync = None, None, 0, sync
+        self._link, self._sync = self._link.apart(), sync
 
     @contextmanager
     def lent(self, connector: Connector) -> Iterator[None]:
@@ -165,57 +147,32 @@ class App(Router):
 
         For tests: whoever is connected to its own broker must not use it meanwhile.
         """
-        own = self._url, self._connector, self._transport, self._results, self._users, self._sync
-        self._url, self._connector, self._transport = MaskedUrl(connector.url), connector, connector.open()
-        self._results, self._users, self._sync = None, 1, None
+        own = self._link, self._sync
+        self._link, self._sync = Link.to(connector), None
         try:
             yield
         finally:
             if self._sync is not None:
                 self._sync.close()
-            if self._results is not None:
-                self._results.stop()
-            self._url, self._connector, self._transport, self._results, self._users, self._sync = own
+            self._link.stop_waiting()
+            self._link, self._sync = own
 
     def cut_off(self, reason: str) -> None:
         """Refuse to connect, with this reason: in a child process that cannot reach the broker."""
-        self._cut_off = reason
+        self._link.cut_off(reason)
 
     def connector(self) -> Connector:
         """What opens transports for this app."""
-        if self._cut_off:
-            raise ConfigurationError(self._cut_off)
-        if self._connector is None:
-            self._connector = Connector(self.url, durability=self.durability)
-            if self._connector.scheme == "embedded":
-                log.warning("broker.embedded", extra={"folder": self.url.partition("://")[2] or ".streamtask"})
-        return self._connector
+        return self._link.connector
 
     async def __aenter__(self) -> Self:
         """Connect. May be nested."""
-        if not self._users:
-            transport = await asyncio.to_thread(self.connector().open)
-            await transport.connect()
-            if self._users:
-                # Another task was faster.
-                await transport.close()
-            else:
-                self._transport = transport
-        self._users += 1
+        await self._link.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close what the outermost `async with` opened."""
-        self._users -= 1
-        if not self._users:
-            transport, self._transport = self._transport, None
-            results, self._results = self._results, None
-            if results is not None:
-                await results.close()
-            if transport is not None:
-                await transport.close()
-            if self._connector is not None and self._connector.scheme == "embedded":
-                self._connector.close()
+        await self._link.close()
 
     @asynccontextmanager
     async def lifespan(self, _: object) -> AsyncIterator[None]:
@@ -226,9 +183,7 @@ class App(Router):
     @property
     def transport(self) -> Transport:
         """The open transport. Raises ConfigurationError where the app is not connected."""
-        if self._transport is None:
-            raise ConfigurationError("the app is not connected: use `async with app:` or `lifespan=app.lifespan`")
-        return self._transport
+        return self._link.transport
 
     # ── what stands beside the streams ────────────────────────────────────────────────────────────────────────
 
@@ -286,8 +241,9 @@ class App(Router):
             )
             given: Any = {name: value for name, value in options.items() if value is not None}
             return await through(around_publish(self.middleware), event, given, self._publish)
-        return await self._store_one(
-            self._outgoing(
+        return await self._publisher.store_one(
+            self._link,
+            self._publisher.outgoing(
                 event,
                 headers=headers,
                 event_id=event_id,
@@ -296,15 +252,11 @@ class App(Router):
                 dedup_key=dedup_key,
                 debounce_key=debounce_key,
                 priority=priority,
-            )
+            ),
         )
 
     async def _publish(self, event: Event, options: PublishOptions) -> str:
-        return await self._store_one(self._outgoing(event, **options))
-
-    async def _store_one(self, item: Outgoing) -> str:
-        [stored] = await self._store([item])
-        return item.event_id if item.dedup_key is None else stored
+        return await self._publisher.store_one(self._link, self._publisher.outgoing(event, **options))
 
     async def publish_many(self, events: Sequence[Event], *, priority: str | None = None) -> list[str]:
         """Publish events in order, a round trip a few hundred; returns their event ids.
@@ -316,91 +268,12 @@ class App(Router):
                 again: `for place, id in error.unsure.items(): await app.publish(events[place], event_id=id)`.
         """
         options = PublishOptions() if priority is None else PublishOptions(priority=priority)
+        publisher, store_all = self._publisher, partial(self._publisher.store_all, self._link)
         if around := around_publish(self.middleware):
-            return await Together(around, self._outgoing, self._store_all).publish(events, options)
-        items = [self._outgoing(event, **options) for event in events]
-        await self._store_all(items)
+            return await Together(around, publisher.outgoing, store_all).publish(events, options)
+        items = [publisher.outgoing(event, **options) for event in events]
+        await store_all(items)
         return [item.event_id for item in items]
-
-    async def _store_all(self, items: list[Outgoing]) -> list[str]:
-        """Publish in batches, in order; what `_store` gives. A PublishError says which are not known to be stored."""
-        stored: list[str] = []
-        for start in range(0, len(items), _BATCH):
-            try:
-                stored += await self._store(items[start : start + _BATCH])
-            except PublishError as error:
-                unsure = {start + place: event_id for place, event_id in error.unsure.items()}
-                unsent = range(start + _BATCH, len(items))
-                error.unsure = unsure | {place: items[place].event_id for place in unsent}
-                raise
-        return stored
-
-    def _outgoing(
-        self,
-        event: Event,
-        *,
-        delay: float | None = None,
-        at: datetime | None = None,
-        dedup_key: str | None = None,
-        debounce_key: str | None = None,
-        event_id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        priority: str | None = None,
-    ) -> Outgoing:
-        _check_due(delay, at)
-        if debounce_key is not None:
-            _check_debounce(debounce_key, delay, dedup_key)
-        bound = logs.current()
-        return self.broker.outgoing(
-            event,
-            event_id=event_id or envelopes.new_event_id(),
-            trace_id=bound.trace_id if bound else envelopes.new_trace_id(),
-            causation_id=bound.event_id if bound else None,
-            headers=headers,
-            delay=delay,
-            at=at,
-            dedup_key=dedup_key,
-            debounce_key=debounce_key,
-            again=bool(event_id),
-            priority=priority,
-        )
-
-    async def _store(self, items: list[Outgoing]) -> list[str]:
-        """Publish a batch; what the transport says of each. A PublishError says which are not known to be stored."""
-        try:
-            results = await self.transport.publish(items)
-        except TransportError as error:
-            self._count(items, failed=True)
-            await self._revive()
-            unknown = PublishError(
-                f"it is unknown whether the event is stored ({error}); publish again with event_id=error.event_id",
-                event_id=items[0].event_id,
-            )
-            unknown.unsure = {place: item.event_id for place, item in enumerate(items)}
-            raise unknown from error
-        failed = {place: result for place, result in enumerate(results) if isinstance(result, Exception)}
-        if not failed:
-            self._count(items, failed=False)
-            return [result for result in results if isinstance(result, str)]
-        for place, item in enumerate(items):
-            self._count([item], failed=place in failed)
-        refused = next(iter(failed.values()))
-        if isinstance(refused, PublishError):
-            refused.unsure = {place: items[place].event_id for place in failed}
-        raise refused
-
-    async def _revive(self) -> None:
-        """Start an embedded server again that has died: nobody else would, for an app without a worker."""
-        with contextlib.suppress(TransportError, ConfigurationError):
-            await asyncio.to_thread(getattr, self.connector(), "address")
-
-    def _count(self, items: list[Outgoing], *, failed: bool) -> None:
-        count = self.metrics.publish_failed if failed else self.metrics.published
-        if len(items) == 1:
-            count(items[0].stream, 1)
-            return
-        for stream, n in Counter(item.stream for item in items).items():
-            count(stream, n)
 
     async def send_workflow(self, plan: Plan) -> None:
         """Keep what a workflow is made of and publish its first calls; for `Workflow.send`.
@@ -408,30 +281,7 @@ class App(Router):
         Raises:
             PublishError: unknown whether all of them are stored, after several tries.
         """
-        bound = logs.current()
-        trace_id = bound.trace_id if bound else envelopes.new_trace_id()
-        items = list(self.broker.calls(plan.stream, plan.first, trace_id, bound.event_id if bound else None))
-        for pause in (*_PAUSES, None):
-            try:
-                await self.transport.workflows.begin(plan.stream, plan.id, plan.definition, ttl=plan.ttl)
-                await self._store_all(items)
-            except EventRefusedError:
-                raise
-            except PublishError as error:
-                if pause is None:
-                    raise
-                # Their ids are those of their places in the workflow: what is stored already is found.
-                items = [msgspec.structs.replace(items[place], again=True) for place in error.unsure]
-            except TransportError as error:
-                if pause is None:
-                    raise PublishError(
-                        f"unknown whether all of the workflow is sent ({error}); its id is error.event_id",
-                        event_id=plan.id,
-                    ) from error
-                await self._revive()
-            else:
-                return
-            await asyncio.sleep(pause)
+        await self._publisher.send(self._link, plan)
 
     async def cancel_workflow(self, stream: str, workflow: str, result: Result | None) -> bool:
         """Have no call of a workflow begun any more; for `WorkflowHandle.cancel`. False: it has a result."""
@@ -466,7 +316,7 @@ class App(Router):
         """
         if delay is None and at is None:
             raise ValueError("when? Give delay or at")
-        _check_due(delay, at)
+        check_due(delay, at)
         schedule = self._schedule()
         streams = self._streams_of(event)
         return any([await schedule.reschedule(stream, event_id, delay=delay, at=at) for stream in streams])
@@ -487,17 +337,12 @@ class App(Router):
         Raises:
             ResultTimeoutError: nothing has within `timeout` seconds; None: it waits for as long as it takes.
         """
-        return await self._result_reader().wait(stream, event_id, timeout=timeout)
+        return await self._link.results.wait(stream, event_id, timeout=timeout)
 
     async def progress_of(self, stream: str, event_id: str) -> AsyncIterator[Progress]:
         """How far an event's handler is, each time that it says so, until there is a result; for `Handle.progress`."""
-        async for progress in self._result_reader().progress(stream, event_id):
+        async for progress in self._link.results.progress(stream, event_id):
             yield progress
-
-    def _result_reader(self) -> ResultReader:
-        if self._results is None:
-            self._results = ResultReader(self.transport.results)
-        return self._results
 
     async def cancel_task(self, stream: str, event_id: str, result: Result | None) -> bool:
         """Have a task not begun, or ended; for `Handle.cancel`. False: it has ended already."""
@@ -567,15 +412,6 @@ class App(Router):
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, broker={mask_url(self.url)!r})"
-
-
-def _check_debounce(key: str, delay: float | None, dedup_key: str | None) -> None:
-    if not key:
-        raise ValueError("debounce_key is a text that says what belongs together, got an empty one")
-    if delay is None:
-        raise ValueError("debounce_key needs a delay: the seconds after the last publish under the key")
-    if dedup_key is not None:
-        raise ValueError("give debounce_key or dedup_key, not both: one keeps the last event, the other the first")
 
 
 class SyncApp:
@@ -667,12 +503,3 @@ class SyncApp:
                 asyncio.run_coroutine_threadsafe(twin.__aenter__(), loop).result()
                 self._loop, self._twin = loop, twin
             return self._loop, self._twin
-
-
-def _check_due(delay: float | None, at: datetime | None) -> None:
-    if delay is not None and at is not None:
-        raise ValueError("give delay or at, not both")
-    if delay is not None and not 0 <= delay < math.inf:
-        raise ValueError(f"delay is in seconds, from 0, got {delay}")
-    if at is not None and at.tzinfo is None:
-        raise ValueError("at needs a time zone: datetime(..., tzinfo=UTC)")

@@ -8,17 +8,28 @@ is all that it costs.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from streamtask import envelope as envelopes
 from streamtask.broker import Broker
 from streamtask.doctor import WAITING_AFTER, DeadFacts, Facts, GroupFacts, Skipped, Waiting
 from streamtask.envelope import Envelope
 from streamtask.errors import ConfigurationError, EnvelopeError, NotFoundError
-from streamtask.steps import CallState, Definition, call_states, decode_definition
-from streamtask.timetable import timetable
+from streamtask.rows import (
+    DeadLetterFilter,
+    FoundWorkflow,
+    Group,
+    Listing,
+    Membership,
+    Pending,
+    Scheduled,
+    Worker,
+    next_tick,
+    told_progress,
+    worker_of,
+)
+from streamtask.steps import CallState, call_states, decode_definition
 from streamtask.transport.port import DeadLetters, Inspection, Schedule, Transport
 from streamtask.transport.values import (
     ConsumerInfo,
@@ -26,13 +37,10 @@ from streamtask.transport.values import (
     Delivery,
     Durability,
     GroupStats,
-    KnownRule,
     PendingEntry,
-    Progress,
     StreamInfo,
 )
 
-_Row = TypeVar("_Row")
 _Protocol = TypeVar("_Protocol")
 
 #: Who owns entries that only other workers of a group handle, and those that queue behind others of their key.
@@ -46,114 +54,6 @@ _LIGHT = 1000
 #: Pending entries of a group that are looked at for ones that wait, and waiting ones that are decoded to name the type.
 _LOOKED_AT = 20_000
 _NAMED = 100
-#: Milliseconds after which a rule that no worker has named is taken for one that the program has no longer: a day.
-_LIVES = 86_400_000
-
-
-@dataclass(frozen=True, slots=True)
-class Listing(Generic[_Row]):
-    """Rows, and whether there were more than asked for."""
-
-    rows: Sequence[_Row]
-    cut: bool = False
-    #: How many there are, where that is known.
-    total: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """An entry that is delivered and not acked."""
-
-    stream: str
-    group: str
-    entry_id: str
-    event_id: str | None
-    event_type: str | None
-    consumer: str
-    idle_ms: int
-    deliveries: int
-    state: str
-    due_in_ms: int | None
-    #: `fraction` and `message`, where its handler has said how far it is.
-    progress: Mapping[str, object] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """A group's progress on a stream. What the server cannot tell is None."""
-
-    stream: str
-    group: str
-    consumers: int
-    pending: int
-    lag: int | None
-    lag_seconds: float | None
-    oldest_pending_ms: int | None
-    dead: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Membership:
-    """What a group is interested in, and when somebody last worked for it."""
-
-    stream: str
-    group: str
-    interest: Sequence[str]
-    skipped: Mapping[str, Mapping[str, object]]
-    #: Some living worker reads for it.
-    alive: bool
-    #: 0 while it is alive; None: unknown.
-    last_seen_ms: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scheduled:
-    """An event that is not due yet, or the next one of a rule."""
-
-    stream: str
-    event_id: str
-    event_type: str | None
-    due_in_ms: int
-    #: The timetable of the rule, as `every 30` or `cron Europe/Berlin 0 3 * * *`; None: it is an event by itself.
-    rule: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """A living worker, as it describes itself."""
-
-    worker: str
-    host: str | None
-    pid: int | None
-    supervisor_pid: int | None
-    groups: Sequence[str]
-    running: int | None
-    last_beat_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadSummary:
-    """A dead letter in a row."""
-
-    id: str
-    stream: str
-    group: str
-    event_id: str | None
-    event_type: str | None
-    reason: str
-    error: str
-    attempts: int
-    first_seen: datetime
-    dead_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundWorkflow:
-    """A workflow: where it lives, what it is made of, and the states of those of its calls that have ended."""
-
-    stream: str
-    definition: Definition
-    ended: Mapping[str, str]
 
 
 class HasPlace(Protocol):
@@ -166,24 +66,6 @@ class HasPlace(Protocol):
     @property
     def group(self) -> str:
         """The group."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterFilter:
-    """Which dead letters are meant; None: any."""
-
-    stream: str | None = None
-    group: str | None = None
-    reason: str | None = None
-    event_type: str | None = None
-
-    def matches(self, letter: DeadLetter) -> bool:
-        """Whether a dead letter is meant."""
-        return (
-            self.group in (None, letter.group)
-            and self.reason in (None, letter.reason)
-            and self.event_type in (None, letter.event_type)
-        )
 
 
 class Connected(Protocol):
@@ -298,13 +180,13 @@ class Inspector:
 
     async def workers(self) -> list[Worker]:
         """Who lives."""
-        return [_worker(said) for said in await self.inspection.workers()]
+        return [worker_of(said) for said in await self.inspection.workers()]
 
     async def scheduled(self, stream: str | None = None, *, limit: int) -> Listing[Scheduled]:
         """What is to come, soonest first; at most `limit`. Of a rule that some worker has, the next event."""
         found = []
         for name in await self.streams(stream):
-            found += [each for rule in await self.schedule.rules(name) if (each := _next_tick(name, rule)) is not None]
+            found += [each for rule in await self.schedule.rules(name) if (each := next_tick(name, rule)) is not None]
             for waiting in await self.schedule.scheduled(name, limit=limit + 1):
                 envelope = self.read(name, "", _fields(waiting))
                 found.append(
@@ -572,49 +454,6 @@ def _state(entry: PendingEntry) -> str:
     return "running" if entry.alive else "abandoned"
 
 
-def _worker(said: Mapping[str, object]) -> Worker:
-    """A worker's words about itself; what a foreign or older one leaves out is None."""
-    host, groups = said.get("host"), said.get("groups")
-    return Worker(
-        worker=str(said["worker"]),
-        host=None if host is None else str(host),
-        pid=_whole(said.get("pid")),
-        supervisor_pid=_whole(said.get("supervisor_pid")),
-        groups=[str(group) for group in groups] if isinstance(groups, list) else [],
-        running=_whole(said.get("running")),
-        last_beat_ms=_whole(said["last_beat_ms"]) or 0,
-    )
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def told_progress(progress: object) -> dict[str, object] | None:
-    """How far a handler is, as all that streamtask prints."""
-    if not isinstance(progress, Progress):
-        return None
-    return {"fraction": round(progress.fraction, 4), "message": progress.message}
-
-
-def _next_tick(stream: str, rule: KnownRule) -> Scheduled | None:
-    """The next event of a rule; None where no worker has it any more, or its timetable is none that we know."""
-    if rule.now_ms - rule.seen_ms > _LIVES:
-        return None
-    try:
-        table = timetable(rule.text)
-    except ConfigurationError:
-        return None
-    moment = table.after(max(rule.last_ms, rule.begun_ms))
-    return Scheduled(
-        stream=stream,
-        event_id=envelopes.tick_id(stream, rule.rule, moment),
-        event_type=rule.rule,
-        due_in_ms=max(0, moment - rule.now_ms),
-        rule=rule.text,
-    )
-
-
 def _fields(scheduled: Mapping[str, object]) -> Sequence[bytes]:
     fields = scheduled["fields"]
     return fields if isinstance(fields, list) else []
@@ -623,24 +462,3 @@ def _fields(scheduled: Mapping[str, object]) -> Sequence[bytes]:
 def _order(entry_id: str) -> tuple[int, int]:
     ms, _, sequence = entry_id.partition("-")
     return (int(ms), int(sequence)) if ms else (0, 0)
-
-
-def summary(letter: DeadLetter) -> DeadSummary:
-    """A dead letter in a row; an event id and type that could not be read are None."""
-    return DeadSummary(
-        id=letter.id,
-        stream=letter.stream,
-        group=letter.group,
-        event_id=letter.event_id or None,
-        event_type=letter.event_type or None,
-        reason=letter.reason,
-        error=letter.error,
-        attempts=letter.attempts,
-        first_seen=letter.first_seen,
-        dead_at=letter.dead_at,
-    )
-
-
-def moment(when: datetime) -> str:
-    """A moment as all that streamtask prints: ISO 8601, UTC, milliseconds."""
-    return envelopes.timestamp(when.timestamp())

@@ -13,8 +13,9 @@ from datetime import datetime
 
 from streamtask import envelope as envelopes
 from streamtask.errors import InUseError, NotFoundError
-from streamtask.inspector import DeadLetterFilter, Inspector
+from streamtask.inspector import Inspector
 from streamtask.references import DeadLetterReference
+from streamtask.rows import DeadLetterFilter
 
 Progress = Callable[[int], object]
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 from streamtask.envelope import Envelope
 from streamtask.errors import EnvelopeError, NotFoundError
-from streamtask.inspector import Inspector, moment, told_progress
+from streamtask.inspector import Inspector
 from streamtask.references import EntryReference
+from streamtask.rows import moment, told_progress
 from streamtask.transport.values import DeadLetter, Delivery
 
 #: Entries that one round trip brings.

@@ -14,9 +14,10 @@ from streamtask.cli.connection import ask
 from streamtask.cli.options import dead_letter_options, json_option, limit_option, server_options, yes_option
 from streamtask.cli.text import counted, escaped_json, printable_lines
 from streamtask.errors import NotFoundError
-from streamtask.inspector import DeadLetterFilter, Inspector, summary
+from streamtask.inspector import Inspector
 from streamtask.operations import Operations, no_such_letter
 from streamtask.references import DeadLetterReference, dead_letter_reference
+from streamtask.rows import DeadLetterFilter, summary
 from streamtask.trail import plain
 from streamtask.transport.values import DeadLetter
 

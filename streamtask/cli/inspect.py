@@ -11,8 +11,8 @@ from streamtask.cli.commands import CommandGroup
 from streamtask.cli.connection import ask
 from streamtask.cli.options import group_option, json_option, limit_option, server_options, stream_option
 from streamtask.cli.text import escaped_json
-from streamtask.inspector import summary
 from streamtask.references import entry_reference
+from streamtask.rows import summary
 from streamtask.trail import Trail, follow
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streamtask.cli.text import cell, escaped_json, printable
-from streamtask.inspector import Listing, moment
+from streamtask.rows import Listing, moment
 
 #: Characters of a line where no terminal says how many it has: nothing is cut off in a file or a pipe.
 _WIDE = 100_000

@@ -8,9 +8,10 @@ from streamtask.cli import output
 from streamtask.cli.commands import CommandGroup
 from streamtask.cli.connection import ask
 from streamtask.cli.options import json_option, server_options
-from streamtask.inspector import FoundWorkflow, Inspector
+from streamtask.inspector import Inspector
 from streamtask.outcomes import CANCELLED, ending_of
 from streamtask.results import ResultReader
+from streamtask.rows import FoundWorkflow
 from streamtask.settings import CANCELLED_FOR, RESULT_TTL
 from streamtask.trail import follow
 from streamtask.transport.values import Result

@@ -9,9 +9,10 @@ import pytest
 
 from streamtask import App
 from streamtask.errors import ConfigurationError, InUseError, NotFoundError
-from streamtask.inspector import Connection, DeadLetterFilter, Inspector
+from streamtask.inspector import Connection, Inspector
 from streamtask.operations import Operations
 from streamtask.references import DeadLetterReference, EntryReference
+from streamtask.rows import DeadLetterFilter
 from streamtask.trail import Trail, follow
 from streamtask.transport.values import Dead, Delivery, Done, Outgoing, Retry, Skip, Subscription, Wait
 from tests.conformance.engines import Consumer, Engine

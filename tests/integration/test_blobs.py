@@ -13,7 +13,8 @@ import pytest
 
 from streamtask import App, BlobMissingError, BlobStores, Context, Event, Retry, TransportError
 from streamtask.blobs.pieces import PIECE
-from streamtask.inspector import DeadLetterFilter, Inspector
+from streamtask.inspector import Inspector
+from streamtask.rows import DeadLetterFilter
 from tests.chaos.workers import LONG, until
 from tests.servers import RedisCluster, RedisServer
 

@@ -374,7 +374,7 @@ async def test_what_is_sent_is_looked_for_where_it_is_unknown_whether_it_was(
 
     monkeypatch.setattr(transport, "publish", flaky)
     monkeypatch.setattr(transport.workflows, "begin", flaky_begin)
-    monkeypatch.setattr("streamtask.app._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("streamtask.publisher._PAUSES", (0.0, 0.0))
     handle = await group(shop.add.s(1), shop.add.s(2)).send()
     monkeypatch.undo()
 
@@ -389,7 +389,7 @@ async def test_a_broker_that_stays_away_is_told_of(shop: Shop, monkeypatch: pyte
         raise TransportError("away")
 
     monkeypatch.setattr(shop.app.transport.workflows, "begin", away)
-    monkeypatch.setattr("streamtask.app._PAUSES", (0.0,))
+    monkeypatch.setattr("streamtask.publisher._PAUSES", (0.0,))
     with pytest.raises(PublishError, match="away"):
         await shop.add.s(1).send()
 
