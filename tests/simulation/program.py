@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from streamtask import App, Context, Event, Retry, RetryLater
+from streamtask.link import Link
 from tests.simulation.loops import Loop
 from tests.simulation.network import FaultyTransport, Server
 from tests.simulation.oracle import Oracle
@@ -74,15 +75,24 @@ class Connector:
         return self.server.transport()
 
 
+class SimulatedLink(Link):
+    """Leads to the simulated server."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__("memory://", "none")
+        self._simulated = Connector(server)
+
+    @property
+    def connector(self) -> Any:
+        return self._simulated
+
+
 class SimulatedApp(App):
     """An app whose broker is the simulated server."""
 
     def __init__(self, name: str, server: Server) -> None:
         super().__init__(name, broker="memory://")
-        self._simulated = Connector(server)
-
-    def connector(self) -> Any:
-        return self._simulated
+        self._link = SimulatedLink(server)
 
 
 def kinds(chance: Random, events: int) -> list[str]:
