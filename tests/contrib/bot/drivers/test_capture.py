@@ -114,9 +114,8 @@ async def test_several_elements_of_one_participant_are_one_voice(driver_for, roo
         )
         await meeting.until(lambda: meeting.seconds("Ada") > 4)
         assert len(meeting.all(Joined)) == 1
-        # One that is not there is below 0.1 (see above); a busy machine drops blocks of those that are.
-        assert is_like(meeting, "Ada", seed=0) > 0.2
-        assert is_like(meeting, "Ada", seed=1) > 0.2
+        assert is_like(meeting, "Ada", seed=0) > 0.3
+        assert is_like(meeting, "Ada", seed=1) > 0.3
         [first] = {each.participant for each in meeting.blocks("Ada")}
         assert sum(len(each.pcm) for each in meeting.blocks("Ada")) / 2 / RATE < time.monotonic() - meeting.driver._made
         assert first == meeting.all(Joined)[0].participant
