@@ -15,7 +15,5 @@ for index = 1, #ids do
         told[#told + 1] = 'lost'
     end
 end
-for i = 1, #mine, 1000 do
-    redis.call('XACK', KEYS[1], group, unpack(mine, i, math.min(i + 999, #mine)))
-end
+finish(KEYS[1], group, mine)
 return told

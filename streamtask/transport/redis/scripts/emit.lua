@@ -34,7 +34,5 @@ for index = 1, #ids do
         counts[id] = nil
     end
 end
-for i = 1, #mine, 1000 do
-    redis.call('XACK', stream, group, unpack(mine, i, math.min(i + 999, #mine)))
-end
+finish(stream, group, mine)
 return told

@@ -63,6 +63,13 @@ local function held(stream, group, owner, ids)
     return counts
 end
 
+-- Ack entries that are held.
+local function finish(stream, group, ids)
+    for i = 1, #ids, 1000 do
+        redis.call('XACK', stream, group, unpack(ids, i, math.min(i + 999, #ids)))
+    end
+end
+
 local function is_type(key, wanted)
     local kind = redis.call('TYPE', key)['ok']
     return kind == wanted or kind == 'none'

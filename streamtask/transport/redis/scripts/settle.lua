@@ -436,8 +436,6 @@ for i, o in ipairs(outcomes) do
 end
 -- News of results that have run out are of no use to anybody.
 if has_news then redis.pcall('PEXPIRE', news, 86400000) end
-for i = 1, #acked, 1000 do
-    redis.call('XACK', stream, group, unpack(acked, i, math.min(i + 999, #acked)))
-end
+finish(stream, group, acked)
 if gate then verdicts[#verdicts + 1] = let_in end
 return verdicts
