@@ -24,8 +24,8 @@ async def main() -> None:
     async with app:
         # A new id each time: an order that was shipped once is not shipped again.
         await app.publish(OrderPlaced(order_id=uuid4().hex[:8], total=9.5))
-        async with app.worker(concurrency=50):
-            await asyncio.wait_for(shipped.wait(), 10)
+        async with app.worker(concurrency=50), asyncio.timeout(10):
+            await shipped.wait()
 
 
 if __name__ == "__main__":

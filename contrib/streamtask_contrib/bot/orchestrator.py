@@ -94,7 +94,8 @@ class Orchestrator(AbstractAsyncContextManager["Orchestrator"]):
             self._woken.clear()
             pause = await self._round()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
 
     async def _round(self) -> float:
         """Look after everything once; seconds until the next time."""

@@ -166,7 +166,8 @@ class Follower:
                     self._complain(step.__name__.lstrip("_"), error)
             self._looked.set()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), self._every)
+                async with asyncio.timeout(self._every):
+                    await self._woken.wait()
             self._woken.clear()
 
     async def _listen(self) -> None:

@@ -52,7 +52,8 @@ class Watch:
             while True:
                 await self._try()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._nudged.wait(), min(_TICK, self._source.every))
+                    async with asyncio.timeout(min(_TICK, self._source.every)):
+                        await self._nudged.wait()
                 self._nudged.clear()
         finally:
             await self._leave()

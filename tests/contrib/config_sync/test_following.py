@@ -247,6 +247,17 @@ async def test_a_broker_that_goes_away_leaves_the_service_with_what_it_has(
         await until(lambda: config.values.model == "b", PATIENCE)
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_it_ends_also_while_it_is_woken(source: Source, app: App, turns: int):
+    await source.write(A)
+    async with asyncio.timeout(PATIENCE):
+        async with Follower(app, "whisper", every=60) as config:
+            await asyncio.sleep(0.1)
+            config._woken.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+
 async def test_without_a_broker_and_a_file_it_says_what_is_missing(
     app: App, private_redis: RedisServer, tmp_path: Path
 ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -52,12 +52,9 @@ class OddFiles(fsspec.AbstractFileSystem):
 
 
 @pytest.fixture(autouse=True)
-def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def odd(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("odd", OddFiles, clobber=True)
     OddFiles.said, OddFiles.given, OddFiles.error, OddFiles.read = {"size": 3}, b"abc", None, 0
-    yield
-    memory.MemoryFileSystem.store.clear()
-    memory.MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
 async def pieces(*given: bytes) -> AsyncIterator[bytes]:

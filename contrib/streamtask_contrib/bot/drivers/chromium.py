@@ -107,7 +107,8 @@ class Chromium:
         )
         self._reading = asyncio.create_task(self._read())
         try:
-            return await asyncio.wait_for(asyncio.shield(self._endpoint), _STARTS_WITHIN)
+            async with asyncio.timeout(_STARTS_WITHIN):
+                return await asyncio.shield(self._endpoint)
         except (TimeoutError, ChildProcessError):
             said = " | ".join(self._log) or "it said nothing"
             raise JoinError("browser_not_started", f"{self._program} did not start: {said}", may_retry=True) from None

@@ -146,7 +146,8 @@ class FileDriver:
     async def _sleep_until(self, moment: float) -> None:
         """Sleep, but not for longer than the bot stays."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._leaves.wait(), max(0.0, moment - time.monotonic()))
+            async with asyncio.timeout(max(0.0, moment - time.monotonic())):
+                await self._leaves.wait()
 
 
 def _parsed(address: str) -> tuple[str, _Options]:
