@@ -292,9 +292,10 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True):
-    """Hand back, uncharged: not a failure, not a crash."""
+    """Hand back: not a failure, and not a crash, unless it is `charged` as one."""
 
     delay: float = 0.0
+    charged: bool = False
 
 
 class Skip(msgspec.Struct, frozen=True):

@@ -113,7 +113,7 @@ class Handling:
         elif running.revoked:
             self._endings.put(run.delivery, self._broker.cancel(run), run, seconds)
         else:
-            self._endings.put(run.delivery, Release(), run)
+            self._endings.put(run.delivery, Release(charged=running.charged), run)
 
     async def _limited(self, running: Running) -> None:
         """The same for a handler that may start so often only: its time has come, or it waits for it here."""
@@ -149,7 +149,8 @@ class Handling:
                     self._endings.lose(run)
             except asyncio.CancelledError as error:
                 for run in left.values():
-                    outcome = Release() if running.cancelled else self._broker.fail(run, error)
+                    released = Release(charged=running.charged)
+                    outcome = released if running.cancelled else self._broker.fail(run, error)
                     self._endings.put(run.delivery, outcome, run)
                 if running.cancelled:
                     raise

@@ -46,6 +46,8 @@ class Running(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     #: The worker wants it to end. (A handler can cancel its task, too.)
     cancelled: bool = False
+    #: It counts as a crash, then: it may be what the worker has to end for.
+    charged: bool = False
     #: Whoever sent the task wants it to end: whatever it comes to is dropped.
     revoked: bool = False
     #: Whether its long run was told already.
@@ -59,9 +61,9 @@ class Running(msgspec.Struct, eq=False):
         """All that it handles."""
         return [self.run, *self.others]
 
-    def cancel(self) -> None:
-        """Raise CancelledError in the handler, where it waits."""
-        self.cancelled = True
+    def cancel(self, *, charged: bool = False) -> None:
+        """Raise CancelledError in the handler, where it waits. `charged`: and see below."""
+        self.cancelled, self.charged = True, charged
         if self.task is not None:
             self.task.cancel()
 

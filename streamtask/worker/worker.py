@@ -44,6 +44,7 @@ from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import any_is_counted, children, limit_of, paces_of
 from streamtask.worker.lookups import Lookups
+from streamtask.worker.memory import resident_mib
 from streamtask.worker.outage import Outage
 from streamtask.worker.pacer import Pace
 from streamtask.worker.pacing import Pacing
@@ -390,7 +391,11 @@ class Worker:
         self._hurry.set()
 
     async def stop(self) -> None:
-        """No new reads; what runs may end within the grace; the rest goes back, uncharged."""
+        """No new reads; what runs may end within the grace; the rest goes back, uncharged.
+
+        Where this process has more memory than it may have, that is a crash of what runs in it, which may be what
+        takes the memory: the third time it is alone, in a process of its own, and is not begun again for ever.
+        """
         self._stopping = True
         self.health.stopping()
         settler, progress, *readers = self._duties
@@ -412,8 +417,7 @@ class Worker:
                 if failpoints.armed:
                     failpoints.reached("while_stopping")
                 await self._relay.finish()
-                for sub in self._subscriptions:
-                    await self._transport.recovery.hand_back(sub.stream, sub.group, self.owner, started=())
+                await self._hand_back_what_is_left()
                 await self._keeper.stop()
                 await self._transport.recovery.retire(self.owner, self._subscriptions)
         except (TransportError, TimeoutError) as error:
@@ -427,7 +431,21 @@ class Worker:
         self.metrics.unwatch_in_flight(self._in_flight)
         log.info("worker.stopped", extra={"owner": self.owner})
 
+    async def _hand_back_what_is_left(self) -> None:
+        """What has not been settled: threads, above all, that run on."""
+        for sub in self._subscriptions:
+            charged = [
+                run.delivery.entry_id
+                for running in self._slots.running
+                for run in running.runs
+                if running.charged and (run.delivery.stream, run.delivery.group) == (sub.stream, sub.group)
+            ]
+            await self._transport.recovery.hand_back(sub.stream, sub.group, self.owner, started=charged)
+
     async def _drain(self, grace: float) -> None:
+        limit = self._settings.max_memory
+        # As it is now: what is freed meanwhile was there.
+        is_too_heavy = limit is not None and resident_mib(os.getpid()) > limit
         hurry = asyncio.create_task(self._hurry.wait())
         idle = asyncio.create_task(self._slots.idle(grace))
         await asyncio.wait((hurry, idle), return_when=asyncio.FIRST_COMPLETED)
@@ -443,7 +461,9 @@ class Worker:
                         "entry_id": run.delivery.entry_id,
                     },
                 )
-            running.cancel()
+            # What runs in a process of its own has its memory there.
+            is_here = running.run.handler.pool != "process" and not running.run.alone
+            running.cancel(charged=is_too_heavy and is_here)
         await self._slots.idle(_LAST_WORDS / 2)
 
     async def burst_done(self) -> None:

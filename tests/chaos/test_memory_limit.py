@@ -47,6 +47,29 @@ def leak(job: Job, ctx: Context) -> Made:
     return Made(n=job.n)
 """
 
+HEAVY = """
+@app.on(Job, group="waits")
+async def waits(job: Job, ctx: Context) -> Made | None:
+    if job.n:
+        return None
+    note("start", job.n, ctx.attempt)
+    ballast = b"x" * (60 << 20)
+    await gate("all")
+    note("end", job.n, ctx.attempt)
+    return Made(n=job.n)
+
+
+@app.on(Job, group="blocks")
+def blocks(job: Job, ctx: Context) -> Made | None:
+    if not job.n:
+        return None
+    note("start", job.n, ctx.attempt)
+    ballast = b"x" * (60 << 20)
+    blocking_gate("all")
+    note("end", job.n, ctx.attempt)
+    return Made(n=job.n)
+"""
+
 
 @one_server
 @pytest.mark.timeout(2400 if LONG else 180)
@@ -87,6 +110,29 @@ async def test_a_child_process_whose_handler_leaks_is_replaced_between_two_runs_
     assert max(peaks.values()) < LIMIT + 5
     assert len(worker.logs("sandbox.recycled")) >= RUNS // LIMIT
     assert children_of(worker.supervisor_pid) == [parent]
+
+
+@one_server
+@pytest.mark.timeout(180)
+async def test_what_is_too_heavy_by_itself_runs_alone_at_the_third_time_and_is_not_begun_again_for_ever(
+    redis_server: RedisServer, start_worker: StartWorker, ledger: Ledger
+) -> None:
+    worker = await start_worker(redis_server.url, HEAVY, max_memory=LIMIT, shutdown_timeout=0.5)
+    await publish(worker.url, [Job(n=0), Job(n=1)])
+    await until(lambda: ledger.count("start") == {"0": 3, "1": 3}, 120)
+    ledger.open_gate("all")
+    await until(lambda: len(ledger.count("end")) == 2, 60)
+    await nothing_pending(worker.url)
+
+    assert ledger.count("start") == {"0": 3, "1": 3}
+    assert ledger.count("end") == {"0": 1, "1": 1}
+    assert sorted(each["n"] for each in await emitted(worker.url, "made")) == [0, 1]
+    assert {line.attempt for line in ledger.lines()} == {1}
+    assert len(worker.logs("child.recycled")) == 2
+    # By itself: no process was killed for it.
+    assert {line["how"] for line in worker.logs("child.ended")} == {"exit code 0"}
+    assert {line["crashes"] for line in worker.logs("event.isolated")} == {2}
+    assert {line.pid for line in ledger.lines("end")}.isdisjoint(children_of(worker.supervisor_pid))
 
 
 async def _each_event_once(worker: WorkerProcess, ledger: Ledger) -> None:

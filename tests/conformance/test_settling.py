@@ -395,6 +395,19 @@ async def test_what_was_nobodys_fault_is_neither_an_attempt_nor_a_crash(engine: 
     assert counts(await consumer.claim_one()) == (2, 1, 0)
 
 
+@pytest.mark.parametrize("delay", [0, 0.01])
+async def test_what_is_handed_back_and_charged_counts_as_a_crash(engine: Engine, delay: float) -> None:
+    consumer = await engine.consumer()
+    [delivery] = await consumer.publish_and_fetch()
+
+    assert await consumer.settle(delivery, Release(delay, charged=True)) is Verdict.SETTLED
+
+    again = await consumer.claim_one()
+    assert counts(again) == (2, 1, 1)
+    await consumer.settle(again, Release())
+    assert counts(await consumer.claim_one()) == (3, 1, 1)
+
+
 async def test_the_three_counts_add_up_over_a_whole_life(engine: Engine) -> None:
     consumer = await engine.consumer()
     [delivery] = await consumer.publish_and_fetch()

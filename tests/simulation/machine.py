@@ -74,7 +74,7 @@ _outcomes = st.one_of(
     st.just(_dones(0, "", False)),
     st.builds(_dones, st.integers(0, 2), st.sampled_from(["", "m", "n"]), st.booleans()),
     st.builds(Retry, delay=_delays, failed=st.booleans(), error=st.sampled_from(["", "ValueError: no"])),
-    st.builds(Release, delay=_delays),
+    st.builds(Release, delay=_delays, charged=st.booleans()),
     st.builds(_deads, st.integers(0, 2)),
     st.just(Skip()),
     st.just(Skip("Odd", "v1", LONG)),

@@ -120,6 +120,9 @@ class Model:
                 held.failures += 1
                 group.park(delivery.entry_id, due=delay == 0)
                 return Verdict.SETTLED
+            case Release(delay=delay, charged=True):
+                group.park(delivery.entry_id, due=delay == 0)
+                return Verdict.SETTLED
             case Retry(delay=delay) | Release(delay=delay):
                 held.uncharged += 1
                 group.park(delivery.entry_id, due=delay == 0)

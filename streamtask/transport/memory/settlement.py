@@ -125,7 +125,7 @@ def _count(counts: Counts, outcome: Retry | Release) -> None:
         counts.error = outcome.error
     if isinstance(outcome, Retry) and outcome.failed:
         counts.failures += 1
-    else:
+    elif isinstance(outcome, Retry) or not outcome.charged:
         counts.uncharged += 1
 
 

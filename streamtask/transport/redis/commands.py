@@ -204,7 +204,7 @@ def outcome(delivery: Delivery, result: Outcome, targets: Targets) -> Sequence[A
         case Retry():
             return ("retry", *head, round(result.delay * 1000), int(result.failed), result.error)
         case Release():
-            return ("release", *head, round(result.delay * 1000))
+            return ("release", *head, round(result.delay * 1000), int(result.charged))
         case Dead():
             words = _letter(delivery, result)
             told = (0,) if result.result is None else (1, *_result(result.result))

@@ -29,6 +29,10 @@ class Scales:
             log.warning("child.recycled", extra=found)
         return bool(found)
 
+    def is_above(self, child: Child) -> bool:
+        """Whether it has too much now; nothing is said of it."""
+        return bool(self._excess(child))
+
     def _excess(self, child: Child) -> dict[str, int]:
         """What there is to say of a child that has too much; nothing of any other."""
         memory = resident_mib(child.pid)

@@ -310,7 +310,8 @@ class Supervisor:
             if child.kill_at is not None and child.kill_at <= now:
                 log.error("child.drain_timed_out", extra={"place": child.place, "child_pid": child.pid})
                 child.kill_at = None
-                child.cut_short = True
+                # What a process runs that has too much memory may be what takes it, and the reason why it has to end.
+                child.cut_short = self._scales is None or not self._scales.is_above(child)
                 child.kill()
         if self._stopping:
             return

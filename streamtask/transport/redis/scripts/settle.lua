@@ -8,7 +8,7 @@
 --     effects  mark ('' for none), window ms, replace (0 or 1), number of emits, for each: index of its stream, delay
 --              ms ('' for none), event id, number of field words, the words
 --     retry    delay ms, failed (0 or 1), error
---     release  delay ms
+--     release  delay ms, charged as a crash (0 or 1)
 --     result   event id, ttl ms, result, then as effects
 --     step     workflow, ttl ms, name of the step, its state, 1 if there is a result of the workflow (else 0), and then
 --              event id, ttl ms, result; 1 if it is a member of a group (else 0), and then group, index, size, value,
@@ -91,7 +91,7 @@ local function parse()
     elseif o.verb == 'retry' then
         o.delay, o.failed, o.error = tonumber(word()), word(), word()
     elseif o.verb == 'release' then
-        o.delay = tonumber(word())
+        o.delay, o.charged = tonumber(word()), word()
     elseif o.verb == 'dead' then
         o.fields = words(tonumber(word()))
         o.emits = emits(tonumber(word()))
@@ -273,7 +273,8 @@ end
 -- Give an entry to a reserved owner, count that, and send the commands that index it: all of it, or none.
 local function hand_over(to, id, counter, ...)
     give(stream, group, to, id)
-    local _, refused = try('HINCRBY', history, id .. counter, 1)
+    local _, refused
+    if counter then _, refused = try('HINCRBY', history, id .. counter, 1) end
     if refused then
         give(stream, group, owner, id)
         return failed(refused)
@@ -281,7 +282,7 @@ local function hand_over(to, id, counter, ...)
     for _, command in ipairs({ ... }) do
         _, refused = try(unpack(command))
         if refused then
-            redis.call('HINCRBY', history, id .. counter, -1)
+            if counter then redis.call('HINCRBY', history, id .. counter, -1) end
             give(stream, group, owner, id)
             return failed(refused)
         end
@@ -381,7 +382,7 @@ function verbs.retry(o)
 end
 
 function verbs.release(o)
-    return park(o.id, o.delay, ':u')
+    return park(o.id, o.delay, o.charged == '0' and ':u' or nil)
 end
 
 function verbs.dead(o)
