@@ -9,7 +9,7 @@ from types import ModuleType
 
 from streamtask.app import App
 from streamtask.errors import ConfigurationError
-from streamtask.event import Event, describe
+from streamtask.event import Event, EventType, describe
 
 
 def load_app(reference: str, *, broker: str | None = None) -> App:
@@ -73,7 +73,9 @@ def _defined(base: type[Event]) -> list[type[Event]]:
     """Every event class below a class that has a stream."""
     found: list[type[Event]] = []
     for cls in base.__subclasses__():
-        if cls.__event_type__.stream:
+        # Its own: a class whose declaration was refused has none, and is there until it is collected.
+        declared: EventType | None = vars(cls).get("__event_type__")
+        if declared is not None and declared.stream:
             found.append(cls)
         found += _defined(cls)
     return found

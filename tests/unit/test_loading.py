@@ -78,3 +78,16 @@ def test_a_type_that_is_not_there_is_answered_with_those_that_are(shop: App) -> 
 def test_two_classes_of_one_type_are_both_named(shop: App) -> None:
     with pytest.raises(ConfigurationError, match=r"LoadingTwinA and .*LoadingTwinB"):
         event_class(shop, "loading.twin")
+
+
+def test_a_class_that_was_refused_is_none(shop: App) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+
+        class LoadingWrong(Event, stream="no stream"):
+            pass
+
+    # Whoever holds the error holds the class.
+    assert "LoadingWrong" in {cls.__name__ for cls in Event.__subclasses__()}, refused
+    assert event_class(shop, "loading.renamed") is LoadingRenamed
+    with pytest.raises(ConfigurationError, match="no event type 'LoadingWrong'"):
+        event_class(shop, "LoadingWrong")

@@ -98,7 +98,8 @@ class Stage:
         number = len(self.started)
         scratch = self.folder / f"scratch-{number}"
         scratch.mkdir()
-        settings = {"RECORDINGS": str(self.recordings), "LEASE_TTL": "3"} | {
+        # Who does not wait for a lease to run out lives through a machine that stands still for a moment.
+        settings = {"RECORDINGS": str(self.recordings), "LEASE_TTL": "15"} | {
             "ID": bot_id,
             "ATTEMPT": str(attempt),
             "BROKER": self.url,

@@ -33,7 +33,7 @@ async def test_a_process_that_stood_still_for_longer_than_its_lease_publishes_no
     stage: Stage, measured: Measured
 ) -> None:
     await stage.request("odd:", driver="talk")
-    first = await stage.start()
+    first = await stage.start(LEASE_TTL="3")
     await stage.has_chunks(2)
     first.send(signal.SIGSTOP)
     await asyncio.sleep(TTL + 0.5)
@@ -46,7 +46,7 @@ async def test_a_process_that_stood_still_for_longer_than_its_lease_publishes_no
     measured("seconds from SIGCONT to the end", time.monotonic() - resumed)
     assert await stage.chunks() == stood
     assert [entry.chunk for entry in await stage.written()] == stood
-    await stage.start()
+    await stage.start(LEASE_TTL="3")
     await stage.has_chunks(len(stood) + 1)
     chunks = await stage.chunks()
     assert [chunk.sequence for chunk in chunks] == list(range(len(chunks)))
@@ -56,7 +56,7 @@ async def test_a_process_that_stood_still_for_longer_than_its_lease_publishes_no
 async def test_a_process_whose_loop_stands_still_ends(stage: Stage, driver: str, number: signal.Signals) -> None:
     """A blocked loop leaves the thread to act; where something holds the interpreter, only the kernel can."""
     await stage.request("odd:", driver=driver)
-    attempt = await stage.start()
+    attempt = await stage.start(LEASE_TTL="3")
     await stage.state("capturing")
     assert await attempt.exit_code() == -number, attempt.said()
     if number == signal.SIGKILL:
@@ -66,9 +66,9 @@ async def test_a_process_whose_loop_stands_still_ends(stage: Stage, driver: str,
 
 async def test_of_two_processes_of_one_bot_the_second_waits_and_gives_up(stage: Stage) -> None:
     await stage.request("odd:", driver="talk")
-    first = await stage.start()
+    first = await stage.start(LEASE_TTL="3")
     await stage.has_chunks(1)
-    second = stage.process("bot", 1)
+    second = stage.process("bot", 1, LEASE_TTL="3")
     assert await second.exit_code() == 3, second.said()
     assert second.logged("bot.lease_is_anothers")
     assert not second.logged("bot.state")
@@ -79,12 +79,12 @@ async def test_of_two_processes_of_one_bot_the_second_waits_and_gives_up(stage: 
 
 async def test_a_process_of_an_attempt_that_is_over_ends_by_itself(stage: Stage) -> None:
     await stage.request("odd:", driver="talk")
-    first = await stage.start()
+    first = await stage.start(LEASE_TTL="3")
     await stage.has_chunks(1)
     await stage.bots.change("bot", lambda bot: bot.with_(attempt=2))
     assert await first.exit_code() == 4, first.said()
     assert first.logged("bot.replaced")
-    assert await stage.process("bot", 1).exit_code() == 3
+    assert await stage.process("bot", 1, LEASE_TTL="3").exit_code() == 3
     assert not any(chunk.is_last for chunk in await stage.chunks())
 
 
@@ -94,7 +94,7 @@ async def test_a_broker_that_is_away_for_longer_than_the_lease_is_the_end(
 ) -> None:
     async with staged(private_redis.url, tmp_path_factory.mktemp("stage")) as stage:
         await stage.request("odd:", driver="talk")
-        attempt = await stage.start()
+        attempt = await stage.start(LEASE_TTL="3")
         await stage.has_chunks(1)
         private_redis.kill()
         away = time.monotonic()
@@ -162,7 +162,7 @@ async def test_whatever_is_written_is_asked_for_first(broker: str) -> None:
 
 async def test_what_stands_beside_the_lease_is_fresh(stage: Stage) -> None:
     await stage.request("odd:", driver="talk")
-    await stage.start()
+    await stage.start(LEASE_TTL="3")
     await stage.has_chunks(2)
 
     async def is_told() -> bool:

@@ -65,7 +65,7 @@ async def test_a_bot_that_was_killed_goes_on_behind_its_last_chunk(stage: Stage)
     name = stage.record("talk.wav", [part for _ in range(40) for part in (tone(0.7), quiet(0.8))])
     begins = quote(datetime.now(UTC).isoformat())
     await stage.request(f"file:{name}?begins={begins}", metadata={"names": "Anna"})
-    first = await stage.start()
+    first = await stage.start(LEASE_TTL="3")
     await stage.has_chunks(2)
     before = len(await stage.chunks())
 
