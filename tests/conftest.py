@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -18,6 +19,24 @@ from tests.servers import RedisCluster, RedisServer, ServerBinary, available_ser
 #: Seconds that what a test has started may take to end after it.
 _PATIENCE = 5.0
 _SERVERS = available_servers()
+#: Tests that wait most of the time, for leases to run out, processes to start, people to speak: four at once take half
+#: of two processors. What computes, or looks at milliseconds, is not among them.
+_WAIT = [
+    Path(__file__).parent / name
+    for name in (
+        "chaos",
+        "contrib/audio/test_killed.py",
+        "contrib/bot/test_care.py",
+        "contrib/bot/test_lifeline.py",
+        "contrib/bot/test_orchestrator.py",
+        "contrib/bot/test_process.py",
+        "contrib/bot/test_words.py",
+        "contrib/config_sync",
+        "contrib/monitoring/test_alerts.py",
+        "contrib/monitoring/test_stalled_groups.py",
+        "integration/test_supervisor.py",
+    )
+]
 
 # In the background of a shell, SIGINT is ignored, and by all that is started here, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,6 +49,12 @@ settings.register_profile(
     "unshrunk", settings.get_profile("streamtask"), phases=(Phase.explicit, Phase.generate), database=None
 )
 settings.load_profile("streamtask")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in _WAIT):
+            item.add_marker(pytest.mark.waits)
 
 
 class ServerPool:

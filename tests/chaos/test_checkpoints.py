@@ -155,4 +155,4 @@ async def test_a_checkpoint_waits_for_a_server_that_is_away_and_is_no_failure(
 
     assert [line.attempt for line in ledger.lines("start")] == [1]
     assert await emitted(url, "made") == [{"n": 1, "by": "0"}]
-    assert worker.logs("checkpoint.works_again") != []
+    await until(lambda: worker.logs("checkpoint.works_again"), 10)

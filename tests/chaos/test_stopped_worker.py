@@ -79,7 +79,7 @@ async def test_what_a_stopped_worker_does_after_its_lease_is_refused_and_its_suc
     assert sorted(each["n"] for each in made) == list(range(60))
     assert {each["by"] for each in made} == {"successor"}
     assert await dead_letters(url, "jobs") == await dead_letters(url, "orders") == []
-    assert len(stopped.logs("lease_lost")) == 60
+    await until(lambda: len(stopped.logs("lease_lost")) == 60, 10)
     assert successor.logs("lease_lost") == successor.logs("deduplicated") == []
     assert {line.attempt for line in ledger.lines()} == {1}
     measured("late runs that came to their end", sum(line.more["first"] for line in ledger.lines("end")))

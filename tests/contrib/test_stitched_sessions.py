@@ -17,9 +17,12 @@ from streamtask_contrib.transcript import Sessions, Transcript
 from streamtask_contrib.transcript import router as transcripts
 
 from streamtask import App
+from tests.chaos.conftest import one_server
 from tests.chaos.workers import until
 from tests.contrib.audio.sounds import RATE, say, silence, speaks, wav
 from tests.servers import RedisServer
+
+pytestmark = one_server
 
 SEED = 1
 #: A voice that the model that ships was not trained on.

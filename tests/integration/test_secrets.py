@@ -17,10 +17,13 @@ import redis
 from streamtask import App, Event
 from streamtask.errors import StreamtaskError
 from streamtask.transport.connect import open_transport
+from tests.chaos.conftest import one_server
 from tests.chaos.workers import Ledger, WorkerProcess, until
 from tests.command_line import ask, run
 from tests.processes import children_of
 from tests.servers import RedisServer, ServerBinary, free_port
+
+pytestmark = one_server
 
 #: Each is a password or token somewhere, and none may be seen anywhere.
 IN_USE, IN_ENVIRONMENT, WRONG, IN_SENTINEL, IN_QUERY, UNQUOTED, AS_USER = CANARIES = [

@@ -146,7 +146,8 @@ async def test_a_watcher_that_is_killed_in_between_is_replaced_and_nothing_is_to
         await first.kill_whole()
         event = await told_once(told, "jobs/chaos", "detected", began, measured, within=PROMISED - SOONER)
         assert "10 events wait to be taken" in event.evidence
-        assert second.logs("monitoring.detected")
+        # The line comes behind the event.
+        await until(lambda: second.logs("monitoring.detected"), 10)
         # And once more while it is open: its end is told by one that has not told of its beginning.
         third = await start_worker(server.url, MONITORING, environment=environment(HASTY))
         await second.kill_whole()
@@ -156,4 +157,4 @@ async def test_a_watcher_that_is_killed_in_between_is_replaced_and_nothing_is_to
         await told_once(told, "jobs/chaos", "recovered", began, measured)
         jobs = [(event.kind, event.state) for event, _ in told.heard if event.subject == "jobs/chaos"]
         assert jobs == [("stalled", "detected"), ("stalled", "recovered")]
-        assert third.logs("monitoring.recovered")
+        await until(lambda: third.logs("monitoring.recovered"), 10)
