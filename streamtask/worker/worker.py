@@ -451,6 +451,8 @@ class Worker:
         await asyncio.wait((hurry, idle), return_when=asyncio.FIRST_COMPLETED)
         await _cancel([hurry, idle])
         for running in self._slots.running:
+            # What runs in a process of its own has its memory there.
+            charged = is_too_heavy and running.run.handler.pool != "process" and not running.run.alone
             for run in running.runs:
                 log.warning(
                     "handler.interrupted",
@@ -459,11 +461,10 @@ class Worker:
                         "event_id": run.envelope.event_id,
                         "stream": run.delivery.stream,
                         "entry_id": run.delivery.entry_id,
+                        "charged": charged,
                     },
                 )
-            # What runs in a process of its own has its memory there.
-            is_here = running.run.handler.pool != "process" and not running.run.alone
-            running.cancel(charged=is_too_heavy and is_here)
+            running.cancel(charged=charged)
         await self._slots.idle(_LAST_WORDS / 2)
 
     async def burst_done(self) -> None:

@@ -131,6 +131,7 @@ async def test_what_is_too_heavy_by_itself_runs_alone_at_the_third_time_and_is_n
     assert len(worker.logs("child.recycled")) == 2
     # By itself: no process was killed for it.
     assert {line["how"] for line in worker.logs("child.ended")} == {"exit code 0"}
+    assert [line["charged"] for line in worker.logs("handler.interrupted")] == [True] * 4
     assert {line["crashes"] for line in worker.logs("event.isolated")} == {2}
     assert {line.pid for line in ledger.lines("end")}.isdisjoint(children_of(worker.supervisor_pid))
 
