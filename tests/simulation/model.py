@@ -147,7 +147,8 @@ class Model:
         if len(held) < len(marks) or group.marks.intersection(checked):
             return Verdict.TORN
         for delivery, mark in marks.items():
-            del group.pending[delivery.entry_id]
+            # One entry may be there twice: its owner has read it again when the group had vanished and was made anew.
+            group.pending.pop(delivery.entry_id, None)
             if mark is not None:
                 group.marks.add(mark.name)
         self.emitted += [emit.event_id for emit in emits]
