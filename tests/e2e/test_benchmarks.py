@@ -49,7 +49,8 @@ def test_a_quick_run_measures_streamtask_and_the_bare_loop(tmp_path: Path) -> No
         assert 1_000 < values["noop"] < 1_000_000
         assert 500 < values["io"] <= 10_000
         assert 200 < values["publish-one"] < 100_000
-        assert values["publish-one"] < values["publish-many"]
+        # How they compare is for the benchmark to say: a machine that others use may change its speed between the two.
+        assert 200 < values["publish-many"] < 1_000_000
         assert 0 < values["latency-p50"] <= values["latency-p99"]
         assert 0 < values["start"] < 15
         assert 10 < values["memory-idle"] < values["memory-peak"] * 2
