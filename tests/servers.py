@@ -165,10 +165,10 @@ class RedisServer:
             self.kill()
             raise
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, within: float = _PATIENCE) -> None:
         """Wait until it answers, with all data loaded."""
         assert self._process is not None
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + within
         client = self.client(socket_timeout=1.0)
         while True:
             try:

@@ -257,7 +257,9 @@ class Soak:
     async def _kill_the_server(self) -> None:
         self._server.kill()
         await asyncio.sleep(self._chance.uniform(0.0, 2.0))
-        await asyncio.to_thread(self._server.start)
+        self._server.start(wait=False)
+        # After half an hour it has a lot to load, on a machine that does other things, too.
+        await asyncio.to_thread(self._server.wait_until_ready, 60.0)
 
     # ── account ───────────────────────────────────────────────────────────────────────────────────────────────
 

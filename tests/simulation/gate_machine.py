@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from streamtask.transport.values import Dead, Delivery, Done, Gate, Release, Retry, Subscription, Verdict, Wait
 from tests.conformance.engines import ORDER_PLACED, order, text_of
@@ -87,8 +87,7 @@ class GateMachine(RuleBasedStateMachine):
         """What happens all the time: hypothesis leaves rules out at random, and what the others need must be there."""
         self.publish(keys)
         self.fetch(owner, len(keys))
-        if self._held:
-            self.settle([pick])
+        self.settle([pick])
         self.claim(owner, len(keys))
 
     @rule(owner=_owners, count=st.integers(1, 5))
@@ -101,9 +100,12 @@ class GateMachine(RuleBasedStateMachine):
         assert found.gone == []
         self._let_through([*found.deliveries])
 
-    @precondition(lambda self: self._held)
     @rule(picks=st.lists(st.tuples(_picks, _outcomes), min_size=1, max_size=4))
     def settle(self, picks: list[tuple[int, Any]]) -> None:
+        # No precondition: what is held may depend on which of two things fell into one millisecond, and hypothesis
+        # takes a choice of rules that it cannot repeat for an error.
+        if not self._held:
+            return
         held = list(self._held.values())
         chosen = {held[pick % len(held)]: outcome for pick, outcome in picks}
         owner = next(iter(chosen)).owner
