@@ -84,14 +84,23 @@ def apply(bug: PlantedBug, tree: Path) -> None:
         raise StalePatchError(f"{bug.path.name} does not apply any more; plant it anew:\n{done.stderr}")
 
 
-def run_tests(tree: Path, tests: str) -> tuple[int, str]:
-    """Run tests in a copy of the tree: pytest's exit code, and the first test that failed or the last line."""
+def run_tests(tree: Path, tests: str, *, hunting: bool = True) -> tuple[int, str]:
+    """Run tests in a copy of the tree: pytest's exit code, and the first test that failed or the last line.
+
+    `hunting`: with as many examples as it takes; otherwise with as many as the tests have by themselves.
+    """
     # Unshrunk: that a bug is found is all that is asked.
     options = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile", "unshrunk", "--show-capture", "no"]
     command = [sys.executable, "-m", "pytest", *options, *shlex.split(tests)]
     try:
         done = subprocess.run(
-            command, cwd=tree, env=_environment(tree), capture_output=True, text=True, timeout=_PATIENCE, check=False
+            command,
+            cwd=tree,
+            env=_environment(tree, hunting=hunting),
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return -1, f"still running after {_PATIENCE:g} s"
@@ -111,7 +120,7 @@ def hunt(bug: PlantedBug, folder: Path) -> Finding:
     return Finding(bug, code == _TESTS_FAILED, told, seconds)
 
 
-def _environment(tree: Path) -> dict[str, str]:
+def _environment(tree: Path, *, hunting: bool) -> dict[str, str]:
     # Whether a few examples show a bug is chance; a hunt goes on until one does, or until its patience ends.
-    examples = {"STREAMTASK_EXAMPLES": "5000"}
+    examples = {"STREAMTASK_EXAMPLES": "5000"} if hunting else {}
     return os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"} | examples
