@@ -19,8 +19,8 @@ from tests.servers import RedisCluster, RedisServer, ServerBinary, available_ser
 #: Seconds that what a test has started may take to end after it.
 _PATIENCE = 5.0
 _SERVERS = available_servers()
-#: Tests that wait most of the time, for leases to run out, processes to start, people to speak: four at once take half
-#: of two processors. What computes, or looks at milliseconds, is not among them.
+#: Tests that wait most of the time, for leases to run out, processes to start, people to speak: it takes four at once
+#: to keep two processors busy. What computes, or looks at milliseconds, is not among them.
 _WAIT = [
     Path(__file__).parent / name
     for name in (

@@ -149,8 +149,7 @@ class Handling:
                     self._endings.lose(run)
             except asyncio.CancelledError as error:
                 for run in left.values():
-                    released = Release(charged=running.charged)
-                    outcome = released if running.cancelled else self._broker.fail(run, error)
+                    outcome = Release(charged=running.charged) if running.cancelled else self._broker.fail(run, error)
                     self._endings.put(run.delivery, outcome, run)
                 if running.cancelled:
                     raise

@@ -46,7 +46,7 @@ class Running(msgspec.Struct, eq=False):
     task: asyncio.Task[None] | None = None
     #: The worker wants it to end. (A handler can cancel its task, too.)
     cancelled: bool = False
-    #: It counts as a crash, then: it may be what the worker has to end for.
+    #: Handed back, it counts as a crash: it may be what the worker has to end for.
     charged: bool = False
     #: Whoever sent the task wants it to end: whatever it comes to is dropped.
     revoked: bool = False
@@ -62,7 +62,7 @@ class Running(msgspec.Struct, eq=False):
         return [self.run, *self.others]
 
     def cancel(self, *, charged: bool = False) -> None:
-        """Raise CancelledError in the handler, where it waits. `charged`: and see below."""
+        """Raise CancelledError in the handler, where it waits. `charged`: handed back, it counts as a crash."""
         self.cancelled, self.charged = True, charged
         if self.task is not None:
             self.task.cancel()
