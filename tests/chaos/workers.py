@@ -352,6 +352,7 @@ class Publisher:
         self._durability = durability
         self._every = every
         self._lanes = lanes
+        self._connected = 0
         #: When the first publish of each number began, and when one returned.
         self.asked: dict[int, float] = {}
         self.returned: dict[int, float] = {}
@@ -361,10 +362,11 @@ class Publisher:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Begin, or go on."""
+        """Begin, or go on; every lane is connected then, whatever is done to the connections next."""
         self._stop = False
+        self._connected = 0
         self._tasks = [asyncio.create_task(self._run()) for _ in range(self._lanes)]
-        await until(lambda: self.returned, _PATIENCE)
+        await until(lambda: self._connected == self._lanes and self.returned, _PATIENCE)
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
@@ -383,6 +385,7 @@ class Publisher:
 
     async def _run(self) -> None:
         async with App("chaos", broker=self._url, durability=self._durability) as app:
+            self._connected += 1
             while not self._stop:
                 await self._publish(app, Job(n=len(self.asked), kind=self._kind))
                 await asyncio.sleep(self._every)

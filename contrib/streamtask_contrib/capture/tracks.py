@@ -266,6 +266,9 @@ class _Track:
     def feed(self, at: float, pcm: bytes) -> Iterator[Piece]:
         """Take samples; give the pieces that they complete."""
         if self._cutter is None:
+            if at < self._cuts.overlap / 2:
+                # So near the session's beginning there is too little before it for a first piece to share.
+                at, pcm = 0.0, bytes(FORM.bytes(at)) + pcm
             self._cutter = self._begun(at)
         position = self._cutter.position
         placed = self._placement.place(at, pcm, position=position, is_open=self._cutter.is_open)

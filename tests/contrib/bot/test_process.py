@@ -39,7 +39,7 @@ async def states(stage: Stage) -> list[str]:
 
 
 async def test_a_bot_hears_a_meeting_to_its_end(stage: Stage) -> None:
-    name = stage.record("two.wav", [quiet(0.5), tone(1.0), quiet(2.0)], [quiet(2.0), tone(1.0), quiet(0.5)])
+    name = stage.record("two.wav", [quiet(0.3), tone(1.2), quiet(2.0)], [quiet(2.0), tone(1.0), quiet(0.5)])
     await stage.request(f"file:{name}?lobby=0.2", metadata={"names": "Anna,Ben"}, user_id="carla", language="en")
 
     attempt = await stage.start()
@@ -56,8 +56,11 @@ async def test_a_bot_hears_a_meeting_to_its_end(stage: Stage) -> None:
     assert [chunk.speaker for chunk in chunks] == ["Anna", "Ben", None]
     assert [chunk.is_last for chunk in chunks] == [False, False, True]
     assert {(chunk.user_id, chunk.source_type, chunk.language) for chunk in chunks} == {("carla", "bot", "en")}
-    # A word at 0.5 s, with all that is before it, and one at 2 s, with a moment of the quiet before it.
-    assert [chunk.start for chunk in chunks[:2]] == pytest.approx([0.0, 1.7], abs=0.15)
+    # A word with all that is before it, and half a second after its end another; each has a moment of the quiet between.
+    first, second, _ = chunks
+    assert first.start == 0.0
+    assert second.start - (first.start + (first.duration or 0.0)) == pytest.approx(0.0, abs=0.1)
+    assert second.start > 1.5
     assert [entry.chunk for entry in await stage.written()] == chunks
 
 
