@@ -43,7 +43,7 @@ FIGURES = {
         Figure(name="start", title="start-up to first event", unit="s", group=LATENCY, more=False, digits=2),
         Figure(name="memory-idle", title="memory idle, PSS", unit="MiB", group=FOOTPRINT, more=False),
         Figure(name="memory-peak", title="peak RSS in the no-op drain", unit="MiB", group=FOOTPRINT, more=False),
-        Figure(name="cpu-idle", title="CPU idle", unit="%", group=FOOTPRINT, more=False, digits=1),
+        Figure(name="cpu-idle", title="CPU idle", unit="%", group=FOOTPRINT, more=False, digits=2),
         Figure(name="drain-20k", title="no-op, backlog of 20 thousand", unit="/s", group=GROWTH),
         Figure(name="drain-1m", title="backlog of 1 million", unit="/s", group=GROWTH),
         Figure(name="drain-pending", title="20 thousand, beside 100 thousand pending", unit="/s", group=GROWTH),

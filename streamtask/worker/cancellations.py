@@ -11,10 +11,8 @@ from streamtask.errors import TransportError
 from streamtask.transport.port import Transport
 from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
+from streamtask.worker.rounds import next_round
 from streamtask.worker.slots import Running
-
-#: Seconds between two looks at what runs.
-_LOOK = 0.3
 
 
 class Cancellations:
@@ -34,7 +32,7 @@ class Cancellations:
     async def run(self) -> None:
         """Look at what runs, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK)
+            await next_round()
             streams: dict[str, list[Running]] = defaultdict(list)
             for running in self._running():
                 if running.run.handler.is_task and not running.revoked:

@@ -17,10 +17,10 @@ from streamtask.worker.flow import Flow
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
 from streamtask.worker.outage import Outage
+from streamtask.worker.rounds import ROUND, next_round
 
 log = logging.getLogger(__name__)
 
-_POLL = 0.3
 _LOOK = 1.0
 #: Seconds after which a reply that has not come will not come: longer than any command waits.
 _UNSEEN = 6.0
@@ -73,7 +73,7 @@ class Reclaimer:
         """Poll until cancelled."""
         looked = 0.0
         while True:
-            wait = _POLL
+            wait = ROUND
             try:
                 wait = await self._claim()
                 if time.monotonic() - looked >= _LOOK:
@@ -86,7 +86,7 @@ class Reclaimer:
                 wait = 1.0
             await self._pause(wait)
             if self._due_waits:
-                await self._flow.wait(lambda: self._flow.free, within=_POLL)
+                await self._flow.wait(lambda: self._flow.free, within=ROUND)
 
     @property
     def short(self) -> list[tuple[str, str]]:
@@ -111,7 +111,7 @@ class Reclaimer:
             return
         if not self._gated:
             # Not by the flow, which has news with every event.
-            await asyncio.sleep(seconds)
+            await (next_round() if seconds == ROUND else asyncio.sleep(seconds))
             return
         until = time.monotonic() + seconds
         try:
@@ -130,7 +130,7 @@ class Reclaimer:
 
         What goes wrong with one stream holds up no other: of the servers of a cluster one may be away.
         """
-        waits, trouble = [_POLL], None
+        waits, trouble = [ROUND], None
         for sub in self._subscriptions:
             try:
                 waits.append(await self._claim_from(sub))
@@ -165,8 +165,8 @@ class Reclaimer:
             self._flow.changed()
         if claimed.next_due == 0:
             # More is due: it waits for a slot, unless it waits for others of its own kind.
-            return _POLL if is_short else -1.0
-        return _POLL if claimed.next_due is None else claimed.next_due
+            return ROUND if is_short else -1.0
+        return ROUND if claimed.next_due is None else claimed.next_due
 
     def _tell(self, *, due_waits: bool) -> None:
         self._due_waits = due_waits

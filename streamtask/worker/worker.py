@@ -54,6 +54,7 @@ from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
 from streamtask.worker.reporting import Reporter
 from streamtask.worker.room import Room
+from streamtask.worker.rounds import ROUND, next_round
 from streamtask.worker.slots import Slots
 from streamtask.worker.started import StartedTable
 from streamtask.worker.stock import Stock
@@ -63,7 +64,7 @@ from streamtask.worker.timekeeper import Timekeeper
 log = logging.getLogger(__name__)
 
 #: Seconds that a delivery may wait here for a slot before it goes back; it is looked at twice in that time.
-_UNSTARTED = 0.6
+_UNSTARTED = 2 * ROUND
 #: Seconds after which a handler without a timeout is told about.
 _RUNS_LONG = 600.0
 #: Seconds for what is left to do at the end once handlers have ended: settling, handing back.
@@ -496,7 +497,7 @@ class Worker:
     async def _look_round(self) -> None:
         """What waits here for a slot another worker may have free (rule 9); and who runs for long is told once."""
         while True:
-            await asyncio.sleep(_UNSTARTED / 2)
+            await next_round()
             now = time.monotonic()
             self.health.loop_turned(now)
             overdue = self._slots.overdue(_UNSTARTED)
