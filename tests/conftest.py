@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import threading
 import time
@@ -51,10 +52,23 @@ settings.register_profile(
 settings.load_profile("streamtask")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files out that only have tests that are left out: to import them all takes each process many seconds."""
+    wanted = {"waits": True, "not waits": False}.get(config.getoption("markexpr"))
+    if wanted is None or not collection_path.is_file() or _waits(collection_path) == wanted:
+        return None
+    return True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if any(item.path.is_relative_to(path) for path in _WAIT):
+        if _waits(item.path):
             item.add_marker(pytest.mark.waits)
+
+
+@functools.cache
+def _waits(path: Path) -> bool:
+    return any(path.is_relative_to(each) for each in _WAIT)
 
 
 class ServerPool:

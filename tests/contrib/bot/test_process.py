@@ -56,7 +56,7 @@ async def test_a_bot_hears_a_meeting_to_its_end(stage: Stage) -> None:
     assert [chunk.speaker for chunk in chunks] == ["Anna", "Ben", None]
     assert [chunk.is_last for chunk in chunks] == [False, False, True]
     assert {(chunk.user_id, chunk.source_type, chunk.language) for chunk in chunks} == {("carla", "bot", "en")}
-    # A word with all that is before it, and half a second after its end another; each has a moment of the quiet between.
+    # A word with all that is before it, and half a second after its end another; the quiet between them is shared out.
     first, second, _ = chunks
     assert first.start == 0.0
     assert second.start - (first.start + (first.duration or 0.0)) == pytest.approx(0.0, abs=0.1)
