@@ -21,7 +21,7 @@ from streamtask.cli.main import streamtask
 
 #: Seconds that a command may take.
 _PATIENCE = 30.0
-_PROGRAM = [sys.executable, "-c", "from streamtask.cli import main; main()"]
+_PROGRAM = [sys.executable, "-m", "streamtask"]
 
 
 class Said(NamedTuple):
