@@ -41,9 +41,13 @@ class Leases:
         return delivery in self.lost
 
     def snapshot(self) -> list[Delivery]:
-        """What is held now."""
-        return list(self._held)
+        """What is held now, in order: a set has another each time, and no simulated run would happen again."""
+        return sorted(self._held, key=_place)
 
     def ids(self, stream: str, group: str) -> list[str]:
         """Entry ids held in one group."""
         return [held.entry_id for held in self._held if held.stream == stream and held.group == group]
+
+
+def _place(delivery: Delivery) -> tuple[str, str, str]:
+    return delivery.stream, delivery.group, delivery.entry_id

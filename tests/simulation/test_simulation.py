@@ -55,7 +55,7 @@ def test_without_faults_each_event_runs_once_and_is_settled_at_once() -> None:
     assert result.figures["outcomes refused"] == 0
 
 
-@pytest.mark.parametrize("seed", [3, 20])
+@pytest.mark.parametrize("seed", [3, 20, 27])
 def test_a_seed_runs_the_same_way_each_time_also_in_another_process(seed: int) -> None:
     here = simulate(expand(seed)).digest
 

@@ -65,6 +65,7 @@ def simulate(options: Options) -> Result:
     with (
         virtual(scheduler, options.seed),
         patch("streamtask.worker.worker.Keeper", SimulatedKeeper),
+        patch("streamtask.worker.worker.new_owner", map("owner-{:03}".format, count()).__next__),
         # Events that are due at one moment are promoted in the order of their ids.
         patch("streamtask.envelope.new_event_id", ids.__next__),
     ):
