@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from streamtask_contrib.bot.drivers.port import RATE, Admitted, Driver, Ended, Happening, Heard, Joined, Left
 
 from tests.chaos.workers import until
+from tests.stalls import Stalls
 
 #: Seconds that anything may take on a busy machine.
 PATIENCE = 40.0
@@ -28,6 +29,7 @@ class Listening:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.happened: list[Happening] = []
+        self._stalls = Stalls()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -37,9 +39,11 @@ class Listening:
             await self.driver.close()
             raise
         self._task = asyncio.create_task(self._listen())
+        self._stalls.__enter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._stalls.__exit__()
         await self.driver.close()
         if self._task is not None:
             await asyncio.wait_for(self._task, PATIENCE)
@@ -121,6 +125,10 @@ class Listening:
         blocks = self.blocks(name)
         between = [after.at - before.at - len(before.pcm) / 2 / RATE for before, after in pairwise(blocks)]
         return [round(gap, 4) for gap in between if abs(gap) > 0.0005]
+
+    def lost(self, name: str, least: float = 0.0) -> list[float]:
+        """Gaps longer than `least`; for what is missing because this machine stood still nobody is to blame."""
+        return [gap for gap in self.gaps(name) if abs(gap) > least + 2 * self._stalls.disturbed]
 
 
 def measured(**figures: object) -> None:

@@ -80,7 +80,7 @@ async def test_what_is_no_whole_block_yet_can_be_asked_for(driver_for):
             await meeting.driver._window.flush()
             await asyncio.sleep(0.25)
         assert min(len(each.pcm) for each in meeting.blocks("Alice")[3:]) < whole
-        assert meeting.gaps("Alice") == []
+        assert meeting.lost("Alice") == []
 
 
 async def test_nothing_is_left_after_close_and_close_may_come_again(driver_for, tmp_path):
