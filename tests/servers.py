@@ -35,14 +35,21 @@ _PATIENCE = 15.0
 _BUS = 10_000
 _SLOTS = 16_384
 #: Test processes side by side have ports of their own, or one would take a port that another has just found free, and
-#: a node would meet the other's cluster. The distance to a node's second port is a multiple of their number.
+#: a node would meet the other's cluster.
 _SHARES = 8
 _SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
-#: Below those that the system gives out by itself: to whoever connects, and to servers that name none.
-_PORTS = range(10_000, 32_768)
-_SHARED = _PORTS[_SHARE::_SHARES]
-#: Ours, in an order of this process' own and one after the other: two that are asked for together are different.
-_OURS = itertools.cycle(random.SystemRandom().sample(_SHARED, len(_SHARED)))
+
+
+def _ours(ports: range) -> Iterator[int]:
+    """Of these ports ours, in an order of this process' own, again and again: two asked for together are different."""
+    share = ports[_SHARE::_SHARES]
+    return itertools.cycle(random.SystemRandom().sample(share, len(share)))
+
+
+#: Below those that the system gives out by itself: to whoever connects, and to servers that name none. What is `_BUS`
+#: above the ports of nodes is theirs, too, from the moment at which they are asked for.
+_NODE_PORTS = _ours(range(10_000, 16_000))
+_PORTS = _ours(range(26_000, 32_768))
 #: How a server becomes a node: it is missed after a second and a half, and replaced whatever its replica has missed.
 _NODE = (
     "--cluster-enabled", "yes",
@@ -243,7 +250,7 @@ class ClusterNode(RedisServer):
 
     def __init__(self, binary: ServerBinary) -> None:
         super().__init__(binary, tcp=True, appendfsync="everysec")
-        self.port = free_port(beside=_BUS)
+        self.port = _free_node_port()
 
     def start(self, *options: str, wait: bool = True) -> None:
         """See `RedisServer.start`."""
@@ -398,12 +405,14 @@ def _wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def free_port(*, beside: int = 0) -> int:
-    """A port of the loopback interface that nobody listens on; and, `beside` above it, another one."""
-    while True:
-        port = next(_OURS)
-        if port + beside in _PORTS and _is_free(port) and (not beside or _is_free(port + beside)):
-            return port
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    return next(port for port in _PORTS if _is_free(port))
+
+
+def _free_node_port() -> int:
+    """The same for a node, with its second one."""
+    return next(port for port in _NODE_PORTS if _is_free(port) and _is_free(port + _BUS))
 
 
 def _is_free(port: int) -> bool:
