@@ -12,8 +12,8 @@ from tests.planted.planted import PlantedBug, StalePatchError, apply, copy_tree,
 from tests.servers import available_servers
 
 _BUGS = planted_bugs()
-#: Found in a few seconds, each by another kind of test.
-_QUICK = {"ack-before-effect", "ack-without-fence", "attempts-counted-in-the-worker"}
+#: Found in a few seconds, each by another kind of test: conformance, simulation.
+_QUICK = {"ack-before-effect", "attempts-counted-in-the-worker"}
 
 
 @pytest.mark.parametrize("bug", _BUGS, ids=lambda bug: bug.name)
