@@ -22,6 +22,7 @@ from streamtask.testing.executing import cancellations_of, executors_of
 from streamtask.testing.store import MemoryConnector
 from streamtask.transport.values import Dead, Delivery, Outcome, Subscription, TypeVersion
 from streamtask.worker.batching import together
+from streamtask.worker.rounds import Rounds
 from streamtask.worker.settler import Settlement
 from streamtask.worker.slots import Running
 from streamtask.worker.worker import new_owner
@@ -61,7 +62,7 @@ class Drainer:
             executors_of(self._app, self.broker, self.transport, cancellations=cancellations, threads=self._concurrency)
         )
         if any(handler.is_task for handler in self.broker.catalog.handlers(*self._interest)):
-            looking = asyncio.create_task(cancellations.run(), name="streamtask-cancellations")
+            looking = asyncio.create_task(cancellations.run(Rounds()), name="streamtask-cancellations")
             self._open.push_async_callback(_end, looking)
         return self
 

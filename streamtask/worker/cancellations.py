@@ -11,7 +11,7 @@ from streamtask.errors import TransportError
 from streamtask.transport.port import Transport
 from streamtask.worker.lookups import Lookups
 from streamtask.worker.outage import Outage
-from streamtask.worker.rounds import next_round
+from streamtask.worker.rounds import Rounds
 from streamtask.worker.slots import Running
 
 
@@ -29,10 +29,10 @@ class Cancellations:
         asked = (self._lookups.stands(run.delivery.stream, name) for name in _names(run))
         return any(await asyncio.gather(*asked))
 
-    async def run(self) -> None:
-        """Look at what runs, until cancelled."""
+    async def run(self, rounds: Rounds) -> None:
+        """Look at what runs, round by round, until cancelled."""
         while True:
-            await next_round()
+            await rounds.next()
             streams: dict[str, list[Running]] = defaultdict(list)
             for running in self._running():
                 if running.run.handler.is_task and not running.revoked:

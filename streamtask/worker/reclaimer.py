@@ -17,7 +17,7 @@ from streamtask.worker.flow import Flow
 from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
 from streamtask.worker.outage import Outage
-from streamtask.worker.rounds import ROUND, next_round
+from streamtask.worker.rounds import ROUND, Rounds
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Reclaimer:
         expire: Callable[[list[Delivery]], None],
         room: Callable[[Subscription], int],
         takes: Callable[[Subscription], int],
+        rounds: Rounds,
     ) -> None:
         self._transport = transport
         self._owner = owner
@@ -63,6 +64,7 @@ class Reclaimer:
         self._expire = expire
         self._room = room
         self._takes = takes
+        self._rounds = rounds
         #: Of these more is due than there was room for, the slots of the worker apart.
         self._short: list[Subscription] = []
         self._due_waits = False
@@ -111,7 +113,7 @@ class Reclaimer:
             return
         if not self._gated:
             # Not by the flow, which has news with every event.
-            await (next_round() if seconds == ROUND else asyncio.sleep(seconds))
+            await (self._rounds.next() if seconds == ROUND else asyncio.sleep(seconds))
             return
         until = time.monotonic() + seconds
         try:

@@ -11,9 +11,15 @@ ROUND: Final = 0.3
 EARLY: Final = 0.01
 
 
-async def next_round() -> None:
-    """Sleep until the next round: its moment is the same for all who wait on a loop."""
-    await asyncio.sleep(until_next(asyncio.get_running_loop().time()))
+class Rounds:
+    """The moments at which one worker looks. With a `phase` each, the workers of a machine do not all ask at once."""
+
+    def __init__(self, phase: float = 0.0) -> None:
+        self._phase = phase
+
+    async def next(self) -> None:
+        """Sleep until the next round: its moment is the same for all who wait for it."""
+        await asyncio.sleep(until_next(asyncio.get_running_loop().time() + self._phase))
 
 
 def until_next(now: float) -> float:

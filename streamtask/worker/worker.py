@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import socket
 import time
 import uuid
@@ -54,7 +55,7 @@ from streamtask.worker.reclaimer import Reclaimer
 from streamtask.worker.relay import Relay
 from streamtask.worker.reporting import Reporter
 from streamtask.worker.room import Room
-from streamtask.worker.rounds import ROUND, next_round
+from streamtask.worker.rounds import ROUND, Rounds
 from streamtask.worker.slots import Slots
 from streamtask.worker.started import StartedTable
 from streamtask.worker.stock import Stock
@@ -134,6 +135,7 @@ class Worker:
         self._handlers = handlers
         self._interest = dict[tuple[str, str], frozenset[TypeVersion]]()
         self._leases = Leases()
+        self._rounds = Rounds(random.uniform(0, ROUND))  # noqa: S311 - spreads workers, hides nothing
         self._duties: list[asyncio.Task[None]] = []
         self._fetchers: list[Fetcher] = []
         self._connected = False
@@ -334,11 +336,12 @@ class Worker:
             expire=self._expire,
             room=self._room.due,
             takes=self._room.in_slots,
+            rounds=self._rounds,
         )
         self._duty("reclaimer", self._reclaimer.run())
         self._duty("look-round", self._look_round())
         if any(handler.is_task for handler in self._handlers):
-            self._duty("cancellations", self._cancellations.run())
+            self._duty("cancellations", self._cancellations.run(self._rounds))
         janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
         self._duty("relay", self._relay.run())
@@ -497,7 +500,7 @@ class Worker:
     async def _look_round(self) -> None:
         """What waits here for a slot another worker may have free (rule 9); and who runs for long is told once."""
         while True:
-            await next_round()
+            await self._rounds.next()
             now = time.monotonic()
             self.health.loop_turned(now)
             overdue = self._slots.overdue(_UNSTARTED)

@@ -11,6 +11,7 @@ from streamtask.transport.values import Delivery, Release
 from streamtask.worker.flow import Flow
 from streamtask.worker.leases import Leases
 from streamtask.worker.reclaimer import Reclaimer
+from streamtask.worker.rounds import Rounds
 from tests.conformance.engines import Consumer, MemoryEngine, eventually, order
 
 
@@ -28,6 +29,7 @@ def reclaimer_of(consumer: Consumer, flow: Flow, take: Any) -> Reclaimer:
         expire=lambda deliveries: None,
         room=lambda subscription: 100,
         takes=lambda subscription: flow.free,
+        rounds=Rounds(),
     )
 
 
