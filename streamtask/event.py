@@ -26,6 +26,14 @@ _EventT = TypeVar("_EventT", bound="Event")
 
 _STREAM = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 _PREFIX = "stream:"
+#: What pydantic's schemas say of a model that has nothing of its own but fields, of those, and of one of them.
+_MODEL_KEYS = {"type", "cls", "schema", "custom_init", "root_model", "config", "ref", "metadata"}
+_FIELDS_KEYS = {"type", "fields", "model_name", "computed_fields"}
+_FIELD_KEYS = {"type", "schema", "metadata"}
+#: Types of fields, as schemas name them, whose values JSON says exactly.
+_PLAIN_TYPES: dict[str, type] = {"int": int, "str": str, "bool": bool, "float": float}
+#: Bytes of a payload in which no number is too long to be read.
+_SMALL = 4000
 #: Problems that an error names before it only counts, and the longest text of each, in characters.
 _SHOWN = 5
 _SHOWN_LENGTH = 160
@@ -50,6 +58,8 @@ class EventType:
     priorities: tuple[str, ...] = ()
     #: From older versions, in natural order, each to the next.
     upcasters: Mapping[str, Upcaster] = field(default_factory=dict)
+    #: Of each field the types whose values come back from the wire as they are; empty where that is not known.
+    plain: Mapping[str, frozenset[Any]] = field(default_factory=dict)
     #: Every version that can be read: the current one and those that can be upcast to it.
     versions: frozenset[str] = field(init=False)
 
@@ -141,6 +151,7 @@ class Event(BaseModel):
             priorities=(
                 _priorities(cls, priorities) if priorities is not None else inherited.priorities if inherited else ()
             ),
+            plain=_plain(cls),
         )
         _check_name(cls, "type", declared.type)
         _check_name(cls, "version", declared.version)
@@ -217,13 +228,15 @@ def _natural(version: str) -> tuple[list[str | int], str]:
 def dump(event: Event) -> bytes:
     """The payload as JSON. Raises `EventRefusedError` (without an id) for what would not come back as it is.
 
-    Reading back is the only check that holds for every type a user may declare; it costs about as much again as
-    writing, and spares a dead letter for each event that cannot be read.
+    Reading back is the only check that holds for every type a user may declare. It takes longer than writing, so it is
+    left out where it has one answer, and it spares a dead letter for each event that cannot be read.
     """
     cls = type(event)
     try:
         # Without pydantic's own warnings, which take longer than writing and reading: what matters is what comes back.
         payload = cls.__pydantic_serializer__.to_json(event, warnings=False, by_alias=False)
+        if _is_plain(event, payload):
+            return payload
         back = cls.__pydantic_validator__.validate_json(payload)
         same = event.__dict__ == back.__dict__ and event.__pydantic_extra__ == back.__pydantic_extra__
         change = None if same else _change(event, back)
@@ -234,6 +247,58 @@ def dump(event: Event) -> bytes:
     if change is not None:
         raise _refused(cls, _unwritable(event) or change)
     return payload
+
+
+def _is_plain(event: Event, payload: bytes) -> bool:
+    """Whether this would be read back as it is, without looking: as `EventType.plain` says."""
+    values, plain = event.__dict__, event.__event_type__.plain
+    for name, types in plain.items():
+        value = values.get(name, ...)
+        kind = type(value)
+        # JSON has no word for what is no number, or endless.
+        if kind not in types or (kind is float and value - value != 0.0):
+            return False
+    # Integers of thousands of digits are refused.
+    return bool(plain) and len(payload) <= _SMALL
+
+
+def _plain(cls: type[Event]) -> dict[str, frozenset[type]]:
+    """See `EventType.plain`. Whatever is not known here, down to a setting, may change what is read."""
+    schema: Any = cls.__pydantic_core_schema__
+    if not isinstance(schema, dict):
+        # A field's type is not defined yet.
+        return {}
+    fields = schema.get("schema", {})
+    settings, usual = ({**each.get("config", {}), "title": ""} for each in (schema, Event.__pydantic_core_schema__))
+    if (
+        not schema.keys() <= _MODEL_KEYS
+        or schema["type"] != "model"
+        or schema["custom_init"]
+        or schema["root_model"]
+        or settings != usual
+        or fields.keys() != _FIELDS_KEYS
+        or fields["type"] != "model-fields"
+        or fields["computed_fields"]
+    ):
+        return {}
+    plain = {name: _plain_types(each) for name, each in fields["fields"].items()}
+    return plain if all(plain.values()) else {}
+
+
+def _plain_types(declared: dict[str, Any]) -> frozenset[type]:
+    """The types of a field's values that come back as they are; empty where the field is more than a type."""
+    schema: dict[str, Any] = declared["schema"]
+    if not declared.keys() <= _FIELD_KEYS:
+        return frozenset()
+    if schema["type"] == "default":
+        # What is read has every field: a default changes nothing of it.
+        schema = schema["schema"] if "serialization" not in schema else {}
+    of_none = frozenset[type]()
+    if schema.keys() == {"type", "schema"} and schema["type"] == "nullable":
+        schema, of_none = schema["schema"], frozenset((type(None),))
+    if schema.keys() != {"type"} or schema["type"] not in _PLAIN_TYPES:
+        return frozenset()
+    return of_none | {_PLAIN_TYPES[schema["type"]]}
 
 
 def key_of(event: Event) -> str | None:

@@ -10,13 +10,22 @@ import math
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, SecretStr, computed_field, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SecretStr,
+    computed_field,
+    field_serializer,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from streamtask.broker import Broker
 from streamtask.errors import ConfigurationError, EventRefusedError, PayloadError, StreamtaskError
@@ -340,6 +349,148 @@ def test_what_is_computed_or_cached_does_not_stand_in_the_way():
     assert event.cached == 6
     assert json.loads(dump(event)) == {"a": 2, "double": 4}
     assert load(Computed, dump(event), "v1").a == 2
+
+
+class Plain(Event, stream="plain"):
+    """A class of whose events is known without looking that they come back as they are."""
+
+    n: int
+    text: str = "x"
+    is_so: bool = True
+    share: float = 0.5
+    note: str | None = None
+
+
+class Count(enum.IntEnum):
+    ONE = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+#: What may stand in a field of a class that is checked when an event is made, and not when it is changed.
+anything = (
+    st.integers()
+    | st.integers(4000, 5000).map(lambda digits: 10**digits)
+    | st.text(st.characters())
+    | st.text(min_size=4000, max_size=4100)
+    | st.sampled_from(["null", Text("a"), Count.ONE, b"a", [1], object()])
+    | st.booleans()
+    | st.floats()
+    | st.none()
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Plain.model_fields)), anything), st.booleans())
+@example({"share": math.nan}, False)
+@example({"share": -math.inf}, False)
+@example({"n": 10**4400}, False)
+@example({"text": "\ud800"}, False)
+@example({"n": True}, False)
+@example({"note": None}, True)
+def test_what_is_not_looked_at_would_have_come_back_as_it_is(changes, without_others):
+    event = Plain.model_construct(**changes) if without_others else Plain(n=1)
+    for name, value in changes.items():
+        setattr(event, name, value)
+
+    def dumped() -> bytes | str:
+        try:
+            return dump(event)
+        except EventRefusedError as error:
+            return str(error)
+
+    shortly = dumped()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plain, "__event_type__", dataclasses.replace(describe(Plain), plain={}))
+        assert dumped() == shortly
+
+
+def test_an_event_of_plain_fields_is_not_read_back(monkeypatch):
+    assert describe(Plain).plain["note"] == {str, type(None)}
+    monkeypatch.setattr(Plain, "__pydantic_validator__", None)
+
+    assert json.loads(dump(Plain.model_construct(n=2))) == {
+        "n": 2, "text": "x", "is_so": True, "share": 0.5, "note": None,
+    }  # fmt: skip
+
+
+class _Stripped(Event, stream="s", str_strip_whitespace=True):
+    text: str
+
+
+class _Within(Event, stream="s"):
+    n: int = Field(ge=0)
+
+
+class _Called(Event, stream="s"):
+    n: int = Field(alias="number")
+
+
+class _Left(Event, stream="s"):
+    n: int = Field(exclude=True)
+
+
+class _Strict(Event, stream="s"):
+    n: int = Field(strict=True)
+
+
+class _Checked(Event, stream="s"):
+    n: int
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        return self
+
+
+class _Written(Event, stream="s"):
+    n: int
+
+    @field_serializer("n")
+    def write(self, n: int) -> str:
+        return str(n)
+
+
+class _WrittenWhole(Event, stream="s"):
+    n: int
+
+    @model_serializer
+    def write(self) -> dict[str, Any]:
+        return {"n": self.n + 1}
+
+
+class _Made(Event, stream="s"):
+    n: int
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+
+
+class _Begun(Event, stream="s"):
+    n: int
+    _began: float = 0.0
+
+    def model_post_init(self, context: Any) -> None:
+        self.n += 1
+
+
+class _Later(Event, stream="s"):
+    n: NotYet  # noqa: F821 - it is what is tried
+
+
+class _Listed(Event, stream="s"):
+    numbers: list[int]
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        _Stripped, _Within, _Called, _Left, _Strict, _Checked, _Written, _WrittenWhole, _Made, _Begun, _Later, _Listed,
+        Rich, Loose,
+    ],
+)  # fmt: skip
+def test_a_class_that_has_more_than_plain_fields_is_looked_at(cls):
+    assert describe(cls).plain == {}
 
 
 def test_extra_fields_travel_where_a_class_allows_them():
