@@ -141,7 +141,7 @@ def _steps() -> dict[str, float]:
         "decide, no effects": _cost(lambda: broker.succeed(run, context, None, None)),
         "decide, one event to emit": _cost(lambda: broker.succeed(run, context, event, None)),
         "  of it: the id": _cost(lambda: envelopes.emit_id(*ids, "handler", 0)),
-        "  of it: write the payload and read it back": _cost(lambda: dump(event)),
+        "  of it: write the payload, and see that it comes back": _cost(lambda: dump(event)),
         "make an event for a publish": _cost(lambda: broker.outgoing(event, *ids)),
     }
 
