@@ -22,6 +22,7 @@ from streamtask.transport.redis.hashslots import slot_of
 from streamtask.transport.redis.line import DisconnectedError, ServerError
 from streamtask.transport.redis.transport import RedisTransport
 from streamtask.transport.values import Done, Mark, Outgoing, StoredBlob, Subscription, Verdict
+from tests.chaos.workers import until
 from tests.conformance.engines import same_slot_as
 from tests.servers import ClusterNode, RedisCluster, RedisServer
 
@@ -276,7 +277,8 @@ async def test_what_a_replaced_node_served_is_asked_of_its_successor(private_clu
             await asyncio.sleep(0.05)
 
     assert stored
-    assert private_cluster.master_of(ORDERS) is not master
+    # The others hear of it a moment after the transport has.
+    await until(lambda: private_cluster.master_of(ORDERS) is not master, 20)
     await transport.close()
 
 
