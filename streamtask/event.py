@@ -273,32 +273,31 @@ def _plain(cls: type[Event]) -> dict[str, frozenset[type]]:
     if (
         not schema.keys() <= _MODEL_KEYS
         or schema["type"] != "model"
-        or schema["custom_init"]
-        or schema["root_model"]
+        or schema.get("custom_init")
+        or schema.get("root_model")
         or settings != usual
         or fields.keys() != _FIELDS_KEYS
         or fields["type"] != "model-fields"
         or fields["computed_fields"]
     ):
         return {}
-    plain = {name: _plain_types(each) for name, each in fields["fields"].items()}
-    return plain if all(plain.values()) else {}
+    declared = fields["fields"].items()
+    plain = {name: _plain_types(each["schema"]) for name, each in declared if each.keys() <= _FIELD_KEYS}
+    return plain if len(plain) == len(declared) and all(plain.values()) else {}
 
 
-def _plain_types(declared: dict[str, Any]) -> frozenset[type]:
+def _plain_types(schema: dict[str, Any]) -> frozenset[type]:
     """The types of a field's values that come back as they are; empty where the field is more than a type."""
-    schema: dict[str, Any] = declared["schema"]
-    if not declared.keys() <= _FIELD_KEYS:
-        return frozenset()
-    if schema["type"] == "default":
-        # What is read has every field: a default changes nothing of it.
-        schema = schema["schema"] if "serialization" not in schema else {}
-    of_none = frozenset[type]()
-    if schema.keys() == {"type", "schema"} and schema["type"] == "nullable":
-        schema, of_none = schema["schema"], frozenset((type(None),))
-    if schema.keys() != {"type"} or schema["type"] not in _PLAIN_TYPES:
-        return frozenset()
-    return of_none | {_PLAIN_TYPES[schema["type"]]}
+    match schema:
+        case {"type": "default", "schema": inner} if "serialization" not in schema:
+            # What is read has every field: a default changes nothing of it.
+            return _plain_types(inner)
+        case {"type": "nullable", "schema": inner} if schema.keys() == {"type", "schema"}:
+            types = _plain_types(inner)
+            return types | {type(None)} if types else types
+        case {"type": str(name)} if schema.keys() == {"type"} and name in _PLAIN_TYPES:
+            return frozenset((_PLAIN_TYPES[name],))
+    return frozenset()
 
 
 def key_of(event: Event) -> str | None:

@@ -112,7 +112,7 @@ class Reclaimer:
             await self._flow.wait(self._room_for_the_short, within=seconds)
             return
         if not self._gated:
-            # Not by the flow, which has news with every event.
+            # Not by the flow, which has news with every event. A whole round: nothing is due sooner.
             await (self._rounds.next() if seconds == ROUND else asyncio.sleep(seconds))
             return
         until = time.monotonic() + seconds
