@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json, to_jso
 from streamtask.envelope import MAX_NAME
 from streamtask.errors import ConfigurationError, EventRefusedError, PayloadError
 from streamtask.lanes import NORMAL, lane, ordered
+from streamtask.plain import plain_fields
 
 #: Makes the next version's payload out of an older one's.
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -26,12 +27,6 @@ _EventT = TypeVar("_EventT", bound="Event")
 
 _STREAM = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 _PREFIX = "stream:"
-#: What pydantic's schemas say of a model that has nothing of its own but fields, of those, and of one of them.
-_MODEL_KEYS = {"type", "cls", "schema", "custom_init", "root_model", "config", "ref", "metadata"}
-_FIELDS_KEYS = {"type", "fields", "model_name", "computed_fields"}
-_FIELD_KEYS = {"type", "schema", "metadata"}
-#: Types of fields, as schemas name them, whose values JSON says exactly.
-_PLAIN_TYPES: dict[str, type] = {"int": int, "str": str, "bool": bool, "float": float}
 #: Bytes of a payload in which no number is too long to be read.
 _SMALL = 4000
 #: Problems that an error names before it only counts, and the longest text of each, in characters.
@@ -151,7 +146,7 @@ class Event(BaseModel):
             priorities=(
                 _priorities(cls, priorities) if priorities is not None else inherited.priorities if inherited else ()
             ),
-            plain=_plain(cls),
+            plain=plain_fields(cls, Event),
         )
         _check_name(cls, "type", declared.type)
         _check_name(cls, "version", declared.version)
@@ -260,44 +255,6 @@ def _is_plain(event: Event, payload: bytes) -> bool:
             return False
     # Integers of thousands of digits are refused.
     return bool(plain) and len(payload) <= _SMALL
-
-
-def _plain(cls: type[Event]) -> dict[str, frozenset[type]]:
-    """See `EventType.plain`. Whatever is not known here, down to a setting, may change what is read."""
-    schema: Any = cls.__pydantic_core_schema__
-    if not isinstance(schema, dict):
-        # A field's type is not defined yet.
-        return {}
-    fields = schema.get("schema", {})
-    settings, usual = ({**each.get("config", {}), "title": ""} for each in (schema, Event.__pydantic_core_schema__))
-    if (
-        not schema.keys() <= _MODEL_KEYS
-        or schema["type"] != "model"
-        or schema.get("custom_init")
-        or schema.get("root_model")
-        or settings != usual
-        or fields.keys() != _FIELDS_KEYS
-        or fields["type"] != "model-fields"
-        or fields["computed_fields"]
-    ):
-        return {}
-    declared = fields["fields"].items()
-    plain = {name: _plain_types(each["schema"]) for name, each in declared if each.keys() <= _FIELD_KEYS}
-    return plain if len(plain) == len(declared) and all(plain.values()) else {}
-
-
-def _plain_types(schema: dict[str, Any]) -> frozenset[type]:
-    """The types of a field's values that come back as they are; empty where the field is more than a type."""
-    match schema:
-        case {"type": "default", "schema": inner} if "serialization" not in schema:
-            # What is read has every field: a default changes nothing of it.
-            return _plain_types(inner)
-        case {"type": "nullable", "schema": inner} if schema.keys() == {"type", "schema"}:
-            types = _plain_types(inner)
-            return types | {type(None)} if types else types
-        case {"type": str(name)} if schema.keys() == {"type"} and name in _PLAIN_TYPES:
-            return frozenset((_PLAIN_TYPES[name],))
-    return frozenset()
 
 
 def key_of(event: Event) -> str | None:
