@@ -137,6 +137,21 @@ class Broker:
         suspect = delivery.deliveries > 1 and delivery.crashes >= CRASHES_BEFORE_ISOLATION
         return Run(delivery, found[0], found[1], envelope, suspect, flow)
 
+    def plan_inline(self, delivery: Delivery) -> Run | None:
+        """The run of a delivery like most: the first of its entry, for a handler that `is_inline`. None: ask `plan`."""
+        fields = delivery.fields
+        if delivery.deliveries != 1 or len(fields) != PLAIN or fields[0] != b"envelope":
+            return None
+        reading = self.catalog.readings.get((delivery.stream, delivery.group))
+        if reading is None or not reading.inline:
+            return None
+        try:
+            envelope = envelopes.decode(fields[1], limit=self._limit)
+        except EnvelopeError:
+            return None
+        found = reading.inline.get((envelope.event_type, envelope.schema_version))
+        return None if found is None else Run(delivery, found[0], found[1], envelope)
+
     @staticmethod
     def _foreign(delivery: Delivery, envelope: Envelope, interest: Collection[TypeVersion]) -> Outcome:
         """A type or version that this worker does not handle: another worker's, or nobody's (rule 11)."""
@@ -218,10 +233,10 @@ class Broker:
             return self._call_done(run, run.handler.dump, context, returned, mark)
         if context is not None and context.emitted:
             emits = [*_returned(returned, run.handler.name), *context.emitted]
-        elif returned is None:
-            return DONE if mark is None else Done(mark=mark)
         else:
-            emits = _returned(returned, run.handler.name)
+            emits = [] if returned is None else _returned(returned, run.handler.name)
+        if not emits:
+            return DONE if mark is None else Done(mark=mark)
         return Done(self._emits(run, run.handler.name, emits), mark)
 
     def _call_done(
@@ -254,7 +269,17 @@ class Broker:
         outgoing = []
         for index, (event, delay, priority) in enumerate(emits):
             event_id = envelopes.emit_id(event_key, delivery.group, emitter, index, replay)
-            outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay, priority=priority))
+            described, body, content_type, content_encoding = self._packed(event, event_id, trace_id, cause)
+            outgoing.append(
+                Outgoing(
+                    stream=described.stream if priority is None else described.stream_of(priority),
+                    body=body,
+                    event_id=event_id,
+                    content_type=content_type,
+                    content_encoding=content_encoding,
+                    delay=delay,
+                )
+            )
         return tuple(outgoing)
 
     def succeed_together(self, runs: Sequence[Run], emitted: Sequence[Emit], returned: Any) -> tuple[Outgoing, ...]:
@@ -447,17 +472,7 @@ class Broker:
             EventRefusedError: a consumer could not read it back; nothing was sent.
             ConfigurationError: its class does not declare the priority.
         """
-        described, writer = self._published.get(type(event)) or self._publishes(type(event))
-        body = writer.write(
-            dump(event),
-            event_id=event_id,
-            trace_id=trace_id,
-            timestamp=envelopes.timestamp(self.clock.now()),
-            key=key_of(event) if described.key else None,
-            headers=headers,
-            causation_id=causation_id,
-        )
-        body, content_type, content_encoding = self._encoded(body)
+        described, body, content_type, content_encoding = self._packed(event, event_id, trace_id, causation_id, headers)
         # Each field by name: `**` takes as long as all the rest.
         return Outgoing(
             stream=described.stream if priority is None else described.stream_of(priority),
@@ -471,6 +486,27 @@ class Broker:
             debounce_key=debounce_key,
             again=again,
         )
+
+    def _packed(
+        self,
+        event: Event,
+        event_id: str,
+        trace_id: str,
+        causation_id: str | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[EventType, bytes, str | None, str | None]:
+        """What an event's class declares; its envelope in the app's codec, with content type and encoding."""
+        described, writer = self._published.get(type(event)) or self._publishes(type(event))
+        body = writer.write(
+            dump(event),
+            event_id=event_id,
+            trace_id=trace_id,
+            timestamp=envelopes.timestamp(self.clock.now()),
+            key=key_of(event) if described.key else None,
+            headers=headers,
+            causation_id=causation_id,
+        )
+        return (described, body, None, None) if self._plain else (described, *self.codec.encode(body))
 
     def _publishes(self, cls: type[Event]) -> tuple[EventType, Writer]:
         described = self.catalog.know(cls)

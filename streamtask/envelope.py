@@ -13,7 +13,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 
@@ -290,6 +290,5 @@ def _uuid5(name: bytes) -> str:
     return _uuid_form(digest.hexdigest(), "5")
 
 
-def timestamp(seconds: float) -> str:
-    """A moment (seconds since 1970) as `2024-10-19T12:34:56.789Z`, to the nearest millisecond."""
-    return _MOMENTS.text(seconds)
+#: A moment (seconds since 1970) as `2024-10-19T12:34:56.789Z`, to the nearest millisecond.
+timestamp: Final[Callable[[float], str]] = _MOMENTS.text

@@ -127,6 +127,16 @@ class Handler:
         """Whether it is a task's: who sends its events may wait for them, and cancel them."""
         return self.dump is not None
 
+    @property
+    def is_inline(self) -> bool:
+        """Whether nothing is to be done before it is called, nor with what it returns but to publish it."""
+        marks = any(describe(event).key for event in self.events) if self.dedupe is None else self.dedupe is not False
+        is_limited = self.concurrency is not None or self.rate_limit is not None or self.batch is not None
+        # What only passes for a coroutine function may do something before there is a coroutine.
+        code = self.function.__code__ if isinstance(self.function, types.FunctionType) else None
+        is_coroutine = code is not None and bool(code.co_flags & inspect.CO_COROUTINE)
+        return self.is_unbounded and is_coroutine and self.dump is None and not marks and not is_limited
+
     def call(self, event: Event | list[Event], context: Context | BatchContext | None) -> Any:
         """Call the function: its result, or its coroutine. `context` may be None where it takes none.
 

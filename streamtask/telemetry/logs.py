@@ -94,8 +94,9 @@ _Binding = tuple[HasIds, HasPlace]
 _bound: ContextVar[_Binding | None] = ContextVar("streamtask_bound", default=None)
 
 
-#: Say what this task (or thread) handles from now on; the token undoes it with `unbind`. Called for each delivery.
-bind: Final[Callable[[_Binding], Token[_Binding | None]]] = _bound.set
+#: Say what this task (or thread) handles from now on; None: nothing. The token undoes it with `unbind`. Called for each
+#: delivery.
+bind: Final[Callable[[_Binding | None], Token[_Binding | None]]] = _bound.set
 
 
 def unbind(token: Token[_Binding | None]) -> None:

@@ -199,10 +199,13 @@ class Metrics:
             durations = series.durations
             if durations is None:
                 return
-            for seconds in runs:
-                if seconds is not None:
-                    durations.counts[bisect_left(BUCKETS, seconds)] += 1
-                    durations.total += seconds
+            took = [seconds for seconds in runs if seconds is not None]
+            durations.total += sum(took)
+            if took and max(took) <= BUCKETS[0]:
+                durations.counts[0] += len(took)
+                return
+            for seconds in took:
+                durations.counts[bisect_left(BUCKETS, seconds)] += 1
 
     def fetched(self, stream: str, group: str, n: int) -> None:
         """`n` new entries were handed to this process."""

@@ -50,6 +50,15 @@ class Endings:
             outcome = self._signed(outcome)
         self.settler.put(Settlement(delivery, outcome, run, seconds))
 
+    def put_done(self, settlements: list[Settlement]) -> None:
+        """The same for many at once whose handlers have returned."""
+        if settlements:
+            if self._stock.counts:
+                for settlement in settlements:
+                    self._stock.leave(settlement.delivery)
+            self._flow.left_together([settlement.seconds or 0.0 for settlement in settlements])
+            self.settler.put_all(settlements)
+
     def put_together(self, ended: Sequence[tuple[Run, Outcome]], seconds: float) -> None:
         """One call of a batch handler has come to these: what it emitted is committed with all of them."""
         settlements = []

@@ -22,6 +22,7 @@ from streamtask.middleware import Middleware, consume
 from streamtask.steps import Collect, collected
 from streamtask.telemetry import logs
 from streamtask.transport.values import Done, Mark, Outcome
+from streamtask.worker.begun import Begun
 from streamtask.worker.blocking import as_coroutines_do
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.group_values import Values
@@ -101,16 +102,26 @@ class Executor:
             else:
                 call = handler.function(event) if context is None else handler.call(event, context)
             return self._broker.succeed(run, context, await call, mark)
-        except asyncio.CancelledError as error:
-            if self.leases.is_lost(delivery):
-                raise LeaseLostError(delivery.entry_id, delivery.owner) from None
+        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
+            return self._failed(run, error)
+
+    async def go_on(self, run: Run, begun: Begun) -> Outcome:
+        """The same of a handler that was called already: what is left of it."""
+        try:
+            return self._broker.succeed(run, begun.context, await begun.call, None)
+        except BaseException as error:  # noqa: BLE001 - as above
+            return self._failed(run, error)
+
+    def _failed(self, run: Run, error: BaseException) -> Outcome:
+        """What an error means to the event. Raised again: it is the end of the task that handles it."""
+        if isinstance(error, asyncio.CancelledError):
+            if self.leases.is_lost(run.delivery):
+                raise LeaseLostError(run.delivery.entry_id, run.delivery.owner) from None
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                raise
+                raise error
             # Nobody cancelled us: something that the handler awaited was cancelled, and it let that through.
-            return self._broker.fail(run, error)
-        except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure, SystemExit included
-            return self._broker.fail(run, error)
+        return self._broker.fail(run, error)
 
     async def _context(self, run: Run) -> Context:
         """What a handler is given beside its event, with what an earlier delivery of it has checkpointed."""

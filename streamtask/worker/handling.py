@@ -86,7 +86,8 @@ class Handling:
         if self._started is not None:
             self._started.mark(running.number, self._places[delivery.stream, delivery.group], delivery.entry_id)
         try:
-            outcome = await self._executor.execute(run)
+            begun = running.begun
+            outcome = await (self._executor.execute(run) if begun is None else self._executor.go_on(run, begun))
         except LeaseLostError:
             self._endings.lose(run)
         except asyncio.CancelledError as error:

@@ -8,7 +8,19 @@ from collections.abc import Iterable
 
 from streamtask.errors import HandlerTimeoutError
 from streamtask.telemetry.metrics import Metrics, SettledAs
-from streamtask.transport.values import Cancelled, Dead, Done, Outcome, Outgoing, Release, Retry, Skip, Verdict, Wait
+from streamtask.transport.values import (
+    DONE,
+    Cancelled,
+    Dead,
+    Done,
+    Outcome,
+    Outgoing,
+    Release,
+    Retry,
+    Skip,
+    Verdict,
+    Wait,
+)
 from streamtask.worker.settler import Settlement
 from streamtask.worker.slots import Running
 
@@ -37,10 +49,11 @@ class Reporter:
         debugging = log.isEnabledFor(logging.DEBUG)
         for settlement, verdict in settled:
             delivery, outcome, run = settlement.delivery, settlement.outcome, settlement.run
-            event_type = run.envelope.event_type if run else ""
+            event_type = "" if run is None else run.envelope.event_type
             if verdict is Verdict.SETTLED and type(outcome) is Done:
                 counted[delivery.stream, delivery.group, event_type, "done"].append(settlement.seconds)
-                emitted += outcome.emits
+                if outcome is not DONE:
+                    emitted += outcome.emits
                 if debugging:
                     log.debug("event.done", extra={**_fields(settlement), "seconds": settlement.seconds})
             elif verdict is Verdict.LOST:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from itertools import repeat
 
 import msgspec
 
@@ -70,17 +71,25 @@ class Settler:
             self._has_groups = True
         self._waiting.append(settlement)
 
+    def put_all(self, settlements: Sequence[Settlement]) -> None:
+        """The same for several that have no members."""
+        if not self._waiting:
+            self._idle.clear()
+            self._some.set()
+        self._waiting += settlements
+
     async def run(self) -> None:
         """Commit what comes, until cancelled."""
         while True:
             await self._some.wait()
             # One turn of the loop: whatever else finishes in this tick shares the round trip.
             await asyncio.sleep(0)
-            size = self._fitting() if self._has_groups else _BATCH
+            has_groups = self._has_groups
+            size = self._fitting() if has_groups else _BATCH
             batch, self._waiting = self._waiting[:size], self._waiting[size:]
             if not self._waiting:
                 self._some.clear()
-            await self._commit(batch)
+            await self._commit(batch, has_groups=has_groups)
             if not self._waiting and not self._refused:
                 self._idle.set()
 
@@ -98,13 +107,32 @@ class Settler:
         """Wait until every outcome is committed."""
         await self._idle.wait()
 
-    async def _commit(self, batch: list[Settlement]) -> None:
+    async def _commit(self, batch: list[Settlement], *, has_groups: bool) -> None:
         if failpoints.armed:
             failpoints.reached("before_settle")
         verdicts = await self._settle(batch)
         if failpoints.armed:
             failpoints.reached("after_settle")
-        refused = []
+        refused: list[Settlement] = []
+        if has_groups or self._unsure or verdicts.count(Verdict.SETTLED) < len(verdicts):
+            settled = self._told(batch, verdicts, refused)
+        else:
+            # As nearly always.
+            settled = list(zip(batch, repeat(Verdict.SETTLED)))
+        if settled:
+            self._on_settled(settled)
+        if refused:
+            self._refused += len(refused)
+            asyncio.get_running_loop().call_later(self._refused_delay, self._try_again, refused)
+            self._refused_delay = min(self._refused_delay * 2, _LONGEST_DELAY)
+        elif not self._refused:
+            self._refused_delay = _FIRST_DELAY
+            self._outage.over()
+
+    def _told(
+        self, batch: list[Settlement], verdicts: list[Verdict | TransportError], refused: list[Settlement]
+    ) -> list[tuple[Settlement, Verdict]]:
+        """What was settled; what was `refused` for now goes there."""
         settled: list[tuple[Settlement, Verdict]] = []
         for settlement, verdict in zip(batch, verdicts, strict=True):
             if isinstance(verdict, TransportError):
@@ -116,15 +144,7 @@ class Settler:
                 if self._unsure:
                     verdict = self._confirmed(settlement.delivery, verdict)  # noqa: PLW2901 - what it comes to
                 settled += self._each(settlement, verdict) if settlement.members else ((settlement, verdict),)
-        if settled:
-            self._on_settled(settled)
-        if refused:
-            self._refused += len(refused)
-            asyncio.get_running_loop().call_later(self._refused_delay, self._try_again, refused)
-            self._refused_delay = min(self._refused_delay * 2, _LONGEST_DELAY)
-        elif not self._refused:
-            self._refused_delay = _FIRST_DELAY
-            self._outage.over()
+        return settled
 
     async def _settle(self, batch: list[Settlement]) -> list[Verdict | TransportError]:
         """The verdicts, however long the server is away."""

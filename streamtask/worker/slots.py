@@ -7,7 +7,8 @@ free, and has one slot. What waits for long is taken out again by `overdue`, for
 
 One task serves the queue: it runs one handler after the other, each in a context (`contextvars`) of its own. A handler
 that comes to wait for something keeps that task until it ends, and a new one goes on with the queue. So a handler that
-never waits costs neither a task nor a turn of the loop, and one that waits has a task that is nobody else's.
+never waits costs neither a task nor a turn of the loop, and one that waits has a task that is nobody else's. Most
+handlers are called before they have a slot (`Inline`), and get one if they come to wait.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-import types
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from streamtask.batches import is_gathered
 from streamtask.broker import Run
 from streamtask.handler import Batch
 from streamtask.transport.values import Delivery, Outcome
+from streamtask.worker.begun import Begun, rest
 from streamtask.worker.gathering import Gathering
 
 #: What runs together under one limit, and the limit.
@@ -52,6 +53,8 @@ class Running(msgspec.Struct, eq=False):
     revoked: bool = False
     #: Whether its long run was told already.
     told: bool = False
+    #: What was called before there was a need for a slot.
+    begun: Begun | None = None
     #: What it handles in the same call, and how many of it all share this slot still with another.
     others: Sequence[Run] = ()
     sharing: int = 0
@@ -94,10 +97,10 @@ class Slots:
     """Holds what waits and what runs.
 
     `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
-    handler in a slot to its end, `limit` names the limit of a run, or None; `pace` says whether a run waits elsewhere
-    for its start, or is None where none does; `changed` is called when there is more room, `shared` with how many more
-    deliveries (below 0: fewer) share the slot of another, and `failed` with an error of any of these: what was served
-    then is stuck.
+    handler in a slot to its end, `inline` takes what needs none (`Inline.handle`), or is None; `limit` names the limit
+    of a run, or None; `pace` says whether a run waits elsewhere for its start, or is None where none does; `changed` is
+    called when there is more room, `shared` with how many more deliveries (below 0: fewer) share the slot of another,
+    and `failed` with an error of any of these: what was served then is stuck.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Slots:
         plan: Callable[[Delivery], Run | Outcome],
         settle: Callable[[Delivery, Outcome], None],
         handle: Callable[[Running], Coroutine[Any, Any, None]],
+        inline: Callable[[deque[Delivery], int, float], Begun | None] | None,
         limit: Callable[[Run], Limit | None],
         pace: Callable[[Run], bool] | None,
         changed: Callable[[], None],
@@ -116,6 +120,7 @@ class Slots:
         self._plan = plan
         self._settle = settle
         self._handle = handle
+        self._inline = inline
         self._limit = limit
         self._pace = pace
         self._changed = changed
@@ -146,7 +151,7 @@ class Slots:
 
     @property
     def running(self) -> list[Running]:
-        """What runs now."""
+        """What has a slot now."""
         return list(self._running.values())
 
     def cancel(self, is_lost: Callable[[Delivery], bool]) -> None:
@@ -244,34 +249,59 @@ class Slots:
         task = self._server
         turn = time.monotonic() + _TURN
         try:
-            while (running := self._next()) is not None:
-                coroutine, context = self._handle(running), contextvars.copy_context()
-                try:
-                    try:
-                        waits_for = context.run(coroutine.send, None)
-                    except StopIteration:
-                        pass
-                    else:
-                        running.task, self._server = task, None
-                        self._serve()
-                        await _rest(coroutine, context, waits_for)
-                finally:
-                    self._ended(running)
-                if running.task is not None:
+            while task is not None and not task.cancelling():
+                running = self._handled_inline(turn)
+                if running is None:
+                    if task.cancelling():
+                        break
+                    if time.monotonic() > turn:
+                        await asyncio.sleep(0)
+                        turn = time.monotonic() + _TURN
+                        continue
+                    running = self._next()
+                    if running is None:
+                        return
+                if await self._waits(running, task):
                     return
-                if task is None or task.cancelling():
-                    # Its handler has cancelled itself, and has ended all the same: that must not hit the next one.
-                    self._server = None
-                    self._serve()
-                    return
-                if running.since > turn:
-                    await asyncio.sleep(0)
-                    turn = time.monotonic() + _TURN
+            # A handler has cancelled itself, and has ended all the same: that must not hit the next one.
+            self._server = None
+            self._serve()
         except Exception as error:  # noqa: BLE001 - the worker is told, and replaced
             self._failed(error)
         finally:
             if self._server is task:
                 self._server = None
+
+    async def _waits(self, running: Running, task: asyncio.Task[None]) -> bool:
+        """Run a handler in its slot to its end; whether it came to wait for something, and the task is its own now."""
+        coroutine = self._handle(running)
+        context = contextvars.copy_context() if running.begun is None else running.begun.variables
+        try:
+            try:
+                waits_for = context.run(coroutine.send, None)
+            except StopIteration:
+                return False
+            running.task, self._server = task, None
+            self._serve()
+            await rest(coroutine, waits_for, context)
+            return True
+        finally:
+            self._ended(running)
+
+    def _handled_inline(self, turn: float) -> Running | None:
+        """Handle what comes first and needs no slot; the slot of that which came to wait for something."""
+        queue, is_next = self._queue, not (self._aside or self._resumed or self._gathering.ready)
+        if self._inline is None or not queue or not is_next or not self._free or self._closed:
+            return None
+        deliveries = queue[0].deliveries
+        begun = self._inline(deliveries, self._free[-1], turn)
+        if not deliveries:
+            queue.popleft()
+        if begun is None:
+            return None
+        running = self._occupy(begun.run, None)
+        running.begun, running.since = begun, begun.since
+        return running
 
     def _next(self) -> Running | None:
         """Occupy a slot with the next delivery that may run, if there is a slot."""
@@ -375,25 +405,3 @@ class Slots:
     def _leaves(self, kind: Hashable | None) -> None:
         if kind is not None:
             self._busy[kind] -= 1
-
-
-@types.coroutine
-def _rest(
-    coroutine: Coroutine[Any, Any, None], context: contextvars.Context, waits_for: Any
-) -> Generator[Any, Any, None]:
-    """Go on with a handler that has come to wait for something, in its own context, to its end."""
-    step: Callable[[Any], Any]
-    while True:
-        try:
-            argument = yield waits_for
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as error:  # noqa: BLE001 - passed on, whatever it is
-            step, argument = coroutine.throw, error
-        else:
-            step = coroutine.send
-        try:
-            waits_for = context.run(step, argument)
-        except StopIteration:
-            return

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from streamtask import failpoints
-from streamtask.broker import Broker
+from streamtask.broker import Broker, Run
 from streamtask.context import Application
 from streamtask.errors import ConfigurationError, StreamtaskError, TransportError
 from streamtask.lifespan import Lifespan, Lifespans
@@ -39,6 +39,7 @@ from streamtask.worker.flow import Flow
 from streamtask.worker.group_values import values_from
 from streamtask.worker.handling import Handling
 from streamtask.worker.health import Health
+from streamtask.worker.inline import Inline
 from streamtask.worker.isolation import Isolation
 from streamtask.worker.janitor import Janitor
 from streamtask.worker.keeper import Keeper
@@ -239,6 +240,7 @@ class Worker:
         """What runs handlers, and says how much more may be taken in."""
         broker, interest, flow = self._broker, self._interest, self._flow
         executor = self._executor = self._make_executor()
+        self._inline = self._make_inline()
         handling = Handling(
             broker,
             executor,
@@ -257,6 +259,8 @@ class Worker:
             plan=lambda delivery: broker.plan(delivery, interest),
             settle=self._endings.put,
             handle=handling.of(self._handlers),
+            # Middleware is around all handlers.
+            inline=None if self._middleware else self._inline.handle,
             limit=limit_of,
             pace=self._pacing.stands_aside if paces else None,
             changed=flow.changed,
@@ -271,6 +275,17 @@ class Worker:
             stock=self._stock,
             slots=self._slots,
             short=lambda: self._reclaimer.short,
+        )
+
+    def _make_inline(self) -> Inline:
+        return Inline(
+            self._app,
+            self._broker,
+            self._endings,
+            self._checkpoints,
+            leases=self._leases,
+            started=self._started,
+            places=self._places,
         )
 
     def _make_executor(self) -> Executor:
@@ -543,9 +558,14 @@ class Worker:
         if ok:
             self.health.beat_ok(now)
 
+    def _handled(self) -> list[Run]:
+        """What is handled at this moment. Asked by other threads."""
+        at_once = self._inline.running
+        return [*(running.run for running in self._slots.running), *([] if at_once is None else [at_once])]
+
     def _in_flight(self) -> dict[str, int]:
         groups = Counter({sub.group: 0 for sub in self._subscriptions})
-        groups.update(running.run.delivery.group for running in self._slots.running)
+        groups.update(run.delivery.group for run in self._handled())
         return dict(groups)
 
     def _info(self) -> bytes:
@@ -555,7 +575,7 @@ class Worker:
                 "pid": os.getpid(),
                 "supervisor_pid": self._supervisor.supervisor_pid if self._supervisor else None,
                 "groups": self._groups(),
-                "running": len(self._slots.running),
+                "running": len(self._handled()),
             }
         )
 

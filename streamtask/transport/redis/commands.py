@@ -118,18 +118,19 @@ def published(item: Outgoing, reply: Any) -> str | Exception:
 
 def acks(settlements: Sequence[tuple[Delivery, Outcome]]) -> list[Argument] | None:
     """Words for the ack script; None where not all are done without effects, or one has a history to be cleared."""
-    words: list[Argument] = []
-    for delivery, result in settlements:
-        # Nearly always it is that very one; another one of its kind, of `Cancelled` say, is not equal to it.
-        if (result is not DONE and result != DONE) or delivery.deliveries != 1 or delivery.kept:
-            return None
-        words.append(delivery.entry_id)
-    return words
+    # It is always that very one: another of its kind, of `Cancelled` say, is not equal to it.
+    words: list[Argument] = [
+        delivery.entry_id
+        for delivery, result in settlements
+        if result is DONE and delivery.deliveries == 1 and not delivery.kept
+    ]
+    return words if len(words) == len(settlements) else None
 
 
 def plain_emits(settlements: Sequence[tuple[Delivery, Outcome]], targets: Targets) -> list[Argument] | None:
     """Words for the emit script; None where an outcome is more than one plain event, or has a history to be cleared."""
     words: list[Argument] = []
+    stream, place = "", 0
     for delivery, result in settlements:
         if type(result) is not Done or delivery.deliveries != 1 or delivery.kept:
             return None
@@ -140,7 +141,10 @@ def plain_emits(settlements: Sequence[tuple[Delivery, Outcome]], targets: Target
         if len(emits) != 1 or result.mark is not None or result.result is not None or result.step is not None:
             return None
         emit = emits[0]
-        place = targets.place(emit.stream) if _is_plain(emit) else 0
+        if emit.delay is not None or emit.content_type is not None or emit.content_encoding is not None:
+            return None
+        if emit.stream != stream:
+            stream, place = emit.stream, targets.place(emit.stream)
         if not place:
             return None
         words += (delivery.entry_id, place, emit.body)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from streamtask import failpoints
@@ -73,6 +74,9 @@ _BLOCK_MARGIN = 2.0
 _COUNTED = 10_000
 #: What the register script answers where the group had been there before.
 _VANISHED = 2
+#: Stream, group, owner.
+_Place = tuple[str, str, str]
+_place: Callable[[Delivery], _Place] = attrgetter("stream", "group", "owner")
 _VERDICTS = {
     b"ok": Verdict.SETTLED,
     b"lost": Verdict.LOST,
@@ -265,10 +269,8 @@ class RedisTransport:
     async def settle(self, settlements: Sequence[tuple[Delivery, Outcome]]) -> list[Verdict | TransportError]:
         """See `Transport.settle`. One script for each (stream, group, owner) among them."""
         verdicts: list[Verdict | TransportError] = [Verdict.SETTLED] * len(settlements)
-        places: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-        for index, (delivery, _) in enumerate(settlements):
-            places[delivery.stream, delivery.group, delivery.owner].append(index)
-        batches = [[settlements[i] for i in indexes] for indexes in places.values()]
+        places = _places([delivery for delivery, _ in settlements])
+        batches = [settlements if len(places) == 1 else [settlements[i] for i in each] for each in places.values()]
         targets = [self._targets(stream) for stream, _, _ in places]
         calls = [self._settle_call(batch, written) for batch, written in zip(batches, targets, strict=True)]
         if failpoints.armed:
@@ -363,23 +365,21 @@ class RedisTransport:
 
     async def renew(self, held: Sequence[Delivery]) -> list[Delivery]:
         """See `Transport.renew`."""
-        places: dict[tuple[str, str, str], list[Delivery]] = defaultdict(list)
-        for delivery in held:
-            places[delivery.stream, delivery.group, delivery.owner].append(delivery)
+        places = _places(held)
         calls = []
-        for (stream, group, owner), deliveries in places.items():
+        for (stream, group, owner), indexes in places.items():
             args: list[Argument] = [group, owner]
-            for delivery in deliveries:
-                args += (delivery.entry_id, delivery.deliveries)
+            for index in indexes:
+                args += (held[index].entry_id, held[index].deliveries)
             calls.append((self._renew, [keys.stream(stream)], args))
         lost: list[Delivery] = []
-        for deliveries, reply in zip(places.values(), await self._wire.run_many(calls), strict=True):
+        for indexes, reply in zip(places.values(), await self._wire.run_many(calls), strict=True):
             if isinstance(reply, ServerError):
                 if "NOGROUP" not in str(reply):
                     raise reply
-                lost += deliveries
+                lost += [held[index] for index in indexes]
             else:
-                lost += [deliveries[index] for index in reply]
+                lost += [held[indexes[nth]] for nth in reply]
         return lost
 
     async def marked(self, group: str, names: Sequence[tuple[str, str]]) -> list[bool]:
@@ -426,6 +426,18 @@ class RedisTransport:
             oldest_pending=commands.age(summary[1], now_ms) if summary[0] else None,
             dead=dead,
         )
+
+
+def _places(deliveries: Sequence[Delivery]) -> dict[_Place, Sequence[int]]:
+    """Which of these stand in the same stream, group and hands."""
+    each = list(map(_place, deliveries))
+    if len(set(each)) == 1:
+        # As nearly always.
+        return {each[0]: range(len(each))}
+    places: defaultdict[_Place, list[int]] = defaultdict(list)
+    for index, place in enumerate(each):
+        places[place].append(index)
+    return dict(places)
 
 
 def _confirmed(caller: Caller, durability: Durability) -> Caller:

@@ -36,6 +36,7 @@ class Bench:
             ),
             settle=lambda each, _: self.settled.append(each.entry_id),
             handle=self._handle,
+            inline=None,
             limit=options.get("limit", lambda _: None),
             pace=None,
             changed=lambda: None,
