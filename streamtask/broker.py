@@ -137,19 +137,16 @@ class Broker:
         suspect = delivery.deliveries > 1 and delivery.crashes >= CRASHES_BEFORE_ISOLATION
         return Run(delivery, found[0], found[1], envelope, suspect, flow)
 
-    def plan_inline(self, delivery: Delivery) -> Run | None:
-        """The run of a delivery like most: the first of its entry, for a handler that `is_inline`. None: ask `plan`."""
+    def plan_inline(self, delivery: Delivery, wanted: Mapping[TypeVersion, tuple[Handler, EventType]]) -> Run | None:
+        """The run of a delivery like most: the first of its entry, for one of these handlers. None: ask `plan`."""
         fields = delivery.fields
         if delivery.deliveries != 1 or len(fields) != PLAIN or fields[0] != b"envelope":
-            return None
-        reading = self.catalog.readings.get((delivery.stream, delivery.group))
-        if reading is None or not reading.inline:
             return None
         try:
             envelope = envelopes.decode(fields[1], limit=self._limit)
         except EnvelopeError:
             return None
-        found = reading.inline.get((envelope.event_type, envelope.schema_version))
+        found = wanted.get((envelope.event_type, envelope.schema_version))
         return None if found is None else Run(delivery, found[0], found[1], envelope)
 
     @staticmethod

@@ -19,8 +19,6 @@ class Reading:
 
     start: str | datetime = "earliest"
     handlers: dict[str, tuple[Handler, EventType]] = field(default_factory=dict)
-    #: Of those that are `is_inline`, by type and version.
-    inline: dict[TypeVersion, tuple[Handler, EventType]] = field(default_factory=dict)
 
 
 class Catalog:
@@ -54,8 +52,6 @@ class Catalog:
                         "give one of them another group"
                     )
                 reading.handlers[described.type] = (handler, described)
-                if handler.is_inline:
-                    reading.inline[described.type, described.version] = (handler, described)
 
     def know(self, cls: type[Event]) -> EventType:
         """Take an event class into the catalog.

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -116,6 +116,17 @@ class Handler:
     is_async: bool
     #: Whether it is one that runs on the loop for as long as it likes, with nothing around it.
     is_unbounded: bool
+    #: Whether nothing is to be done before it is called, nor with what it returns but to publish it.
+    is_inline: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        marks = any(describe(event).key for event in self.events) if self.dedupe is None else self.dedupe is not False
+        is_limited = self.concurrency is not None or self.rate_limit is not None or self.batch is not None
+        # What only passes for a coroutine function may do something before there is a coroutine.
+        code = self.function.__code__ if isinstance(self.function, types.FunctionType) else None
+        is_coroutine = code is not None and bool(code.co_flags & inspect.CO_COROUTINE)
+        is_inline = self.is_unbounded and is_coroutine and self.dump is None and not marks and not is_limited
+        object.__setattr__(self, "is_inline", is_inline)
 
     @property
     def home(self) -> str:
@@ -126,16 +137,6 @@ class Handler:
     def is_task(self) -> bool:
         """Whether it is a task's: who sends its events may wait for them, and cancel them."""
         return self.dump is not None
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether nothing is to be done before it is called, nor with what it returns but to publish it."""
-        marks = any(describe(event).key for event in self.events) if self.dedupe is None else self.dedupe is not False
-        is_limited = self.concurrency is not None or self.rate_limit is not None or self.batch is not None
-        # What only passes for a coroutine function may do something before there is a coroutine.
-        code = self.function.__code__ if isinstance(self.function, types.FunctionType) else None
-        is_coroutine = code is not None and bool(code.co_flags & inspect.CO_COROUTINE)
-        return self.is_unbounded and is_coroutine and self.dump is None and not marks and not is_limited
 
     def call(self, event: Event | list[Event], context: Context | BatchContext | None) -> Any:
         """Call the function: its result, or its coroutine. `context` may be None where it takes none.

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from streamtask import failpoints
 from streamtask.broker import Broker, Run
 from streamtask.context import Application, Context
-from streamtask.event import load
+from streamtask.event import EventType, load
+from streamtask.handler import Handler
 from streamtask.telemetry import logs
-from streamtask.transport.values import Delivery, Done, Outcome
+from streamtask.transport.values import Delivery, Done, Outcome, TypeVersion
 from streamtask.worker.begun import Begun, rest
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.endings import Endings
@@ -51,6 +52,15 @@ class Inline:
         self._leases = leases
         self._started = started
         self._places = places
+        #: What may be called here, by stream and group: not what has waited the last time.
+        self._ways: dict[Place, dict[TypeVersion, tuple[Handler, EventType]]] = {
+            place: {
+                (described.type, described.version): (handler, described)
+                for handler, described in broker.catalog.readings[place].handlers.values()
+                if handler.is_inline
+            }
+            for place in places
+        }
         #: What is handled at this very moment, for other threads.
         self.running: Run | None = None
 
@@ -59,13 +69,14 @@ class Inline:
 
         `row`: a free one of the table of started entries. A call that has to go on is returned, and keeps it.
         """
-        if self._leases.lost:
-            # Perhaps one of these.
+        run = self._planned(deliveries[0])
+        if run is None or self._leases.lost:
+            # Lost is perhaps one of these.
             return None
         started, task = self._started, asyncio.current_task()
         ended: list[Settlement] = []
         try:
-            while deliveries and (run := self._broker.plan_inline(deliveries[0])) is not None:
+            while run is not None:
                 delivery = deliveries.popleft()
                 if started is not None:
                     started.mark(row, self._places[delivery.stream, delivery.group], delivery.entry_id)
@@ -73,6 +84,8 @@ class Inline:
                 began = time.monotonic()
                 outcome = self._outcome(run, began)
                 if isinstance(outcome, Begun):
+                    # It will most likely do so again, and has a slot from its beginning then.
+                    del self._ways[delivery.stream, delivery.group][run.event_type.type, run.event_type.version]
                     return outcome
                 if failpoints.armed:
                     failpoints.reached("after_effect")
@@ -83,13 +96,22 @@ class Inline:
                     self._endings.put(delivery, outcome, run, now - began)
                 if started is not None:
                     started.clear(row)
-                if now > until or task is None or task.cancelling():
-                    break
+                is_over = now > until or task is None or task.cancelling()
+                run = self._planned(deliveries[0]) if deliveries and not is_over else None
         finally:
             self.running = None
             logs.bind(None)
             self._endings.put_done(ended)
         return None
+
+    def ran_through(self, run: Run) -> None:
+        """A handler that is `is_inline` has ended in its slot without waiting."""
+        way = run.event_type.type, run.event_type.version
+        self._ways[run.delivery.stream, run.delivery.group][way] = run.handler, run.event_type
+
+    def _planned(self, delivery: Delivery) -> Run | None:
+        ways = self._ways[delivery.stream, delivery.group]
+        return self._broker.plan_inline(delivery, ways) if ways else None
 
     def _outcome(self, run: Run, began: float) -> Outcome | Begun:
         """What a handler comes to, or what is left of it where it has come to wait for something."""

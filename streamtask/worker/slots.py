@@ -17,8 +17,8 @@ import asyncio
 import contextvars
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
@@ -77,6 +77,16 @@ class Running(msgspec.Struct, eq=False):
             self.cancel()
 
 
+class Inline(Protocol):
+    """Handles what needs no slot. See `worker.inline`."""
+
+    def handle(self, deliveries: deque[Delivery], row: int, until: float) -> Begun | None:
+        """Handle what comes first of these, until the first needs a slot or the time is over."""
+
+    def ran_through(self, run: Run) -> None:
+        """One of these has ended in its slot without waiting."""
+
+
 class _Batch(msgspec.Struct, eq=False):
     """What came together, and when."""
 
@@ -97,7 +107,7 @@ class Slots:
     """Holds what waits and what runs.
 
     `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
-    handler in a slot to its end, `inline` takes what needs none (`Inline.handle`), or is None; `limit` names the limit
+    handler in a slot to its end, `inline` takes what needs none, or is None; `limit` names the limit
     of a run, or None; `pace` says whether a run waits elsewhere for its start, or is None where none does; `changed` is
     called when there is more room, `shared` with how many more deliveries (below 0: fewer) share the slot of another,
     and `failed` with an error of any of these: what was served then is stuck.
@@ -110,7 +120,7 @@ class Slots:
         plan: Callable[[Delivery], Run | Outcome],
         settle: Callable[[Delivery, Outcome], None],
         handle: Callable[[Running], Coroutine[Any, Any, None]],
-        inline: Callable[[deque[Delivery], int, float], Begun | None] | None,
+        inline: Inline | None,
         limit: Callable[[Run], Limit | None],
         pace: Callable[[Run], bool] | None,
         changed: Callable[[], None],
@@ -261,7 +271,12 @@ class Slots:
                     running = self._next()
                     if running is None:
                         return
-                if await self._waits(running, task):
+                rest_of_it = self._started(running, task)
+                if rest_of_it is not None:
+                    try:
+                        await rest_of_it
+                    finally:
+                        self._ended(running)
                     return
             # A handler has cancelled itself, and has ended all the same: that must not hit the next one.
             self._server = None
@@ -272,21 +287,23 @@ class Slots:
             if self._server is task:
                 self._server = None
 
-    async def _waits(self, running: Running, task: asyncio.Task[None]) -> bool:
-        """Run a handler in its slot to its end; whether it came to wait for something, and the task is its own now."""
+    def _started(self, running: Running, task: asyncio.Task[None]) -> Awaitable[Any] | None:
+        """Start a handler in its slot; what is left of it if it has come to wait for something: the task is its own."""
         coroutine = self._handle(running)
         context = contextvars.copy_context() if running.begun is None else running.begun.variables
         try:
-            try:
-                waits_for = context.run(coroutine.send, None)
-            except StopIteration:
-                return False
-            running.task, self._server = task, None
-            self._serve()
-            await rest(coroutine, waits_for, context)
-            return True
-        finally:
+            waits_for = context.run(coroutine.send, None)
+        except StopIteration:
             self._ended(running)
+            if self._inline is not None and running.run.handler.is_inline:
+                self._inline.ran_through(running.run)
+            return None
+        except BaseException:
+            self._ended(running)
+            raise
+        running.task, self._server = task, None
+        self._serve()
+        return rest(coroutine, waits_for, context)
 
     def _handled_inline(self, turn: float) -> Running | None:
         """Handle what comes first and needs no slot; the slot of that which came to wait for something."""
@@ -294,7 +311,7 @@ class Slots:
         if self._inline is None or not queue or not is_next or not self._free or self._closed:
             return None
         deliveries = queue[0].deliveries
-        begun = self._inline(deliveries, self._free[-1], turn)
+        begun = self._inline.handle(deliveries, self._free[-1], turn)
         if not deliveries:
             queue.popleft()
         if begun is None:

@@ -260,7 +260,7 @@ class Worker:
             settle=self._endings.put,
             handle=handling.of(self._handlers),
             # Middleware is around all handlers.
-            inline=None if self._middleware else self._inline.handle,
+            inline=None if self._middleware else self._inline,
             limit=limit_of,
             pace=self._pacing.stands_aside if paces else None,
             changed=flow.changed,

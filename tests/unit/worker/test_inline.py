@@ -186,6 +186,15 @@ KINDS: dict[Callable[[Case, Context], Awaitable[Any]], dict[str, int]] = {
     sets_a_variable_and_waits: {"done": 3},
     logs: {"done": 3},
 }
+WAITING = {
+    waits,
+    waits_and_fails,
+    is_too_late,
+    cancels_itself_and_waits,
+    lets_a_cancellation_through,
+    sets_a_variable_and_waits,
+    logs,
+}
 noted: Counter[int] = Counter()
 
 
@@ -244,9 +253,33 @@ async def test_what_a_handler_comes_to_is_the_same_with_a_slot_and_without(
     assert not called
     inline = await what_becomes_of(kind, caplog)
 
-    assert len(called) == 3, "the first delivery of each, and no other"
+    # The first delivery of each, and no other; once it has waited, it has a slot from its beginning.
+    assert len(called) == (1 if kind in WAITING else 3)
     assert inline["outcomes"] == KINDS[kind]
     assert inline == in_slots
+
+
+async def test_a_handler_has_a_slot_from_its_beginning_as_long_as_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = App("inline", broker="memory://")
+    waiting = {3, 4, 5, 8}
+    inline: list[int] = []
+    outcome = Inline._outcome
+
+    def seen(self: Inline, run: Any, began: float) -> Any:
+        inline.append(run.envelope.payload["n"])
+        return outcome(self, run, began)
+
+    @app.on(Case)
+    async def handle(case: Case) -> None:
+        if case.n in waiting:
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Inline, "_outcome", seen)
+    async with app, app.worker(concurrency=1):
+        for n in range(11):
+            await app.publish(Case(n=n, kind=""))
+            await until(lambda n=n: app.metrics.total("streamtask_events_total") == n + 1, 10)
+    assert inline == [0, 1, 2, 3, 7, 8, 10]
 
 
 async def test_a_handler_that_blocks_the_loop_without_a_slot_is_seen_by_other_threads() -> None:
