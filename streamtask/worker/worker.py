@@ -360,7 +360,7 @@ class Worker:
         janitor = Janitor(self._transport, self._subscriptions, self._retention, self.metrics, self._registered)
         self._duty("janitor", janitor.run())
         self._duty("relay", self._relay.run())
-        self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics).run())
+        self._duty("timekeeper", Timekeeper(self._transport, self._subscriptions, self.metrics, self._rounds).run())
         for stream, rules in self._rules.items():
             ticker = Ticker(self._transport, self._broker, stream, rules, self.metrics)
             self._duty(f"ticker-{stream}", ticker.run())

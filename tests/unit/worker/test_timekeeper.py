@@ -12,6 +12,7 @@ import pytest
 from streamtask.errors import TransportError
 from streamtask.telemetry.metrics import Metrics
 from streamtask.transport.values import Subscription
+from streamtask.worker.rounds import Rounds
 from streamtask.worker.timekeeper import Timekeeper
 
 Pauses = Callable[["FakeSchedule"], Coroutine[Any, Any, list[float]]]
@@ -52,7 +53,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> Pauses:
         monkeypatch.setattr("streamtask.worker.timekeeper.asyncio.sleep", sleep)
         transport: Any = SimpleNamespace(schedule=schedule, inspection=schedule)
         with pytest.raises(asyncio.CancelledError):
-            await Timekeeper(transport, [Subscription(stream="own", group="g")], Metrics()).run()
+            await Timekeeper(transport, [Subscription(stream="own", group="g")], Metrics(), Rounds()).run()
         return made
 
     return run
