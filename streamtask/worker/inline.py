@@ -1,9 +1,9 @@
 """Handlers inline: from deliveries to their outcomes in one loop, where nothing stands in between.
 
 Most handlers are coroutine functions with nothing around them: no timeout, limit, mark, dependency or middleware. Most
-of their calls end without waiting for anything. Such a call needs no slot, no task and no coroutine of ours, which
-together cost more than all else that is done for an event. One that comes to wait for something goes on in a slot, the
-way of all others (`Handling`, `Executor`), with what it has begun. Whoever looks on sees no difference.
+of their calls end without waiting for anything. Such a call needs no slot, no task and no coroutine of ours, which are
+most of what we call for an event. One that comes to wait for something goes on in a slot, the way of all others
+(`Handling`, `Executor`), with what it has begun. Whoever looks on sees no difference.
 """
 
 from __future__ import annotations

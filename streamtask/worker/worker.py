@@ -32,6 +32,7 @@ from streamtask.worker.batching import BatchExecutor
 from streamtask.worker.burst import Burst
 from streamtask.worker.cancellations import Cancellations
 from streamtask.worker.checkpoints import Checkpoints
+from streamtask.worker.drain import cancel_all, drain, hand_back_the_rest
 from streamtask.worker.endings import Endings
 from streamtask.worker.executor import Executor
 from streamtask.worker.fetcher import Fetcher
@@ -46,7 +47,6 @@ from streamtask.worker.keeper import Keeper
 from streamtask.worker.leases import Leases
 from streamtask.worker.limits import any_is_counted, children, limit_of, paces_of
 from streamtask.worker.lookups import Lookups
-from streamtask.worker.memory import resident_mib
 from streamtask.worker.outage import Outage
 from streamtask.worker.pacer import Pace
 from streamtask.worker.pacing import Pacing
@@ -418,16 +418,21 @@ class Worker:
         self._stopping = True
         self.health.stopping()
         settler, progress, *readers = self._duties
-        await _cancel(readers)
+        await cancel_all(readers)
         for delivery in self._slots.close():
             self._pacing.leave(delivery)
             self._endings.put(delivery, Release())
         self._pacing.close()
-        running = len(self._slots.running)
-        if running:
-            grace = self._settings.shutdown_timeout
-            log.info("worker.draining", extra={"owner": self.owner, "running": running, "grace": grace})
-            await self._drain(grace)
+        if self._slots.running:
+            settings = self._settings
+            await drain(
+                self._slots,
+                self.owner,
+                grace=settings.shutdown_timeout,
+                hurry=self._hurry,
+                max_memory=settings.max_memory,
+                last_words=_LAST_WORDS / 2,
+            )
         await self._marks.close()
         await self._cancellations.close()
         try:
@@ -436,55 +441,19 @@ class Worker:
                 if failpoints.armed:
                     failpoints.reached("while_stopping")
                 await self._relay.finish()
-                await self._hand_back_what_is_left()
+                await hand_back_the_rest(self._slots, self._transport, self.owner, self._subscriptions)
                 await self._keeper.stop()
                 await self._transport.recovery.retire(self.owner, self._subscriptions)
         except (TransportError, TimeoutError) as error:
             log.warning("worker.left_entries", extra={"owner": self.owner, "error": str(error)})
             await self._keeper.stop()
-        await _cancel([settler, progress])
+        await cancel_all([settler, progress])
         self._checkpoints.close()
         self._executor.close()
         await self._put_away()
         await self._transport.close()
         self.metrics.unwatch_in_flight(self._in_flight)
         log.info("worker.stopped", extra={"owner": self.owner})
-
-    async def _hand_back_what_is_left(self) -> None:
-        """What has not been settled: threads, above all, that run on."""
-        for sub in self._subscriptions:
-            charged = [
-                run.delivery.entry_id
-                for running in self._slots.running
-                for run in running.runs
-                if running.charged and (run.delivery.stream, run.delivery.group) == (sub.stream, sub.group)
-            ]
-            await self._transport.recovery.hand_back(sub.stream, sub.group, self.owner, started=charged)
-
-    async def _drain(self, grace: float) -> None:
-        limit = self._settings.max_memory
-        # As it is now: what is freed meanwhile was there.
-        is_too_heavy = limit is not None and resident_mib(os.getpid()) > limit
-        hurry = asyncio.create_task(self._hurry.wait())
-        idle = asyncio.create_task(self._slots.idle(grace))
-        await asyncio.wait((hurry, idle), return_when=asyncio.FIRST_COMPLETED)
-        await _cancel([hurry, idle])
-        for running in self._slots.running:
-            # What runs in a process of its own has its memory there.
-            charged = is_too_heavy and running.run.handler.pool != "process" and not running.run.alone
-            for run in running.runs:
-                log.warning(
-                    "handler.interrupted",
-                    extra={
-                        "handler": run.handler.name,
-                        "event_id": run.envelope.event_id,
-                        "stream": run.delivery.stream,
-                        "entry_id": run.delivery.entry_id,
-                        "charged": charged,
-                    },
-                )
-            running.cancel(charged=charged)
-        await self._slots.idle(_LAST_WORDS / 2)
 
     async def burst_done(self) -> None:
         """Wait until nothing is ready, pending or due for retry."""
@@ -578,9 +547,3 @@ class Worker:
                 "running": len(self._handled()),
             }
         )
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
