@@ -32,7 +32,9 @@ class CommandLine(CommandGroup):
             click.echo("Aborted.", err=True)
             code = 1
         except click.UsageError as error:
-            code = _fail(f"{error.format_message().rstrip('.')}. See `{_path(error)} --help`.", error.exit_code)
+            message = error.format_message().rstrip(".")
+            end = "" if message.endswith("?") else "."
+            code = _fail(f"{message}{end} See `{_path(error)} --help`.", error.exit_code)
         except click.ClickException as error:
             code = _fail(error.format_message(), error.exit_code)
         except ConfigurationError as error:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import click
 
-from streamtask.cli.options import app_option, broker_option
+from streamtask.cli.flags import FLAGS, Flag, supervisor_settings
 from streamtask.worker import supervisor
 from streamtask.worker.memory import resident_mib
 from streamtask.worker.variables import BROKER_VARIABLE
@@ -18,39 +19,42 @@ from streamtask.worker.variables import BROKER_VARIABLE
 _SUPERVISOR = str(Path(supervisor.__file__).with_name("__main__.py"))
 
 
-@click.command()
-@app_option
-@broker_option
-@click.option("--group", "groups", multiple=True, help="Only this group; repeatable.")
-@click.option("--stream", "streams", multiple=True, help="Only this stream; repeatable.")
-@click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True, help="Handlers at once.")
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Worker processes.")
-@click.option("--burst", is_flag=True, help="Stop when nothing is ready, pending or due for retry.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics, /live and /ready on loopback.")
-@click.option("--reload", is_flag=True, help="Start anew when a Python file below this folder changes.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--shutdown-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds.")
-@click.option("--lease", type=click.FloatRange(0.1), default=60.0, show_default=True, help="Seconds.")
-@click.option("--max-memory", type=click.IntRange(1), metavar="MIB", help="Replace a process that has more.")
-def worker(reference: str | None, broker: str | None, processes: int, reload: bool, **options: Any) -> None:
+def _option(flag: Flag) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """An option as click has it."""
+    kind: Any = None
+    if flag.choices:
+        kind = click.Choice(flag.choices)
+    elif flag.kind in (int, float):
+        number: Any = click.IntRange if flag.kind is int else click.FloatRange
+        kind = number(flag.least, flag.most)
+    return click.option(
+        *([flag.short] if flag.short else []),
+        flag.name,
+        flag.to,
+        type=kind,
+        is_flag=flag.kind is bool,
+        multiple=flag.many,
+        default=flag.default,
+        show_default=flag.shows_default,
+        envvar=flag.variable,
+        metavar=flag.metavar,
+        help=flag.help,
+    )
+
+
+def _run(**options: Any) -> None:
     """Run consumers until SIGTERM or Ctrl-C."""
-    if not reference:
+    if not options["reference"]:
         raise click.UsageError("which app? Give -A module:attribute or set STREAMTASK_APP.")
     if options["max_memory"] is not None and not resident_mib(os.getpid()):
         raise click.UsageError("--max-memory needs /proc/PID/statm, which this system does not have")
-    child = [sys.executable, "-m", "streamtask.worker.child", json.dumps({"app": reference, **options})]
-    config = {
-        "child": child,
-        "processes": processes,
-        "shutdown_timeout": options["shutdown_timeout"],
-        "slots": options["concurrency"],
-        "reload": [str(Path.cwd())] if reload else None,
-        "log_format": options["log_format"],
-        "max_memory": options["max_memory"],
-    }
+    broker = options["broker"]
     # The supervisor takes this process over: what was imported to parse the command line is not kept in memory.
     os.execve(  # noqa: S606 - our own interpreter and file
         sys.executable,
-        [sys.executable, "-P", "-S", _SUPERVISOR, json.dumps(config)],
+        [sys.executable, "-P", "-S", _SUPERVISOR, supervisor_settings(options)],
         os.environ | ({BROKER_VARIABLE: broker} if broker else {}),
     )
+
+
+worker = click.command("worker")(reduce(lambda made, flag: _option(flag)(made), reversed(FLAGS), _run))

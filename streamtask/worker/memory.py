@@ -7,7 +7,6 @@ compared with. It imports the standard library only.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 _MIB = 1 << 20
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -17,7 +16,8 @@ def resident_mib(pid: int) -> float:
     """MiB that a process has in memory now; 0 where there is no such process (any more), or no /proc."""
     try:
         # Its second number is resident pages; the kernel has counted them, so the reading costs microseconds.
-        pages = int(Path(f"/proc/{pid}/statm").read_bytes().split()[1])
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            pages = int(file.read().split()[1])
     except OSError:
         return 0.0
     return pages * _PAGE / _MIB

@@ -3,9 +3,10 @@
     python -P -S .../supervisor/__main__.py '{"child": ["python", "-m", "..."], "processes": 2, "slots": 100}'
 
 It stands between a command and its worker for as short as one can, and costs as little memory as a Python process can:
-it imports the standard library only, and -S spares it the look at what is installed. What else there is of streamtask
-comes in when a child has died and its entries have to go back. It handles no events and opens no connection before
-that. (`dataclasses`, `typing` and `tempfile` alone would add a quarter to its own memory.)
+it imports the standard library only, and -S spares it the look at what is installed. (A command line that needs no
+click has it start in the process of the command, which has looked already: `cli.quick`.) What else there is of
+streamtask comes in when a child has died and its entries have to go back. It handles no events and opens no connection
+before that. (`dataclasses`, `typing` and `tempfile` alone would add a quarter to its own memory.)
 
 1. A child that dies is seen by its death, not by silence: SIGCHLD, then its whole process group is killed, then it is
    reaped, then its entries go back to their groups, while a replacement is already starting.

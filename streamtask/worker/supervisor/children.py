@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 from streamtask.worker.supervisor.settings import Settings
 
@@ -140,8 +139,8 @@ def _shared_memory(size: int) -> int:
         fd = os.memfd_create("streamtask-started")
     else:
         folder = os.environ.get("TMPDIR", "/tmp")  # noqa: S108 - made with O_EXCL, and gone at once
-        path = Path(folder, f"streamtask-started-{os.getpid()}-{time.monotonic_ns()}")
+        path = os.path.join(folder, f"streamtask-started-{os.getpid()}-{time.monotonic_ns()}")
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        path.unlink()
+        os.unlink(path)
     os.ftruncate(fd, size)
     return fd

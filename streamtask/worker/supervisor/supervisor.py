@@ -14,7 +14,6 @@ from streamtask.worker.supervisor.children import Child
 from streamtask.worker.supervisor.estates import Returner
 from streamtask.worker.supervisor.scales import Scales
 from streamtask.worker.supervisor.settings import FIRST_PAUSE, LONGEST_PAUSE, Settings
-from streamtask.worker.supervisor.watch import Watch
 
 log = logging.getLogger("streamtask.supervisor")
 
@@ -76,6 +75,9 @@ class Supervisor:
         for index in range(len(self._places)):
             self._fill(index)
         if self._settings.reload is not None:
+            # Few are started with it, and it takes as long to import as all the rest.
+            from streamtask.worker.supervisor.watch import Watch  # noqa: PLC0415
+
             Watch(self._settings.reload, lambda: _write(self._woken, _FILES_CHANGED)).start()
         while not self._is_over():
             for key, _ in self._selector.select(self._patience()):
