@@ -41,7 +41,8 @@ class OnBeat(Protocol):
 class Keeper:
     """Keeps one owner alive.
 
-    `info` is called for each beat; `on_lost` and `on_beat` are called in the keeper's thread.
+    `info` is called for each beat; `on_lost` and `on_beat` are called in the keeper's thread, whose loop is made by
+    `new_loop`; None: as asyncio makes it.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Keeper:
         on_lost: Callable[[list[Delivery]], object],
         on_beat: OnBeat,
         metrics: Metrics,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         self._open = open_transport
+        self._new_loop = new_loop
         self._owner = owner
         self._leases = leases
         self._lease = lease
@@ -103,7 +106,8 @@ class Keeper:
         return now - since >= self._trust
 
     def _run_loop(self) -> None:
-        asyncio.run(self.run())
+        with asyncio.Runner(loop_factory=self._new_loop) as runner:
+            runner.run(self.run())
 
     async def run(self) -> None:
         """Beat and renew until `stop`, on a loop of its own: what the thread does."""

@@ -106,7 +106,7 @@ class _Paced(msgspec.Struct, eq=False):
 class Slots:
     """Holds what waits and what runs.
 
-        `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
+    `plan` says what is to be done with a delivery, `settle` takes an outcome that needs no handler, `handle` runs a
     handler in a slot to its end, `inline` takes what needs none, or is None; `limit` names the limit of a run, or None;
     `pace` says whether a run waits elsewhere for its start, or is None where none does; `changed` is called when there
     is more room, `shared` with how many more deliveries (below 0: fewer) share the slot of another, and `failed` with
@@ -271,10 +271,10 @@ class Slots:
                     running = self._next()
                     if running is None:
                         return
-                rest_of_it = self._started(running, task)
-                if rest_of_it is not None:
+                left = self._started(running, task)
+                if left is not None:
                     try:
-                        await rest_of_it
+                        await left
                     finally:
                         self._ended(running)
                     return
