@@ -1,4 +1,4 @@
-"""Asks the server whether something stands, all that is asked for in one turn of the loop in one round trip."""
+"""Asks the server whether something stands: while one round trip is on its way, the next one grows."""
 
 from __future__ import annotations
 
@@ -22,35 +22,40 @@ class Lookups(Generic[_Name]):
         self._ask = ask
         self._outage = outage
         self._asked: dict[str, list[tuple[_Name, asyncio.Future[bool]]]] = defaultdict(list)
-        self._tasks: set[asyncio.Task[None]] = set()
+        #: By place, what asks there now.
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def stands(self, place: str, name: _Name) -> bool:
         """Whether a name stands in a place."""
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        asked = self._asked[place]
-        asked.append((name, answer))
-        if len(asked) == 1:
-            task = asyncio.create_task(self._look_up(place))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._asked[place].append((name, answer))
+        if place not in self._tasks:
+            self._tasks[place] = asyncio.create_task(self._look_up(place))
         return await answer
 
     async def close(self) -> None:
         """Stop looking; who still waits is cancelled."""
-        for task in self._tasks:
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look_up(self, place: str) -> None:
-        # One turn of the loop: whatever starts in this tick shares the round trip.
-        await asyncio.sleep(0)
-        asked = self._asked.pop(place)
-        names = [name for name, _ in asked]
+        """Ask until nothing is asked for any more."""
+        asked: list[tuple[_Name, asyncio.Future[bool]]] = []
         try:
-            found = await self._outage.outlast(lambda: self._ask(place, names))
-            for (_, answer), stands in zip(asked, found, strict=True):
-                if not answer.done():
-                    answer.set_result(stands)
+            # One turn of the loop: whatever starts in this tick shares the round trip.
+            await asyncio.sleep(0)
+            while asked := self._asked.pop(place, []):
+                await self._answer(place, asked)
         finally:
-            for _, answer in asked:
+            del self._tasks[place]
+            for _, answer in (*asked, *self._asked.pop(place, [])):
                 answer.cancel()
+
+    async def _answer(self, place: str, asked: list[tuple[_Name, asyncio.Future[bool]]]) -> None:
+        names = [name for name, _ in asked]
+        found = await self._outage.outlast(lambda: self._ask(place, names))
+        for (_, answer), stands in zip(asked, found, strict=True):
+            if not answer.done():
+                answer.set_result(stands)
