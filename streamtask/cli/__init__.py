@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 from streamtask.cli import quick
 
@@ -13,4 +12,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line, as the program `streamtask`."""
     quick.run(sys.argv[1:])
-    import_module("streamtask.cli.main").main()
+    # Most workers start without it, and without click.
+    from streamtask.cli.main import main as run_with_click  # noqa: PLC0415
+
+    run_with_click()
