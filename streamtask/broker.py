@@ -70,6 +70,8 @@ _SHOWN = 80
 
 #: (stream, group) -> the durable set of types and versions that the group handles, by this worker or another.
 Interest = Mapping[tuple[str, str], Collection[TypeVersion]]
+#: (stream, group) -> handlers by the types and versions that they take.
+Ways = Mapping[tuple[str, str], Mapping[TypeVersion, tuple[Handler, EventType]]]
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -137,10 +139,10 @@ class Broker:
         suspect = delivery.deliveries > 1 and delivery.crashes >= CRASHES_BEFORE_ISOLATION
         return Run(delivery, found[0], found[1], envelope, suspect, flow)
 
-    def plan_inline(self, delivery: Delivery, wanted: Mapping[TypeVersion, tuple[Handler, EventType]]) -> Run | None:
+    def plan_inline(self, delivery: Delivery, ways: Ways) -> Run | None:
         """The run of a delivery like most: the first of its entry, for one of these handlers. None: ask `plan`."""
-        fields = delivery.fields
-        if delivery.deliveries != 1 or len(fields) != PLAIN or fields[0] != b"envelope":
+        wanted, fields = ways[delivery.stream, delivery.group], delivery.fields
+        if not wanted or delivery.deliveries != 1 or len(fields) != PLAIN or fields[0] != b"envelope":
             return None
         try:
             envelope = envelopes.decode(fields[1], limit=self._limit)
@@ -266,17 +268,7 @@ class Broker:
         outgoing = []
         for index, (event, delay, priority) in enumerate(emits):
             event_id = envelopes.emit_id(event_key, delivery.group, emitter, index, replay)
-            described, body, content_type, content_encoding = self._packed(event, event_id, trace_id, cause)
-            outgoing.append(
-                Outgoing(
-                    stream=described.stream if priority is None else described.stream_of(priority),
-                    body=body,
-                    event_id=event_id,
-                    content_type=content_type,
-                    content_encoding=content_encoding,
-                    delay=delay,
-                )
-            )
+            outgoing.append(self.outgoing(event, event_id, trace_id, cause, delay=delay, priority=priority))
         return tuple(outgoing)
 
     def succeed_together(self, runs: Sequence[Run], emitted: Sequence[Emit], returned: Any) -> tuple[Outgoing, ...]:
@@ -469,7 +461,17 @@ class Broker:
             EventRefusedError: a consumer could not read it back; nothing was sent.
             ConfigurationError: its class does not declare the priority.
         """
-        described, body, content_type, content_encoding = self._packed(event, event_id, trace_id, causation_id, headers)
+        described, writer = self._published.get(type(event)) or self._publishes(type(event))
+        body = writer.write(
+            dump(event),
+            event_id=event_id,
+            trace_id=trace_id,
+            timestamp=envelopes.timestamp(self.clock.now()),
+            key=key_of(event) if described.key else None,
+            headers=headers,
+            causation_id=causation_id,
+        )
+        body, content_type, content_encoding = self._encoded(body)
         # Each field by name: `**` takes as long as all the rest.
         return Outgoing(
             stream=described.stream if priority is None else described.stream_of(priority),
@@ -483,27 +485,6 @@ class Broker:
             debounce_key=debounce_key,
             again=again,
         )
-
-    def _packed(
-        self,
-        event: Event,
-        event_id: str,
-        trace_id: str,
-        causation_id: str | None,
-        headers: Mapping[str, str] | None = None,
-    ) -> tuple[EventType, bytes, str | None, str | None]:
-        """What an event's class declares; its envelope in the app's codec, with content type and encoding."""
-        described, writer = self._published.get(type(event)) or self._publishes(type(event))
-        body = writer.write(
-            dump(event),
-            event_id=event_id,
-            trace_id=trace_id,
-            timestamp=envelopes.timestamp(self.clock.now()),
-            key=key_of(event) if described.key else None,
-            headers=headers,
-            causation_id=causation_id,
-        )
-        return (described, body, None, None) if self._plain else (described, *self.codec.encode(body))
 
     def _publishes(self, cls: type[Event]) -> tuple[EventType, Writer]:
         described = self.catalog.know(cls)

@@ -316,28 +316,23 @@ def _refused(cls: type[Event], message: str) -> EventRefusedError:
 # ── from the wire ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def load(cls: type[_EventT], payload: bytes, version: str | None = None) -> _EventT:
-    """Read an event from its payload's JSON, through the upcasters of an older version. None: it is the current one.
+def load(cls: type[_EventT], payload: bytes, version: str) -> _EventT:
+    """Read an event from its payload's JSON, through the upcasters of an older version.
 
     Raises `PayloadError` for all that can be wrong with the payload, upcasters and validators that fail included.
     """
     try:
-        if version is not None and version != cls.__event_type__.version:
+        if version != cls.__event_type__.version:
             payload = _upcast(describe(cls), payload, version)
         event: _EventT = cls.__pydantic_validator__.validate_json(payload)
     except PayloadError:
         raise
     except ValidationError as error:
         # Without its cause, whose text quotes the input.
-        raise PayloadError(f"{_named(cls, version)}: {_problems(error)}") from None
+        raise PayloadError(f"{describe(cls).type} {_short(version)}: {_problems(error)}") from None
     except Exception as error:  # validators are the user's: they raise what they like
-        raise PayloadError(f"{_named(cls, version)}: {_reason(error)}") from error
+        raise PayloadError(f"{describe(cls).type} {_short(version)}: {_reason(error)}") from error
     return event
-
-
-def _named(cls: type[Event], version: str | None) -> str:
-    declared = describe(cls)
-    return f"{declared.type} {_short(declared.version if version is None else version)}"
 
 
 def _upcast(declared: EventType, payload: bytes, version: str) -> bytes:

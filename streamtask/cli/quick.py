@@ -20,7 +20,9 @@ _DIGITS = 9
 def options_of(words: Iterable[str], environment: Mapping[str, str]) -> dict[str, Value] | None:
     """The options that these words give, by their parameters; None: that is for click to say."""
     known = {name: flag for flag in FLAGS for name in (flag.name, flag.short) if name}
-    options: dict[str, Value] = {flag.to: flag.default for flag in FLAGS}
+    options: dict[str, Value] = {
+        flag.to: (environment.get(flag.variable) if flag.variable else None) or flag.default for flag in FLAGS
+    }
     several: dict[str, list[str]] = {flag.to: [] for flag in FLAGS if flag.many}
     left = iter(words)
     for word in left:
@@ -38,7 +40,6 @@ def options_of(words: Iterable[str], environment: Mapping[str, str]) -> dict[str
             several[flag.to].append(text)
         else:
             options[flag.to] = value
-    options["reference"] = options["reference"] or environment.get("STREAMTASK_APP")
     # A limit of memory is only for systems that tell how much there is. And the URL of a broker may have a password,
     # which must not stay in the arguments of the process: after click, another program takes it over.
     is_for_click = not options["reference"] or options["max_memory"] is not None or options["broker"] is not None

@@ -42,21 +42,19 @@ class Endings:
 
     def put(self, delivery: Delivery, outcome: Outcome, run: Run | None = None, seconds: float | None = None) -> None:
         """A delivery has its outcome: have it committed soon. `seconds`: how long its handler ran."""
-        # As `_left` does; every delivery comes by here.
-        if self._stock.counts:
-            self._stock.leave(delivery)
-        self._flow.left(seconds)
-        if isinstance(outcome, Dead):
-            outcome = self._signed(outcome)
-        self.settler.put(Settlement(delivery, outcome, run, seconds))
+        self._left(delivery, seconds)
+        self.settler.put(Settlement(delivery, self._signed(outcome), run, seconds))
 
-    def put_done(self, settlements: list[Settlement]) -> None:
-        """The same for many at once whose handlers have returned."""
+    def put_all(self, settlements: list[Settlement]) -> None:
+        """The same for several whose handlers have run one after the other."""
         if settlements:
             if self._stock.counts:
                 for settlement in settlements:
                     self._stock.leave(settlement.delivery)
             self._flow.left_together([settlement.seconds or 0.0 for settlement in settlements])
+            for settlement in settlements:
+                if isinstance(settlement.outcome, Dead):
+                    settlement.outcome = self._signed(settlement.outcome)
             self.settler.put_all(settlements)
 
     def put_together(self, ended: Sequence[tuple[Run, Outcome]], seconds: float) -> None:
@@ -66,8 +64,7 @@ class Endings:
             # The handler has run once for all of them.
             took = None if place else seconds
             self._left(run.delivery, took)
-            signed = self._signed(outcome) if isinstance(outcome, Dead) else outcome
-            settlements.append(Settlement(run.delivery, signed, run, took))
+            settlements.append(Settlement(run.delivery, self._signed(outcome), run, took))
         for settlement in together(settlements):
             self.settler.put(settlement)
 
@@ -81,8 +78,8 @@ class Endings:
             self._stock.leave(delivery)
         self._flow.left(seconds)
 
-    def _signed(self, dead: Dead) -> Dead:
-        return msgspec.structs.replace(dead, worker=self._owner)
+    def _signed(self, outcome: Outcome) -> Outcome:
+        return msgspec.structs.replace(outcome, worker=self._owner) if isinstance(outcome, Dead) else outcome
 
     def _settled(self, settled: Sequence[tuple[Settlement, Verdict]]) -> None:
         self._leases.drop([settlement.delivery for settlement, _ in settled])

@@ -20,7 +20,7 @@ from streamtask.context import Application, Context
 from streamtask.event import EventType, load
 from streamtask.handler import Handler
 from streamtask.telemetry import logs
-from streamtask.transport.values import Delivery, Done, Outcome, TypeVersion
+from streamtask.transport.values import Delivery, Outcome, TypeVersion
 from streamtask.worker.begun import Begun, rest
 from streamtask.worker.checkpoints import Checkpoints
 from streamtask.worker.endings import Endings
@@ -69,9 +69,10 @@ class Inline:
 
         `row`: a free one of the table of started entries. A call that has to go on is returned, and keeps it.
         """
-        run = self._planned(deliveries[0])
-        if run is None or self._leases.lost:
-            # Lost is perhaps one of these.
+        plan, ways = self._broker.plan_inline, self._ways
+        # Where some lease is lost, it is perhaps that of one of these.
+        run = None if self._leases.lost else plan(deliveries[0], ways)
+        if run is None:
             return None
         started, task = self._started, asyncio.current_task()
         ended: list[Settlement] = []
@@ -85,23 +86,20 @@ class Inline:
                 outcome = self._outcome(run, began)
                 if isinstance(outcome, Begun):
                     # It will most likely do so again, and has a slot from its beginning then.
-                    del self._ways[delivery.stream, delivery.group][run.event_type.type, run.event_type.version]
+                    del ways[delivery.stream, delivery.group][run.event_type.type, run.event_type.version]
                     return outcome
                 if failpoints.armed:
                     failpoints.reached("after_effect")
                 now = time.monotonic()
-                if type(outcome) is Done:
-                    ended.append(Settlement(delivery, outcome, run, now - began))
-                else:
-                    self._endings.put(delivery, outcome, run, now - began)
+                ended.append(Settlement(delivery, outcome, run, now - began))
                 if started is not None:
                     started.clear(row)
                 is_over = now > until or task is None or task.cancelling()
-                run = self._planned(deliveries[0]) if deliveries and not is_over else None
+                run = plan(deliveries[0], ways) if deliveries and not is_over else None
         finally:
             self.running = None
             logs.bind(None)
-            self._endings.put_done(ended)
+            self._endings.put_all(ended)
         return None
 
     def ran_through(self, run: Run) -> None:
@@ -109,17 +107,13 @@ class Inline:
         way = run.event_type.type, run.event_type.version
         self._ways[run.delivery.stream, run.delivery.group][way] = run.handler, run.event_type
 
-    def _planned(self, delivery: Delivery) -> Run | None:
-        ways = self._ways[delivery.stream, delivery.group]
-        return self._broker.plan_inline(delivery, ways) if ways else None
-
     def _outcome(self, run: Run, began: float) -> Outcome | Begun:
         """What a handler comes to, or what is left of it where it has come to wait for something."""
         delivery, envelope, handler, context = run.delivery, run.envelope, run.handler, None
         logs.bind((envelope, delivery))
         variables = contextvars.copy_context()
         try:
-            event = variables.run(load, run.event_type.cls, bytes(envelope.payload_json))
+            event = variables.run(load, run.event_type.cls, bytes(envelope.payload_json), envelope.schema_version)
             if handler.wants_context:
                 context = Context(envelope, delivery.attempt, self._app, delivery, self._checkpoints)
                 call = handler.call(event, context)

@@ -64,12 +64,9 @@ class Settler:
 
     def put(self, settlement: Settlement) -> None:
         """Have an outcome committed soon."""
-        if not self._waiting:
-            self._idle.clear()
-            self._some.set()
         if settlement.members:
             self._has_groups = True
-        self._waiting.append(settlement)
+        self.put_all((settlement,))
 
     def put_all(self, settlements: Sequence[Settlement]) -> None:
         """The same for several that have no members."""

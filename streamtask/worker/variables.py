@@ -1,14 +1,16 @@
-"""Environment variables by which the processes of one worker know of each other. Read at each start: no `typing`.
+"""Environment variables by which the processes of one worker know of each other.
 
 The supervisor, which imports nothing of ours, has copies of the names that it sets.
 """
 
 from __future__ import annotations
 
-PID_VARIABLE = "STREAMTASK_SUPERVISOR_PID"
-PLACE_VARIABLE = "STREAMTASK_PLACE"
-CONTROL_VARIABLE = "STREAMTASK_CONTROL_FD"
-STARTED_VARIABLE = "STREAMTASK_STARTED_FD"
-LIFELINE_VARIABLE = "STREAMTASK_LIFELINE_FD"
+from typing import Final
+
+PID_VARIABLE: Final = "STREAMTASK_SUPERVISOR_PID"
+PLACE_VARIABLE: Final = "STREAMTASK_PLACE"
+CONTROL_VARIABLE: Final = "STREAMTASK_CONTROL_FD"
+STARTED_VARIABLE: Final = "STREAMTASK_STARTED_FD"
+LIFELINE_VARIABLE: Final = "STREAMTASK_LIFELINE_FD"
 #: The broker of the command line: an argument could be read by every user of the machine.
-BROKER_VARIABLE = "STREAMTASK_WORKER_BROKER"
+BROKER_VARIABLE: Final = "STREAMTASK_WORKER_BROKER"
