@@ -179,7 +179,7 @@ async def test_a_batch_of_which_one_event_was_taken_over_changes_nothing_and_the
 async def test_batches_drain_a_stream_no_slower_than_single_events(
     redis_server: RedisServer, measured: Measured
 ) -> None:
-    url, n, rounds = redis_server.url, 100_000 if LONG else 5000, 3
+    url, n, rounds = redis_server.url, 100_000 if LONG else 5000, 6
     rates: dict[str, float] = {}
     for number in range(rounds):
         for kind in ("single", "batch"):
